@@ -1,0 +1,2 @@
+//! The `reconvene-agent` binary.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The `reconvene` binary.
+fn main() {}

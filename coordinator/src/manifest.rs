@@ -1,0 +1,157 @@
+//! The deployment as an operator writes it: YAML in, a checked value out. Owns defaults and messages about the text.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use proto::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::limit::{Count, Limit, Millis};
+
+/// `apiVersion`, `kind`, `metadata`, `spec`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct DeploymentManifest {
+    /// `reconvene/v1`.
+    pub api_version: String,
+    /// `Deployment`.
+    pub kind: String,
+    /// Its name.
+    pub metadata: Metadata,
+    /// What is wanted.
+    pub spec: DeploymentSpec,
+}
+
+/// Names the deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Metadata {
+    /// 1 to 63 of `a-z 0-9 - .`; also the name under which devices serve the model.
+    pub name: String,
+}
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct DeploymentSpec {
+    /// Which devices: all of these labels. Empty: every device.
+    #[serde(default)]
+    pub selector: BTreeMap<String, String>,
+    /// The dense network.
+    pub network: String,
+    /// What it learns.
+    pub dataset: DatasetSpec,
+    /// How channels are chosen.
+    #[serde(default)]
+    pub pruning: PruningSpec,
+    /// How the pruned network is trained.
+    #[serde(default)]
+    pub training: TrainingSpec,
+    /// Ceilings; of the rules whose selector matches a device, the first is its budget. No rule: no ceiling.
+    #[serde(default)]
+    pub budgets: Vec<BudgetRule>,
+    /// How the fleet is changed over.
+    #[serde(default)]
+    pub rollout: RolloutSpec,
+}
+
+/// A labelled set of images on the coordinator's disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct DatasetSpec {
+    /// How its files are read.
+    pub format: DatasetFormat,
+    /// Its folder, on the coordinator's host.
+    pub path: PathBuf,
+}
+
+/// How a dataset's files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DatasetFormat {
+    /// MNIST-family IDX files, gzipped or not.
+    Idx,
+}
+
+/// How channels are chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct PruningSpec {
+    /// Rounds of SynFlow.
+    pub rounds: u32,
+    /// Share of weights that the reference mask keeps.
+    pub density: f64,
+    /// Seed of the initial weights, and of the re-initialisation.
+    pub seed: u64,
+    /// No layer is left with fewer channels.
+    pub min_channels: usize,
+}
+
+/// How the pruned network is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct TrainingSpec {
+    /// Passes over the training images.
+    pub epochs: u32,
+    /// Images per step.
+    pub batch: usize,
+    /// Peak learning rate.
+    pub learning_rate: f32,
+    /// L2 penalty.
+    pub weight_decay: f32,
+    /// Use only the first so many training images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
+    /// Seed of the order of images and of augmentation.
+    pub seed: u64,
+}
+
+/// Ceilings for the devices that a selector matches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct BudgetRule {
+    /// All of these labels. Empty: every device.
+    #[serde(default)]
+    pub selector: BTreeMap<String, String>,
+    /// Parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<Limit<Count>>,
+    /// Multiply-accumulates per image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub macs: Option<Limit<Count>>,
+    /// Bytes of the ONNX file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Limit<ByteSize>>,
+    /// Bytes of weights and live activations at batch 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Limit<ByteSize>>,
+    /// 95th percentile of the time of one image on the device's engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_p95: Option<Limit<Millis>>,
+}
+
+/// How the fleet is changed over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct RolloutSpec {
+    /// Share of the matched devices that each wave has reached, in percent, rising; a last wave of 100 is implied.
+    pub waves: Vec<u8>,
+}
+
+impl Default for PruningSpec {
+    fn default() -> Self {
+        Self { rounds: 100, density: 1.0 / 16.21, seed: 1, min_channels: 2 }
+    }
+}
+
+impl Default for TrainingSpec {
+    fn default() -> Self {
+        Self { epochs: 10, batch: 64, learning_rate: 0.1, weight_decay: 5e-4, images: None, seed: 1 }
+    }
+}
+
+impl Default for RolloutSpec {
+    fn default() -> Self {
+        Self { waves: vec![100] }
+    }
+}

@@ -1,0 +1,23 @@
+//! Compiles the schema with protox, so that no `protoc` is needed on the machine.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = [
+        "reconvene/v1/types.proto",
+        "reconvene/v1/session.proto",
+        "reconvene/v1/artifact.proto",
+        "reconvene/v1/operator.proto",
+    ];
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(files, ["proto"])?;
+    // The operator's messages are what `-o json|yaml` prints; the others never leave the wire.
+    let mut build = tonic_prost_build::configure();
+    for message in descriptors.file.iter().filter(|f| f.name() == "reconvene/v1/operator.proto") {
+        for message in &message.message_type {
+            let path = format!("reconvene.v1.{}", message.name());
+            build = build.type_attribute(&path, "#[derive(serde::Serialize)]");
+            build = build.type_attribute(&path, "#[serde(rename_all = \"camelCase\")]");
+        }
+    }
+    build.compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! The contract between coordinator and agent: the wire schema, and the validated types that stand for it inside
+//! both. Owns ids, digests and the border checks; never retries, keeps time or stores anything.
+
+pub mod artifact;
+pub mod id;
+pub mod profile;
+pub mod session;
+pub mod size;
+pub mod telemetry;
+pub mod v1;
+
+mod invalid;
+
+pub use artifact::{ArtifactRef, ModelManifest, SelfTest};
+pub use id::{DeviceId, Digest, Generation};
+pub use invalid::Invalid;
+pub use profile::{Cache, HardwareProfile, ProbeTiming};
+pub use size::ByteSize;
+pub use telemetry::{LatencyInterval, SpoolPosition};

@@ -1,0 +1,65 @@
+//! Latencies on their way from a device to the coordinator's store.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ByteSize, Digest, Generation, Invalid, v1};
+
+/// Latencies of one model over one interval, as counts that can be added up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatencyInterval {
+    /// The artifact that served.
+    pub digest: Digest,
+    /// The assignment that it came by.
+    pub generation: Generation,
+    /// How long the interval lasted.
+    pub interval_ms: u64,
+    /// HdrHistogram, V2 encoding, microseconds, three significant digits.
+    pub histogram: Vec<u8>,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Resident memory of the agent at the end.
+    pub rss: Option<ByteSize>,
+}
+
+/// Where an interval stands in a device's spool: an epoch is one life of the spool, sequences have no gaps within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SpoolPosition {
+    /// The life of the spool.
+    pub epoch: u64,
+    /// Counts from 1.
+    pub sequence: u64,
+}
+
+/// A histogram's encoding is at most this long; a longer one is refused.
+const HISTOGRAM_LIMIT: usize = 256 << 10;
+
+impl TryFrom<v1::LatencyInterval> for LatencyInterval {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::LatencyInterval) -> Result<Self, Invalid> {
+        if wire.histogram.len() > HISTOGRAM_LIMIT {
+            return Err(Invalid::new("histogram", format!("longer than {HISTOGRAM_LIMIT} bytes")));
+        }
+        Ok(Self {
+            digest: wire.digest.parse()?,
+            generation: Generation(wire.generation),
+            interval_ms: wire.interval_ms,
+            histogram: wire.histogram,
+            errors: wire.errors,
+            rss: wire.rss_bytes.map(ByteSize),
+        })
+    }
+}
+
+impl From<LatencyInterval> for v1::LatencyInterval {
+    fn from(interval: LatencyInterval) -> Self {
+        Self {
+            digest: interval.digest.to_string(),
+            generation: interval.generation.0,
+            interval_ms: interval.interval_ms,
+            histogram: interval.histogram,
+            errors: interval.errors,
+            rss_bytes: interval.rss.map(|size| size.0),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Structured pruning of convolutional networks at initialisation, to a device's budget.
+//! Pure computation on values: no network, no clock, no environment; files only in `dataset`.
+
+pub mod graph;
+
+pub use graph::{Graph, GraphError, Network, Node, NodeId, Op, Shape};
