@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// `200Ki`, `0.8ms`, `90000`: a figure. `1/16.21`, `25%`: that share of what the dense network has.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String", into = "String", bound = "T: Quantity")]
 pub enum Limit<T: Quantity> {
     /// A figure.
     Absolute(T),
