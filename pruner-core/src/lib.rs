@@ -2,5 +2,8 @@
 //! Pure computation on values: no network, no clock, no environment; files only in `dataset`.
 
 pub mod graph;
+pub mod group;
+pub mod init;
+pub mod zoo;
 
 pub use graph::{Graph, GraphError, Network, Node, NodeId, Op, Shape};
