@@ -4,6 +4,11 @@
 pub mod graph;
 pub mod group;
 pub mod init;
+pub mod rectify;
+pub mod surgery;
 pub mod zoo;
+
+#[cfg(test)]
+mod arbitrary;
 
 pub use graph::{Graph, GraphError, Network, Node, NodeId, Op, Shape};
