@@ -3,5 +3,8 @@
 
 pub mod exec;
 pub mod graph;
+pub mod group;
+pub mod init;
+pub mod zoo;
 
 pub use graph::{Graph, GraphError, Network, Node, NodeId, Op, Shape};
