@@ -1,6 +1,7 @@
 //! Structured pruning of convolutional networks at initialisation, to a device's budget.
 //! Pure computation on values: no network, no clock, no environment; files only in `dataset`.
 
+pub mod exec;
 pub mod graph;
 pub mod group;
 pub mod init;
