@@ -102,3 +102,6 @@ fn open_waves(rollout: &Rollout<'_>, survey: &Survey<'_>) -> (Vec<Placement>, u3
         wave += 1;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -363,3 +363,6 @@ fn check_schema(db: &Db, folder: &Path) -> Result<(), StoreError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
