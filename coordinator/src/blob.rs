@@ -146,3 +146,68 @@ fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobErro
     let path = path.to_owned();
     move |source| BlobError::File { step, path, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, BlobStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(folder.path().join("blobs")).unwrap();
+        (folder, store)
+    }
+
+    fn files(store: &BlobStore) -> usize {
+        fs::read_dir(&store.folder).unwrap().count()
+    }
+
+    #[test]
+    fn what_was_put_is_found_by_its_digest() {
+        let (_folder, store) = store();
+        let artifact = store.put(b"model").unwrap();
+        assert_eq!(artifact, ArtifactRef { digest: Digest::of(b"model"), size: ByteSize(5) });
+        assert_eq!(store.put(b"model").unwrap(), artifact);
+        assert_eq!(files(&store), 1);
+        let mut blob = BlobStore::open(&store.folder).unwrap().open_exact(&artifact).unwrap();
+        let mut bytes = Vec::new();
+        blob.file.read_to_end(&mut bytes).unwrap();
+        assert_eq!((bytes.as_slice(), blob.size), (b"model".as_slice(), ByteSize(5)));
+        store.verify(&artifact).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_there_or_empty_is_refused() {
+        let (_folder, store) = store();
+        let missing = store.open_blob(Digest::of(b"other")).unwrap_err();
+        assert!(matches!(missing, BlobError::Missing { .. }), "{missing:?}");
+        assert!(matches!(store.put(b""), Err(BlobError::Empty)));
+        assert_eq!(files(&store), 0);
+    }
+
+    #[test]
+    fn damage_is_noticed_and_putting_again_mends_it() {
+        let (_folder, store) = store();
+        let artifact = store.put(b"model").unwrap();
+        let path = store.path(artifact.digest);
+        for damage in ["mode", "modem", ""] {
+            fs::write(&path, damage).unwrap();
+            let noticed = store.verify(&artifact).unwrap_err();
+            assert!(matches!(noticed, BlobError::Damaged { .. }), "{damage}: {noticed:?}");
+            assert_eq!(store.put(b"model").unwrap(), artifact);
+            store.verify(&artifact).unwrap();
+        }
+        fs::write(&path, "mode").unwrap();
+        let noticed = store.open_exact(&artifact).unwrap_err();
+        assert!(noticed.to_string().contains("it has 4 bytes instead of 5"), "{noticed}");
+    }
+
+    #[test]
+    fn what_a_crash_left_is_removed() {
+        let (_folder, store) = store();
+        store.put(b"model").unwrap();
+        fs::write(store.folder.join(format!("{UNFINISHED}x7")), b"mod").unwrap();
+        assert_eq!(files(&store), 2);
+        let again = BlobStore::open(&store.folder).unwrap();
+        assert_eq!(files(&again), 1);
+    }
+}

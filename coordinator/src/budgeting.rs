@@ -106,3 +106,106 @@ fn coarse(value: f64) -> f64 {
     let whole = (digits * (1.0 + 1e-12)).floor();
     if shift < 0 { whole / scale } else { whole * scale }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DENSE: DenseFigures = DenseFigures {
+        params: 272_474,
+        macs: 40_551_040,
+        bytes: 1_100_000,
+        memory_bytes: 1_400_000,
+        latency_p95_ms: Some(2.987),
+    };
+
+    fn profile(memory_limit: Option<u64>) -> HardwareProfile {
+        HardwareProfile {
+            arch: "x86_64".to_owned(),
+            os: "linux".to_owned(),
+            kernel: None,
+            cpu_model: None,
+            instruction_sets: Vec::new(),
+            logical_cores: 1,
+            caches: Vec::new(),
+            memory_total: memory_limit.map(|_| ByteSize(8 << 30)),
+            memory_limit: memory_limit.map(ByteSize),
+            cpu_quota_cores: None,
+            inference_threads: 1,
+            engine: "rten".to_owned(),
+            engine_version: "0.27.0".to_owned(),
+            probes: Vec::new(),
+        }
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    fn rules(json: serde_json::Value) -> Vec<BudgetRule> {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_is_the_budget() {
+        let rules = rules(serde_json::json!([
+            { "selector": { "tier": "small" }, "params": "1/16.21", "latencyP95": "0.8ms" },
+            { "selector": { "tier": "small", "site": "berlin" }, "params": "1" },
+            { "size": "200Ki", "macs": "25%", "memory": "1Mi" },
+        ]));
+        let budget = |pairs| budget(&profile(None), &labels(pairs), &rules, &DENSE).unwrap();
+        let small = Ceilings { params: Some(16_809), latency_p95_ms: Some(0.8), ..Ceilings::default() };
+        assert_eq!(budget(&[("tier", "small"), ("site", "berlin")]), small);
+        let other = Ceilings {
+            macs: Some(10_137_760),
+            bytes: Some(204_800),
+            memory_bytes: Some(1 << 20),
+            ..Ceilings::default()
+        };
+        assert_eq!(budget(&[("tier", "large")]), other);
+    }
+
+    #[test]
+    fn no_rule_means_no_ceiling_but_the_devices_memory() {
+        let none = labels(&[]);
+        assert_eq!(budget(&profile(None), &none, &[], &DENSE), Ok(Ceilings::default()));
+        let capped = Ceilings { memory_bytes: Some(130_000_000), ..Ceilings::default() };
+        assert_eq!(budget(&profile(Some(256 << 20)), &none, &[], &DENSE), Ok(capped));
+        let roomy = rules(serde_json::json!([{ "memory": "1Gi" }]));
+        assert_eq!(budget(&profile(Some(256 << 20)), &none, &roomy, &DENSE), Ok(capped));
+        let tight = rules(serde_json::json!([{ "memory": "1Mi" }]));
+        let ceilings = budget(&profile(Some(256 << 20)), &none, &tight, &DENSE).unwrap();
+        assert_eq!(ceilings.memory_bytes, Some(1 << 20));
+    }
+
+    #[test]
+    fn a_share_of_the_latency_needs_the_dense_latency() {
+        let rules = rules(serde_json::json!([{ "latencyP95": "50%" }]));
+        let figures = |latency_p95_ms| DenseFigures { latency_p95_ms, ..DENSE };
+        let budget = |dense| budget(&profile(None), &labels(&[]), &rules, &dense);
+        assert_eq!(budget(figures(Some(2.987))).unwrap().latency_p95_ms, Some(1.4));
+        assert_eq!(budget(figures(Some(2.91))), budget(figures(Some(2.987))), "like devices, one budget");
+        assert_eq!(budget(figures(None)), Err(BudgetError::DenseLatencyUnknown));
+    }
+
+    #[test]
+    fn coarse_keeps_two_digits() {
+        for (value, want) in
+            [(0.8, 0.8), (0.07, 0.07), (1.0, 1.0), (1.4999, 1.4), (99.9, 99.0), (100.0, 100.0), (0.0, 0.0)]
+        {
+            assert_eq!(coarse(value), want);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn coarse_loses_less_than_a_tenth_and_never_adds(value in 1e-6f64..1e15) {
+            let rounded = coarse(value);
+            prop_assert!(rounded <= value * (1.0 + 1e-11), "{rounded} above {value}");
+            prop_assert!(rounded > value * 0.9, "{rounded} far below {value}");
+            prop_assert_eq!(coarse(rounded), rounded);
+        }
+    }
+}

@@ -105,3 +105,89 @@ pub(crate) fn usable_memory(profile: &HardwareProfile) -> Option<u64> {
 fn cell(value: f64, step: f64) -> i32 {
     (value.ln() / step.ln()).round() as i32
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::{ByteSize, ProbeTiming};
+
+    use super::*;
+
+    fn profile() -> HardwareProfile {
+        let probe = |name: &[u8], p50_ms: f64, p95_ms: f64| ProbeTiming {
+            digest: Digest::of(name),
+            runs: 50,
+            p50_ms,
+            p95_ms,
+        };
+        HardwareProfile {
+            arch: "x86_64".to_owned(),
+            os: "linux".to_owned(),
+            kernel: Some("6.1.0".to_owned()),
+            cpu_model: Some("Some CPU".to_owned()),
+            instruction_sets: vec!["avx2".to_owned(), "avx512f".to_owned(), "fma".to_owned()],
+            logical_cores: 2,
+            caches: Vec::new(),
+            memory_total: Some(ByteSize(8_000_000_000)),
+            memory_limit: None,
+            cpu_quota_cores: None,
+            inference_threads: 2,
+            engine: "rten".to_owned(),
+            engine_version: "0.27.0".to_owned(),
+            probes: vec![probe(b"small", 0.2, 0.25), probe(b"large", 5.0, 6.0)],
+        }
+    }
+
+    #[test]
+    fn the_name_is_readable_and_stable() {
+        assert_eq!(class(&profile()).unwrap().as_str(), "x86_64-16l-2t-9d3e35");
+    }
+
+    #[test]
+    fn noise_and_neighbours_share_a_class() {
+        let mut other = profile();
+        other.kernel = Some("6.12.3".to_owned());
+        other.memory_total = Some(ByteSize(7_900_000_000));
+        other.probes.reverse();
+        for (probe, noise) in other.probes.iter_mut().zip([1.06, 0.97]) {
+            probe.p50_ms *= noise;
+            probe.p95_ms *= noise * 1.1;
+        }
+        assert_eq!(class(&other), class(&profile()));
+    }
+
+    #[test]
+    fn what_changes_the_means_changes_the_class() {
+        let changes: [fn(&mut HardwareProfile); 8] = [
+            |p| p.arch = "aarch64".to_owned(),
+            |p| p.instruction_sets = vec!["avx2".to_owned()],
+            |p| p.inference_threads = 1,
+            |p| p.engine_version = "0.28.0".to_owned(),
+            |p| p.cpu_quota_cores = Some(0.5),
+            |p| p.memory_limit = Some(ByteSize(256 << 20)),
+            |p| p.probes.iter_mut().for_each(|probe| probe.p95_ms *= 5.0),
+            |p| {
+                p.probes.iter_mut().for_each(|probe| {
+                    probe.p50_ms *= 1.5;
+                    probe.p95_ms *= 1.5;
+                });
+            },
+        ];
+        let mut classes: Vec<_> = changes
+            .iter()
+            .map(|change| {
+                let mut other = profile();
+                change(&mut other);
+                class(&other)
+            })
+            .collect();
+        classes.push(class(&profile()));
+        classes.sort();
+        classes.dedup();
+        assert_eq!(classes.len(), 9, "{classes:?}");
+    }
+
+    #[test]
+    fn a_device_without_timed_probes_has_no_class() {
+        assert_eq!(class(&HardwareProfile { probes: Vec::new(), ..profile() }), None);
+    }
+}

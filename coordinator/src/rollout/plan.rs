@@ -73,26 +73,27 @@ pub fn next(rollout: &Rollout<'_>, now_unix_ms: u64) -> Step {
         None => Status::Complete { summary: survey.summary() },
     };
     let told = (!assign.is_empty()).then(|| now_unix_ms.saturating_add(rollout.settle_limit_ms));
-    let wake_unix_ms = survey.moving.iter().map(|&(_, until)| until).chain(told).min();
+    let wake_unix_ms = survey.patience_ends().into_iter().chain(told).min();
     Step { assign, expired: survey.expired, status, wake_unix_ms }
 }
 
 /// Fills the open wave, and the next ones as long as nobody has to be waited for. Returns the open wave too.
 fn open_waves(rollout: &Rollout<'_>, survey: &Survey<'_>) -> (Vec<Placement>, u32) {
+    let place = |device: &DeviceId, wave| Placement { device: device.clone(), wave };
+    let mut assign: Vec<_> = survey.untold.iter().map(|&(device, wave, _)| place(device, wave)).collect();
     let last = rollout.wave_count() - 1;
     let mut wave = survey.reached.min(last);
-    let mut placed = survey.placed;
-    let mut blocked = !survey.moving.is_empty();
-    let mut assign = Vec::new();
-    for &(device, wave, presence) in &survey.untold {
-        assign.push(Placement { device: device.clone(), wave });
-        blocked |= presence.is_online();
+    if survey.unanswered.is_some_and(|unanswered| unanswered < wave) {
+        // A device of an earlier wave was away when this one opened, and is back: first its answer, then more.
+        return (assign, wave);
     }
+    let mut blocked = survey.unanswered.is_some();
+    let mut placed = survey.placed;
     let mut ready = survey.ready.iter();
     loop {
         let room = rollout.target(wave, survey.counted()).saturating_sub(placed);
         for &(device, presence) in ready.by_ref().take(room) {
-            assign.push(Placement { device: device.clone(), wave });
+            assign.push(place(device, wave));
             placed += 1;
             blocked |= presence.is_online();
         }
@@ -102,3 +103,6 @@ fn open_waves(rollout: &Rollout<'_>, survey: &Survey<'_>) -> (Vec<Placement>, u3
         wave += 1;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use proto::{DeviceId, Digest};
 
 use crate::store::{DeploymentRecord, Outcome, OutcomeRecord};
 
-/// How long an online device may take from assignment to `Active` unless the caller says otherwise, milliseconds.
+/// What [`Rollout::of`] gives an online device from assignment to `Active`, milliseconds.
 pub const SETTLE_LIMIT_MS: u64 = 15 * 60 * 1000;
 
 /// One generation of one deployment, as it stands.
@@ -14,9 +14,12 @@ pub const SETTLE_LIMIT_MS: u64 = 15 * 60 * 1000;
 pub struct Rollout<'a> {
     /// The deployment's name: part of each device's place in the order.
     pub deployment: &'a str,
+    /// When this generation was applied, milliseconds since 1970.
+    pub begun_unix_ms: u64,
     /// Share of the devices that each wave has reached, percent. A last wave of 100 is implied.
     pub waves: &'a [u8],
-    /// An online device that takes longer from assignment to `Active` has failed, milliseconds.
+    /// An online device that takes longer from assignment to `Active` has failed, and one that sends no profile for so
+    /// long is not waited for, milliseconds.
     pub settle_limit_ms: u64,
     /// The devices that the selector matches.
     pub members: BTreeMap<&'a DeviceId, Member<'a>>,
@@ -59,6 +62,8 @@ pub(super) enum Standing<'a> {
     Waiting {
         /// What is missing.
         reason: &'a str,
+        /// When it counts as one that never sends a profile, milliseconds since 1970.
+        until_unix_ms: u64,
     },
     /// Its model is being made.
     Deriving,
@@ -75,7 +80,7 @@ pub(super) enum Standing<'a> {
     Settled,
     /// Cannot be fitted; counts for nothing.
     NoFit,
-    /// Is not there and has never said what it is; counts for nothing until it does.
+    /// Is not there and has not said what it is; counts for nothing until it does.
     Unknown,
     /// Gave the model up, or none could be made.
     Lost {
@@ -89,6 +94,7 @@ impl<'a> Rollout<'a> {
     pub fn of(record: &'a DeploymentRecord, presence: impl Fn(&DeviceId) -> Presence) -> Self {
         Self {
             deployment: &record.name,
+            begun_unix_ms: record.applied_unix_ms,
             waves: &record.manifest.spec.rollout.waves,
             settle_limit_ms: SETTLE_LIMIT_MS,
             members: record
@@ -101,7 +107,10 @@ impl<'a> Rollout<'a> {
 
     pub(super) fn standing(&self, member: &Member<'a>) -> Standing<'a> {
         match (&member.outcome.state, member.presence) {
-            (Outcome::Waiting { reason }, Presence::Online { .. }) => Standing::Waiting { reason },
+            (Outcome::Waiting { reason }, Presence::Online { since_unix_ms: online }) => {
+                let begun = self.begun_unix_ms.max(online);
+                Standing::Waiting { reason, until_unix_ms: begun.saturating_add(self.settle_limit_ms) }
+            }
             (Outcome::Waiting { .. }, Presence::Offline) => Standing::Unknown,
             (Outcome::Deriving, _) => Standing::Deriving,
             (Outcome::NoFit { .. }, _) => Standing::NoFit,

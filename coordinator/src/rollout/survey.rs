@@ -18,14 +18,17 @@ pub(super) struct Survey<'a> {
     /// Placed in a wave, but whether they were told is not recorded: told again.
     pub(super) untold: Vec<(&'a DeviceId, u32, Presence)>,
     /// Told and there, with the time when the wave stops waiting.
-    pub(super) moving: Vec<(&'a DeviceId, u64)>,
+    moving: Vec<(&'a DeviceId, u64)>,
+    /// The lowest wave with a device that is there and does not serve yet.
+    pub(super) unanswered: Option<u32>,
     /// Told, there, and too slow.
     pub(super) expired: Vec<Expiry>,
     /// Devices that count and have a wave.
     pub(super) placed: usize,
     /// The highest wave with a device in it.
     pub(super) reached: u32,
-    waiting: Vec<(&'a DeviceId, &'a str)>,
+    /// There, but without a model to be told, with the time when nobody waits for it any more.
+    waiting: Vec<(&'a DeviceId, &'a str, u64)>,
     deriving: Vec<&'a DeviceId>,
     lost: Vec<(&'a DeviceId, &'a str)>,
     unplaced: usize,
@@ -49,9 +52,14 @@ impl<'a> Survey<'a> {
 
     fn enter(&mut self, rollout: &Rollout<'a>, (id, member): (&'a DeviceId, Member<'a>), now_unix_ms: u64) {
         let counts = match rollout.standing(&member) {
-            Standing::Waiting { reason } => {
-                self.waiting.push((id, reason));
-                true
+            Standing::Waiting { reason, until_unix_ms } => {
+                let patient = until_unix_ms > now_unix_ms;
+                if patient {
+                    self.waiting.push((id, reason, until_unix_ms));
+                } else {
+                    self.unknown += 1;
+                }
+                patient
             }
             Standing::Deriving => {
                 self.deriving.push(id);
@@ -59,7 +67,10 @@ impl<'a> Survey<'a> {
             }
             Standing::Ready => {
                 match member.outcome.wave {
-                    Some(wave) => self.untold.push((id, wave, member.presence)),
+                    Some(wave) => {
+                        self.untold.push((id, wave, member.presence));
+                        self.await_answer(member);
+                    }
                     None => self.ready.push((id, member.presence)),
                 }
                 true
@@ -67,6 +78,7 @@ impl<'a> Survey<'a> {
             Standing::Moving { until_unix_ms } => {
                 if until_unix_ms > now_unix_ms {
                     self.moving.push((id, until_unix_ms));
+                    self.await_answer(member);
                 } else {
                     let minutes = rollout.settle_limit_ms as f64 / 60_000.0;
                     let reason = format!("did not become active within {minutes} min");
@@ -105,6 +117,19 @@ impl<'a> Survey<'a> {
         }
     }
 
+    fn await_answer(&mut self, member: Member<'_>) {
+        if member.presence.is_online() {
+            let wave = member.outcome.wave.unwrap_or(0);
+            self.unanswered = Some(self.unanswered.map_or(wave, |lowest| lowest.min(wave)));
+        }
+    }
+
+    /// When a device that is waited for stops being waited for, milliseconds since 1970.
+    pub(super) fn patience_ends(&self) -> Option<u64> {
+        let moving = self.moving.iter().map(|&(_, until)| until);
+        moving.chain(self.waiting.iter().map(|&(_, _, until)| until)).min()
+    }
+
     /// Devices that waves are shares of.
     pub(super) fn counted(&self) -> usize {
         self.placed + self.unplaced
@@ -140,12 +165,12 @@ impl<'a> Survey<'a> {
         }
         if !self.moving.is_empty() {
             let moving = names(self.moving.iter().map(|&(id, _)| id));
-            return Some(format!("{here}: waiting until {moving} serve the new model"));
+            return Some(format!("{here}: waiting for {moving} to serve the new model"));
         }
         if !self.deriving.is_empty() {
             return Some(format!("waiting for the models of {}", names(self.deriving.iter().copied())));
         }
-        if let Some((id, reason)) = self.waiting.first() {
+        if let Some((id, reason, _)) = self.waiting.first() {
             return Some(format!("waiting for {id}: {reason}"));
         }
         if self.settled + self.away + self.no_fit > 0 {
@@ -153,7 +178,8 @@ impl<'a> Survey<'a> {
         }
         Some(match self.unknown {
             0 => "no device matches the selector yet".to_owned(),
-            unknown => format!("none of the {unknown} matching devices is there"),
+            1 => "1 device matches, it has not sent a profile".to_owned(),
+            unknown => format!("{unknown} devices match, none has sent a profile"),
         })
     }
 
@@ -167,7 +193,7 @@ impl<'a> Survey<'a> {
             let _ = write!(text, ", {} without fit", self.no_fit);
         }
         if self.unknown > 0 {
-            let _ = write!(text, ", {} offline that never sent a profile", self.unknown);
+            let _ = write!(text, ", {} without a profile", self.unknown);
         }
         text
     }

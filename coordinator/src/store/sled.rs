@@ -40,6 +40,7 @@ struct Disk {
     /// sled's log. Its own flush starts the writing of pages but asks neither for the file's length nor for the disk's
     /// cache to be written; that is what this handle is for.
     log: File,
+    path: PathBuf,
     /// Counts writes that wait for the disk, and up to which one it has them.
     asked: AtomicU64,
     done: Mutex<u64>,
@@ -54,7 +55,8 @@ impl SledStore {
         let lock = lock(folder)?;
         let db = sled::Config::new().path(folder).flush_every_ms(None).open().map_err(StoreError::Engine)?;
         check_schema(&db, folder)?;
-        let log = File::open(folder.join("db")).map_err(failed)?;
+        let path = folder.join("db");
+        let log = File::open(&path).map_err(failed)?;
         let tree = |kind: &str| db.open_tree(kind).map_err(StoreError::Engine);
         let store = Self {
             devices: tree(DeviceRecord::KIND)?,
@@ -64,7 +66,7 @@ impl SledStore {
             assignments: tree(AssignmentRecord::KIND)?,
             telemetry: tree(TelemetryRecord::KIND)?,
             calibrations: tree(CalibrationRecord::KIND)?,
-            disk: Disk { db, log, asked: AtomicU64::new(0), done: Mutex::new(0), _lock: lock },
+            disk: Disk { db, log, path, asked: AtomicU64::new(0), done: Mutex::new(0), _lock: lock },
         };
         store.disk.sync()?;
         // The names of sled's files must be on the disk as well as their contents.
@@ -83,6 +85,11 @@ impl SledStore {
             let old = tree.get(key).map_err(StoreError::Engine)?;
             let record = change(old.as_deref().map(|bytes| decode(key, bytes)).transpose()?)?;
             let new = encode(&record)?;
+            if old.as_deref() == Some(new.as_slice()) {
+                // Nothing to write, but what stands there may still be on another writer's way to the disk.
+                self.disk.sync()?;
+                return Ok(record);
+            }
             let swapped = tree.compare_and_swap(key, old, Some(new)).map_err(StoreError::Engine)?;
             if swapped.is_ok() {
                 self.disk.sync()?;
@@ -323,7 +330,7 @@ impl Disk {
         }
         let all = self.asked.load(Ordering::SeqCst);
         self.db.flush().map_err(StoreError::Engine)?;
-        self.log.sync_data().map_err(|source| StoreError::File { path: PathBuf::from("db"), source })?;
+        self.log.sync_data().map_err(|source| StoreError::File { path: self.path.clone(), source })?;
         *done = all;
         Ok(())
     }
@@ -363,3 +370,6 @@ fn check_schema(db: &Db, folder: &Path) -> Result<(), StoreError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
