@@ -6,7 +6,9 @@ use candle_core::{Device, Tensor};
 
 use super::ExecError;
 use super::scalar::Scalar;
-use crate::graph::{Conv, Graph, NodeId, Op, Weights};
+use crate::graph::{Graph, NodeId, Weights};
+
+pub use crate::graph::tensor::TensorKind as Role;
 
 /// Every tensor of a graph, one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,53 +32,17 @@ pub struct ParamEntry {
     pub range: Range<usize>,
 }
 
-/// What a tensor is to its node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Of a convolution or linear layer.
-    Weight,
-    /// Of a convolution or linear layer.
-    Bias,
-    /// Batch norm's multiplier (gamma), named `weight`.
-    Scale,
-    /// Batch norm's offset (beta), named `bias`.
-    Shift,
-    /// A statistic, never trained.
-    RunningMean,
-    /// A statistic, never trained.
-    RunningVar,
-}
-
-impl Role {
-    /// The last part of the tensor's name.
-    pub fn suffix(self) -> &'static str {
-        match self {
-            Self::Weight | Self::Scale => "weight",
-            Self::Bias | Self::Shift => "bias",
-            Self::RunningMean => "running_mean",
-            Self::RunningVar => "running_var",
-        }
-    }
-
-    /// Whether training changes it by its gradient; the running statistics only follow the batches.
-    pub fn is_trained(self) -> bool {
-        match self {
-            Self::Weight | Self::Bias | Self::Scale | Self::Shift => true,
-            Self::RunningMean | Self::RunningVar => false,
-        }
-    }
-}
-
 impl ParamLayout {
     /// The tensors that `graph` needs.
     pub fn of(graph: &Graph) -> Self {
         let mut layout = Self { entries: Vec::new(), len: 0 };
         for (index, node) in graph.nodes().iter().enumerate() {
-            for (role, dims) in tensors(&node.op) {
+            for spec in node.tensors() {
                 let start = layout.len;
-                layout.len += dims.iter().product::<usize>();
+                layout.len += spec.numel();
+                let (tensor, role, dims) = (spec.name, spec.kind, spec.dims);
                 layout.entries.push(ParamEntry {
-                    tensor: format!("{}.{}", node.name, role.suffix()),
+                    tensor,
                     node: NodeId(index),
                     role,
                     dims,
@@ -137,29 +103,5 @@ impl ParamLayout {
         let first = self.entries.partition_point(|entry| entry.node < node);
         let own = self.entries[first..].iter().take_while(|entry| entry.node == node);
         own.into_iter().find(|entry| entry.role == role).map(|entry| entry.range.clone())
-    }
-}
-
-/// The tensors of one operator and their dimensions.
-fn tensors(op: &Op) -> Vec<(Role, Vec<usize>)> {
-    match *op {
-        Op::Conv(Conv { inputs, outputs, kernel, groups, bias, .. }) => {
-            let weight = (Role::Weight, vec![outputs, inputs / groups, kernel, kernel]);
-            if bias { vec![weight, (Role::Bias, vec![outputs])] } else { vec![weight] }
-        }
-        Op::BatchNorm { channels, .. } => [Role::Scale, Role::Shift, Role::RunningMean, Role::RunningVar]
-            .map(|role| (role, vec![channels]))
-            .to_vec(),
-        Op::Linear { inputs, outputs, bias } => {
-            let weight = (Role::Weight, vec![outputs, inputs]);
-            if bias { vec![weight, (Role::Bias, vec![outputs])] } else { vec![weight] }
-        }
-        Op::Input
-        | Op::Relu
-        | Op::Add
-        | Op::MaxPool(_)
-        | Op::AvgPool(_)
-        | Op::GlobalAvgPool
-        | Op::Flatten => vec![],
     }
 }

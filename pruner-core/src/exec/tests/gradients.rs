@@ -37,7 +37,7 @@ impl Loss {
         executor.backward(&params, &self.weights, &mut grads);
         let layout = ParamLayout::of(&self.graph);
         for entry in layout.entries() {
-            let is_statistic = !entry.role.is_trained();
+            let is_statistic = !entry.role.is_learnt();
             for at in entry.range.clone().step_by(entry.range.len().div_ceil(60)) {
                 if is_statistic {
                     assert_eq!(grads[at], 0.0, "{}", entry.tensor);
