@@ -15,7 +15,7 @@ mod outcome;
 mod output;
 mod plan;
 mod progress;
-mod prune;
+//mod prune;
 mod resource;
 mod table;
 mod terminal;
@@ -66,7 +66,7 @@ enum Verb {
     /// Follow a deployment until it has ended
     Watch(watch::WatchArgs),
     /// Prune a network to a budget, without a coordinator
-    Prune(prune::PruneArgs),
+    //Prune(prune::PruneArgs),
     /// Write a completion script for a shell
     Completion(completion::CompletionArgs),
 }
@@ -98,7 +98,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Apply(args) => apply::run(args, &context).await,
         Verb::Plan(args) => plan::run(args, &context).await,
         Verb::Watch(args) => watch::run(args, &context).await,
-        Verb::Prune(args) => prune::run(args, &context),
+        //Verb::Prune(args) => prune::run(args, &context),
         Verb::Completion(args) => completion::run(args, &context),
     };
     match outcome {
