@@ -1,2 +1,2 @@
-//! The demonstration.
+//! x
 fn main() {}
