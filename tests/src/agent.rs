@@ -121,6 +121,11 @@ impl AgentProcess {
         Ok(())
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
     /// The process itself.
     pub fn daemon(&mut self) -> &mut Daemon {
         &mut self.daemon

@@ -111,6 +111,11 @@ impl CoordinatorProcess {
         Ok(())
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
     /// The process itself.
     pub fn daemon(&mut self) -> &mut Daemon {
         &mut self.daemon
