@@ -1,7 +1,11 @@
 //! The network as a value: operators in topological order, and the weights beside them.
 //! Owns structure and its checks; never runs anything (see `exec`).
 
+pub mod cost;
+pub(crate) mod fold;
+pub mod onnx;
 pub mod shape;
+pub mod tensor;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,12 @@
 //! Structured pruning of convolutional networks at initialisation, to a device's budget.
-//! Pure computation on values: no network, no clock, no environment; files only in `dataset`.
+//! Pure computation on values: no network, no environment; files only in `dataset`, a stopwatch only in `train`.
 
+pub mod dataset;
+pub mod exec;
 pub mod graph;
+pub mod group;
+pub mod init;
+pub mod train;
+pub mod zoo;
 
 pub use graph::{Graph, GraphError, Network, Node, NodeId, Op, Shape};

@@ -1,0 +1,163 @@
+//! Labelled images from files on disk, and their normalisation. The only module of the crate that reads files.
+//! Never decides what is trained or how.
+
+mod error;
+mod idx;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use error::DatasetError;
+
+use crate::graph::Shape;
+
+/// Images to train on and images to test on, of one shape and one set of classes.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Of each image.
+    pub shape: Shape,
+    /// One more than the largest label.
+    pub classes: usize,
+    /// Mean of each channel over the training images, pixels in 0..=1.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel over the training images; 1 where a channel is constant.
+    pub std: Vec<f32>,
+    /// Images to train on.
+    pub train: Split,
+    /// Images to measure accuracy on.
+    pub test: Split,
+}
+
+/// Some images and their labels. Cheap to clone: the pixels are shared.
+#[derive(Debug, Clone)]
+pub struct Split {
+    images: Arc<[u8]>,
+    labels: Arc<[u8]>,
+    pixels_each: usize,
+    len: usize,
+}
+
+impl Split {
+    /// Images of `pixels_each` bytes and one label each. Panics if their numbers differ.
+    pub fn new(images: Vec<u8>, labels: Vec<u8>, pixels_each: usize) -> Self {
+        assert_eq!(images.len(), labels.len() * pixels_each, "every image needs one label");
+        let len = labels.len();
+        Self { images: images.into(), labels: labels.into(), pixels_each, len }
+    }
+
+    /// How many images.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Image `index`, channel by channel, row by row. Panics past the end.
+    pub fn pixels(&self, index: usize) -> &[u8] {
+        assert!(index < self.len, "image {index} of {}", self.len);
+        &self.images[index * self.pixels_each..][..self.pixels_each]
+    }
+
+    /// The class of image `index`. Panics past the end.
+    pub fn label(&self, index: usize) -> u8 {
+        assert!(index < self.len, "label {index} of {}", self.len);
+        self.labels[index]
+    }
+
+    /// The first `count` images, or all if there are fewer.
+    pub fn take(&self, count: usize) -> Self {
+        Self { len: self.len.min(count), ..self.clone() }
+    }
+}
+
+impl Dataset {
+    /// Takes mean and deviation from `train`. Panics if an image's size is not that of `shape`, or `train` is empty.
+    pub fn new(shape: Shape, train: Split, test: Split) -> Self {
+        assert!(!train.is_empty(), "a training split has images");
+        assert!([&train, &test].iter().all(|split| split.pixels_each == shape.numel()), "images of {shape}");
+        let largest = [&train, &test].iter().flat_map(|split| &split.labels[..split.len]).max();
+        let classes = usize::from(largest.copied().unwrap_or(0)) + 1;
+        let (mean, std) = moments(shape, &train);
+        Self { shape, classes: classes.max(2), mean, std, train, test }
+    }
+
+    /// Pixels to numbers of mean 0 and deviation 1 over the training images. Panics if lengths differ.
+    pub fn normalise(&self, pixels: &[u8], out: &mut [f32]) {
+        assert_eq!(pixels.len(), out.len());
+        let area = self.shape.area();
+        for (channel, (pixels, out)) in pixels.chunks(area).zip(out.chunks_mut(area)).enumerate() {
+            let factor = 1.0 / (255.0 * self.std[channel]);
+            let offset = self.mean[channel] / self.std[channel];
+            out.iter_mut().zip(pixels).for_each(|(out, &pixel)| *out = f32::from(pixel) * factor - offset);
+        }
+    }
+
+    /// The same dataset with only the first `count` training images; mean and deviation stay those of all.
+    pub fn with_train(&self, count: usize) -> Self {
+        Self { train: self.train.take(count), ..self.clone() }
+    }
+}
+
+/// Mean and deviation of each channel, pixels in 0..=1; exact integer sums.
+fn moments(shape: Shape, split: &Split) -> (Vec<f32>, Vec<f32>) {
+    let mut sums = vec![(0u64, 0u64); shape.channels];
+    for index in 0..split.len() {
+        for (plane, sums) in split.pixels(index).chunks_exact(shape.area()).zip(&mut sums) {
+            for &pixel in plane {
+                sums.0 += u64::from(pixel);
+                sums.1 += u64::from(pixel) * u64::from(pixel);
+            }
+        }
+    }
+    let count = (split.len() * shape.area()) as f64;
+    let of = |(sum, squares): &(u64, u64)| {
+        let mean = *sum as f64 / count;
+        let deviation = (*squares as f64 / count - mean * mean).max(0.0).sqrt();
+        ((mean / 255.0) as f32, if deviation > 0.0 { (deviation / 255.0) as f32 } else { 1.0 })
+    };
+    sums.iter().map(of).unzip()
+}
+
+const TRAIN: [&str; 2] = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"];
+const TEST: [&str; 2] = ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+
+/// Reads the four IDX files of MNIST's or Fashion-MNIST's layout from `dir`, each plain or gzipped (`.gz`).
+/// Errors name the file, the byte, and what was expected there.
+pub fn read_idx(dir: &Path) -> Result<Dataset, DatasetError> {
+    let found = TRAIN.into_iter().chain(TEST).map(|name| (name, find(dir, name)));
+    let missing: Vec<&str> = found.filter(|(_, path)| path.is_none()).map(|(name, _)| name).collect();
+    if !missing.is_empty() {
+        return Err(DatasetError::Missing { dir: dir.to_owned(), missing: missing.join(", ") });
+    }
+    let (shape, train) = read_split(dir, TRAIN)?;
+    let (test_shape, test) = read_split(dir, TEST)?;
+    if test_shape != shape {
+        return Err(DatasetError::Shapes { dir: dir.to_owned(), train: shape, test: test_shape });
+    }
+    Ok(Dataset::new(shape, train, test))
+}
+
+/// The file of that name, plain before gzipped.
+fn find(dir: &Path, name: &str) -> Option<PathBuf> {
+    [dir.join(name), dir.join(format!("{name}.gz"))].into_iter().find(|path| path.is_file())
+}
+
+fn read_split(dir: &Path, [images, labels]: [&str; 2]) -> Result<(Shape, Split), DatasetError> {
+    let path = |name| {
+        find(dir, name)
+            .ok_or_else(|| DatasetError::Missing { dir: dir.to_owned(), missing: String::from(name) })
+    };
+    let (images_path, labels_path) = (path(images)?, path(labels)?);
+    let (images, labels) = (idx::read_images(&images_path)?, idx::read_labels(&labels_path)?);
+    if images.count != labels.len() {
+        let (images, labels) = (images.count, labels.len());
+        return Err(DatasetError::Counts { path: labels_path, labels, images_path, images });
+    }
+    let split = Split::new(images.pixels, labels, images.shape.numel());
+    Ok((images.shape, split))
+}

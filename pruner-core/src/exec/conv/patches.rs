@@ -1,0 +1,155 @@
+//! Patches of a tile: one row per tap (input channel, kernel row, kernel column), one column per output position.
+
+use super::{Geometry, Part};
+use crate::exec::scalar::Scalar;
+use crate::graph::Conv;
+
+/// Copies each tap's input values into its row; zero where the kernel hangs over the border.
+#[inline(always)]
+pub(super) fn gather<T: Scalar>(geometry: &Geometry, part: Part, x: &[T], patches: &mut [T]) {
+    let columns = patches.len() / geometry.taps();
+    let keeps_width = geometry.conv.stride == 1 && geometry.input.width == geometry.output.width;
+    for (tap, row) in patches.chunks_exact_mut(columns).enumerate() {
+        let tap = Tap::of(geometry, part, tap);
+        let channel =
+            &x[tap.channel * part.images * geometry.input.area()..][..part.images * geometry.input.area()];
+        if keeps_width {
+            gather_shifted(geometry, part, tap, channel, row);
+        } else {
+            gather_strided(geometry, part, tap, channel, row);
+        }
+    }
+}
+
+/// Adds each tap's row back to the input positions that it came from.
+#[inline(always)]
+pub(super) fn scatter<T: Scalar>(geometry: &Geometry, part: Part, patches: &[T], dx: &mut [T]) {
+    let columns = patches.len() / geometry.taps();
+    let (area, width) = (geometry.input.area(), geometry.input.width);
+    for (tap, row) in patches.chunks_exact(columns).enumerate() {
+        let tap = Tap::of(geometry, part, tap);
+        let channel = &mut dx[tap.channel * part.images * area..][..part.images * area];
+        let (from, to) = tap.valid_columns(geometry);
+        let lines = Lines::of(geometry, part, tap);
+        for ((image, input_row), line) in lines.zip(row.chunks_exact(geometry.output.width)) {
+            let Some(input_row) = input_row else { continue };
+            let input = &mut channel[image * area + input_row * width..][..width];
+            if from < to {
+                let first = from * geometry.conv.stride + tap.column - geometry.conv.padding;
+                let places = input[first..].iter_mut().step_by(geometry.conv.stride);
+                places.zip(&line[from..to]).for_each(|(place, &value)| *place += value);
+            }
+        }
+    }
+}
+
+/// One row of the patches.
+#[derive(Clone, Copy)]
+struct Tap {
+    channel: usize,
+    row: usize,
+    column: usize,
+}
+
+impl Tap {
+    #[inline(always)]
+    fn of(geometry: &Geometry, part: Part, tap: usize) -> Self {
+        let Conv { kernel, inputs, groups, .. } = geometry.conv;
+        let channel = part.group * (inputs / groups) + tap / (kernel * kernel);
+        Self { channel, row: tap / kernel % kernel, column: tap % kernel }
+    }
+
+    /// The output columns whose input column lies inside the image.
+    #[inline(always)]
+    fn valid_columns(self, geometry: &Geometry) -> (usize, usize) {
+        valid(self.column, geometry.input.width, geometry.output.width, geometry.conv)
+    }
+}
+
+/// Outputs `from..to` whose input `output * stride + tap - padding` lies in `0..input`.
+#[inline(always)]
+fn valid(tap: usize, input: usize, output: usize, conv: Conv) -> (usize, usize) {
+    let from = conv.padding.saturating_sub(tap).div_ceil(conv.stride);
+    let to = (input + conv.padding).saturating_sub(tap).div_ceil(conv.stride).min(output);
+    (from.min(to), to)
+}
+
+/// For each output row of a tile: its image, and the input row that a tap reads there, if inside.
+struct Lines {
+    part: Part,
+    tap_row: usize,
+    conv: Conv,
+    input_rows: usize,
+    at: usize,
+}
+
+impl Lines {
+    #[inline(always)]
+    fn of(geometry: &Geometry, part: Part, tap: Tap) -> Self {
+        Self { part, tap_row: tap.row, conv: geometry.conv, input_rows: geometry.input.height, at: 0 }
+    }
+}
+
+impl Iterator for Lines {
+    type Item = (usize, Option<usize>);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let tile = self.part.tile;
+        let (image, row) = (tile.image + self.at / tile.rows, tile.row + self.at % tile.rows);
+        self.at += 1;
+        let input_row = (row * self.conv.stride + self.tap_row).checked_sub(self.conv.padding);
+        Some((image, input_row.filter(|&row| row < self.input_rows)))
+    }
+}
+
+/// Any geometry, one output row at a time.
+#[inline(always)]
+fn gather_strided<T: Scalar>(geometry: &Geometry, part: Part, tap: Tap, channel: &[T], row: &mut [T]) {
+    let (area, width) = (geometry.input.area(), geometry.input.width);
+    let (from, to) = tap.valid_columns(geometry);
+    let lines = Lines::of(geometry, part, tap);
+    for ((image, input_row), line) in lines.zip(row.chunks_exact_mut(geometry.output.width)) {
+        line.fill(T::ZERO);
+        let Some(input_row) = input_row.filter(|_| from < to) else { continue };
+        let input = &channel[image * area + input_row * width..][..width];
+        let first = from * geometry.conv.stride + tap.column - geometry.conv.padding;
+        let values = input[first..].iter().step_by(geometry.conv.stride);
+        line[from..to].iter_mut().zip(values).for_each(|(place, &value)| *place = value);
+    }
+}
+
+/// Stride 1 and equal widths: a tap's row is the channel shifted, so one long copy per image and zeros at the borders.
+#[inline(always)]
+fn gather_shifted<T: Scalar>(geometry: &Geometry, part: Part, tap: Tap, channel: &[T], row: &mut [T]) {
+    let (tile, width) = (part.tile, geometry.input.width);
+    let padding = geometry.conv.padding;
+    let (from, to) = valid(tap.row, geometry.input.height, geometry.output.height, geometry.conv);
+    let (from, to) = (from.clamp(tile.row, tile.row + tile.rows), to.clamp(tile.row, tile.row + tile.rows));
+    let (left, right) = tap.valid_columns(geometry);
+    for (index, lines) in row.chunks_exact_mut(tile.rows * width).enumerate() {
+        let image = &channel[(tile.image + index) * geometry.input.area()..][..geometry.input.area()];
+        let (above, rest) = lines.split_at_mut((from - tile.row) * width);
+        let (inside, below) = rest.split_at_mut(to.saturating_sub(from) * width);
+        above.fill(T::ZERO);
+        below.fill(T::ZERO);
+        if inside.is_empty() {
+            continue;
+        }
+        // Output position p reads input position p + shift; the ends that fall outside are border columns.
+        let start = (from + tap.row - padding) * width;
+        let (skip, first) = if tap.column >= padding {
+            (0, start + tap.column - padding)
+        } else {
+            let before = padding - tap.column;
+            (before.saturating_sub(start), start.saturating_sub(before))
+        };
+        let skip = skip.min(inside.len());
+        let len = (inside.len() - skip).min(image.len().saturating_sub(first));
+        inside[skip..skip + len].copy_from_slice(&image[first.min(image.len())..][..len]);
+        for line in inside.chunks_exact_mut(width) {
+            line[..left].fill(T::ZERO);
+            line[right..].fill(T::ZERO);
+        }
+    }
+}

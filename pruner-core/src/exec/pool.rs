@@ -1,0 +1,157 @@
+//! Pooling over windows, over whole channels, and the reordering that flattening is.
+
+use rayon::prelude::*;
+
+use super::blocks::Blocks;
+use super::gemm::Write;
+use super::scalar::Scalar;
+use crate::graph::{Pool, Shape};
+
+/// A pooling window on features of known shape.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    pub(super) pool: Pool,
+    pub(super) input: Shape,
+    pub(super) output: Shape,
+}
+
+impl Window {
+    /// Calls `each` with every (input plane, output plane) pair, blocks in parallel.
+    fn planes<T: Scalar>(&self, blocks: Blocks, x: &[T], y: &mut [T], each: impl Fn(&[T], &mut [T]) + Sync) {
+        let pairs = y.par_chunks_mut(blocks.len(self.output)).zip(x.par_chunks(blocks.len(self.input)));
+        pairs.for_each(|(y, x)| {
+            let planes = y.chunks_exact_mut(self.output.area()).zip(x.chunks_exact(self.input.area()));
+            planes.for_each(|(y, x)| each(x, y));
+        });
+    }
+
+    /// The input positions of one output, in row-major order; never empty.
+    fn places(&self, output: usize) -> impl Iterator<Item = usize> + use<> {
+        let Pool { kernel, stride, padding } = self.pool;
+        let width = self.input.width;
+        let (top, left) = (output / self.output.width * stride, output % self.output.width * stride);
+        let inside = |from: usize, len: usize| {
+            from.saturating_sub(padding)..(from + kernel).saturating_sub(padding).min(len)
+        };
+        let columns = inside(left, width);
+        inside(top, self.input.height)
+            .flat_map(move |row| columns.clone().map(move |column| row * width + column))
+    }
+
+    /// Where the largest number of one output's window is; the first of equals, a NaN before all.
+    fn largest<T: Scalar>(&self, x: &[T], output: usize) -> usize {
+        let mut places = self.places(output);
+        let first = places.next().expect("a window covers at least one position: padding is below its size");
+        let exceeds = |a: T, b: T| a > b || a.to_f64().is_nan();
+        places.fold(first, |best, place| if exceeds(x[place], x[best]) { place } else { best })
+    }
+
+    /// The largest number of each window.
+    pub(super) fn max<T: Scalar>(&self, blocks: Blocks, x: &[T], y: &mut [T]) {
+        self.planes(blocks, x, y, |x, y| {
+            y.iter_mut().enumerate().for_each(|(output, y)| *y = x[self.largest(x, output)]);
+        });
+    }
+
+    /// The mean of each window; the divisor counts padding too.
+    pub(super) fn mean<T: Scalar>(&self, blocks: Blocks, x: &[T], y: &mut [T]) {
+        let share = self.share();
+        self.planes(blocks, x, y, |x, y| {
+            for (output, y) in y.iter_mut().enumerate() {
+                *y = self.places(output).fold(T::ZERO, |sum, place| sum + x[place]) * share;
+            }
+        });
+    }
+
+    fn share<T: Scalar>(&self) -> T {
+        T::from_f64(1.0 / (self.pool.kernel * self.pool.kernel) as f64)
+    }
+
+    /// Gradient of [`Window::max`]: all to the largest.
+    pub(super) fn max_backward<T: Scalar>(
+        &self,
+        blocks: Blocks,
+        (x, dy): (&[T], &[T]),
+        (dx, write): (&mut [T], Write),
+    ) {
+        let (x_len, dy_len) = (blocks.len(self.input), blocks.len(self.output));
+        let work = dx.par_chunks_mut(x_len).zip(x.par_chunks(x_len)).zip(dy.par_chunks(dy_len));
+        work.for_each(|((dx, x), dy)| {
+            let (area, planes) = (self.input.area(), dy.chunks_exact(self.output.area()));
+            for ((dx, x), dy) in dx.chunks_exact_mut(area).zip(x.chunks_exact(area)).zip(planes) {
+                clear(dx, write);
+                dy.iter().enumerate().for_each(|(output, &dy)| dx[self.largest(x, output)] += dy);
+            }
+        });
+    }
+
+    /// Gradient of [`Window::mean`].
+    pub(super) fn mean_backward<T: Scalar>(&self, blocks: Blocks, dy: &[T], (dx, write): (&mut [T], Write)) {
+        let share = self.share();
+        let work = dx.par_chunks_mut(blocks.len(self.input)).zip(dy.par_chunks(blocks.len(self.output)));
+        work.for_each(|(dx, dy)| {
+            let planes = dx.chunks_exact_mut(self.input.area()).zip(dy.chunks_exact(self.output.area()));
+            for (dx, dy) in planes {
+                clear(dx, write);
+                for (output, &dy) in dy.iter().enumerate() {
+                    self.places(output).for_each(|place| dx[place] += dy * share);
+                }
+            }
+        });
+    }
+}
+
+fn clear<T: Scalar>(dx: &mut [T], write: Write) {
+    match write {
+        Write::Set => dx.fill(T::ZERO),
+        Write::Add => {}
+    }
+}
+
+/// The mean of each channel of each image; in blocks, the mean of each run of `area` numbers.
+pub(super) fn global_mean<T: Scalar>(area: usize, x: &[T], y: &mut [T]) {
+    let share = T::from_f64(1.0 / area as f64);
+    for (y, x) in y.iter_mut().zip(x.chunks_exact(area)) {
+        *y = x.iter().fold(T::ZERO, |sum, &x| sum + x) * share;
+    }
+}
+
+/// Gradient of [`global_mean`].
+pub(super) fn global_mean_backward<T: Scalar>(area: usize, dy: &[T], (dx, write): (&mut [T], Write)) {
+    let share = T::from_f64(1.0 / area as f64);
+    for (&dy, dx) in dy.iter().zip(dx.chunks_exact_mut(area)) {
+        clear(dx, write);
+        dx.iter_mut().for_each(|dx| *dx += dy * share);
+    }
+}
+
+/// Positions become channels: within a block, channel x image x position to channel x position x image.
+pub(super) fn flatten<T: Scalar>(blocks: Blocks, shape: Shape, x: &[T], y: &mut [T]) {
+    permute(blocks, shape, |inner, outer| y[outer] = x[inner]);
+}
+
+/// Gradient of [`flatten`].
+pub(super) fn flatten_backward<T: Scalar>(
+    blocks: Blocks,
+    shape: Shape,
+    dy: &[T],
+    (dx, write): (&mut [T], Write),
+) {
+    permute(blocks, shape, |inner, outer| match write {
+        Write::Set => dx[inner] = dy[outer],
+        Write::Add => dx[inner] += dy[outer],
+    });
+}
+
+/// Calls `each` with every number's place before and after flattening.
+fn permute(blocks: Blocks, shape: Shape, mut each: impl FnMut(usize, usize)) {
+    let area = shape.area();
+    for block in 0..blocks.count() {
+        let start = block * blocks.len(shape);
+        let images = blocks.group.min(blocks.batch - block * blocks.group);
+        for index in 0..images * shape.numel() {
+            let (channel, image, place) = (index / area / images, index / area % images, index % area);
+            each(start + index, start + (channel * area + place) * images + image);
+        }
+    }
+}

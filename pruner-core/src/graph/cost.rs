@@ -1,0 +1,117 @@
+//! Exact costs of a graph from its structure alone: parameters, MACs, file bytes, memory. Never a time (see `latency`).
+
+use super::tensor::{TensorKind, TensorSpec};
+use super::{Graph, Node, NodeId, Op, Shape, fold, onnx};
+
+/// What a network costs, batch 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Cost {
+    /// Learnt numbers: weights, biases, batch norm factors and shifts; no running statistics.
+    pub params: u64,
+    /// Multiply-accumulates of convolutions and linear layers.
+    pub macs: u64,
+    /// Length of the ONNX file with folded batch norms.
+    pub bytes: u64,
+    /// Weights with folded batch norms plus the most activations alive at once, f32.
+    pub memory_bytes: u64,
+}
+
+/// One convolution's, linear layer's or batch norm's share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerCost {
+    /// Which node.
+    pub node: NodeId,
+    /// Its learnt numbers.
+    pub params: u64,
+    /// Its multiply-accumulates; 0 for a batch norm.
+    pub macs: u64,
+}
+
+/// The exact cost of `graph`.
+pub fn cost(graph: &Graph) -> Cost {
+    let layers = layer_costs(graph);
+    Cost {
+        params: layers.iter().map(|layer| layer.params).sum(),
+        macs: layers.iter().map(|layer| layer.macs).sum(),
+        bytes: onnx::encoded_len(graph),
+        memory_bytes: 4 * (folded_weights(graph) + peak_activations(graph)),
+    }
+}
+
+/// The share of every node that has parameters, in the nodes' order.
+pub fn layer_costs(graph: &Graph) -> Vec<LayerCost> {
+    let nodes = graph.nodes().iter().enumerate();
+    nodes
+        .filter_map(|(index, node)| {
+            let params: u64 = node.tensors().iter().filter(|tensor| tensor.kind.is_learnt()).map(numel).sum();
+            let macs = macs(node, graph.shape(NodeId(index)));
+            (params > 0).then_some(LayerCost { node: NodeId(index), params, macs })
+        })
+        .collect()
+}
+
+fn numel(tensor: &TensorSpec) -> u64 {
+    tensor.numel() as u64
+}
+
+fn macs(node: &Node, output: Shape) -> u64 {
+    match node.op {
+        Op::Conv(_) | Op::Linear { .. } => {
+            let weight = node.tensors().iter().find(|tensor| tensor.kind == TensorKind::Weight).map(numel);
+            output.area() as u64 * weight.expect("convolutions and linear layers have a weight")
+        }
+        Op::Input
+        | Op::BatchNorm { .. }
+        | Op::Relu
+        | Op::Add
+        | Op::MaxPool(_)
+        | Op::AvgPool(_)
+        | Op::GlobalAvgPool
+        | Op::Flatten => 0,
+    }
+}
+
+/// Numbers in the weights of the folded network, biases that folding adds included.
+fn folded_weights(graph: &Graph) -> u64 {
+    let folded_into = fold::folded_into(graph);
+    let absorbs = fold::absorbs(&folded_into);
+    let nodes = graph.nodes().iter().enumerate().filter(|(index, _)| folded_into[*index].is_none());
+    nodes
+        .map(|(index, node)| {
+            let tensors = node.tensors();
+            let has_bias = tensors.iter().any(|tensor| tensor.kind == TensorKind::Bias);
+            let added = if absorbs[index] && !has_bias { graph.shape(NodeId(index)).channels } else { 0 };
+            tensors.iter().map(numel).sum::<u64>() + added as u64
+        })
+        .sum()
+}
+
+/// The most activations alive at once: each output lives until the last node that reads it has run.
+/// A folded batch norm costs nothing (its layer writes its output), nor does a flatten (a view).
+fn peak_activations(graph: &Graph) -> u64 {
+    let folded_into = fold::folded_into(graph);
+    let mut buffer: Vec<usize> = Vec::with_capacity(graph.nodes().len());
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let is_view = folded_into[index].is_some() || node.op == Op::Flatten;
+        buffer.push(if is_view { buffer[node.inputs[0].0] } else { index });
+    }
+    let mut last_use: Vec<usize> = (0..buffer.len()).collect();
+    for (index, node) in graph.nodes().iter().enumerate() {
+        for input in &node.inputs {
+            last_use[buffer[input.0]] = index;
+        }
+    }
+    let (mut live, mut peak) = (0, 0);
+    for (index, shape) in graph.shapes().iter().enumerate() {
+        if buffer[index] == index {
+            live += shape.numel() as u64;
+        }
+        peak = peak.max(live);
+        let done = (0..=index).filter(|&other| buffer[other] == other && last_use[other] == index);
+        live -= done.map(|other| graph.shapes()[other].numel() as u64).sum::<u64>();
+    }
+    peak
+}
+
+#[cfg(test)]
+mod tests;

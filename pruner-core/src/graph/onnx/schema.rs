@@ -1,0 +1,160 @@
+//! The part of ONNX's protobuf schema that we write (onnx.proto of ONNX 1.14; field numbers are its own).
+//! Proto2: numbers of a list are not packed, and a field that is set to zero is still written.
+
+use prost::{Message, Oneof};
+
+/// `TensorProto.DataType.FLOAT`.
+pub(super) const FLOAT: i32 = 1;
+/// `TensorProto.DataType.INT64`.
+pub(super) const INT64: i32 = 7;
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Model {
+    #[prost(int64, optional, tag = "1")]
+    pub(super) ir_version: Option<i64>,
+    #[prost(string, optional, tag = "2")]
+    pub(super) producer_name: Option<String>,
+    #[prost(message, optional, tag = "7")]
+    pub(super) graph: Option<Graph>,
+    #[prost(message, repeated, tag = "8")]
+    pub(super) opset_import: Vec<OperatorSet>,
+}
+
+/// The tag of [`Model::graph`].
+pub(super) const GRAPH_TAG: u32 = 7;
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct OperatorSet {
+    #[prost(string, optional, tag = "1")]
+    pub(super) domain: Option<String>,
+    #[prost(int64, optional, tag = "2")]
+    pub(super) version: Option<i64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Graph {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) node: Vec<Node>,
+    #[prost(string, optional, tag = "2")]
+    pub(super) name: Option<String>,
+    #[prost(message, repeated, tag = "5")]
+    pub(super) initializer: Vec<Tensor>,
+    #[prost(message, repeated, tag = "11")]
+    pub(super) input: Vec<Value>,
+    #[prost(message, repeated, tag = "12")]
+    pub(super) output: Vec<Value>,
+}
+
+/// The tag of [`Graph::initializer`].
+pub(super) const INITIALIZER_TAG: u32 = 5;
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Node {
+    #[prost(string, repeated, tag = "1")]
+    pub(super) input: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub(super) output: Vec<String>,
+    #[prost(string, optional, tag = "3")]
+    pub(super) name: Option<String>,
+    #[prost(string, optional, tag = "4")]
+    pub(super) op_type: Option<String>,
+    #[prost(message, repeated, tag = "5")]
+    pub(super) attribute: Vec<Attribute>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Attribute {
+    #[prost(string, optional, tag = "1")]
+    pub(super) name: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    pub(super) f: Option<f32>,
+    #[prost(int64, optional, tag = "3")]
+    pub(super) i: Option<i64>,
+    #[prost(int64, repeated, packed = "false", tag = "8")]
+    pub(super) ints: Vec<i64>,
+    #[prost(int32, optional, tag = "20")]
+    pub(super) kind: Option<i32>,
+}
+
+impl Attribute {
+    pub(super) fn float(name: &str, value: f32) -> Self {
+        Self { name: Some(name.to_owned()), f: Some(value), kind: Some(1), ..Self::default() }
+    }
+
+    pub(super) fn int(name: &str, value: usize) -> Self {
+        Self { name: Some(name.to_owned()), i: Some(value as i64), kind: Some(2), ..Self::default() }
+    }
+
+    pub(super) fn ints<const N: usize>(name: &str, values: [usize; N]) -> Self {
+        let ints = values.map(|value| value as i64).to_vec();
+        Self { name: Some(name.to_owned()), ints, kind: Some(7), ..Self::default() }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Tensor {
+    #[prost(int64, repeated, packed = "false", tag = "1")]
+    pub(super) dims: Vec<i64>,
+    #[prost(int32, optional, tag = "2")]
+    pub(super) data_type: Option<i32>,
+    #[prost(string, optional, tag = "8")]
+    pub(super) name: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "9")]
+    pub(super) raw_data: Option<Vec<u8>>,
+}
+
+/// The tag of [`Tensor::raw_data`].
+pub(super) const RAW_DATA_TAG: u32 = 9;
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Value {
+    #[prost(string, optional, tag = "1")]
+    pub(super) name: Option<String>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) r#type: Option<Type>,
+}
+
+impl Value {
+    /// An f32 tensor of a batch of any size, `N`, of `dims` each.
+    pub(super) fn batch_of(name: &str, dims: &[usize]) -> Self {
+        let batch = Dimension { value: Some(DimensionValue::Param("N".to_owned())) };
+        let rest = dims.iter().map(|dim| Dimension { value: Some(DimensionValue::Value(*dim as i64)) });
+        let shape = TensorShape { dim: std::iter::once(batch).chain(rest).collect() };
+        let tensor = TensorType { elem_type: Some(FLOAT), shape: Some(shape) };
+        Self { name: Some(name.to_owned()), r#type: Some(Type { tensor_type: Some(tensor) }) }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Type {
+    #[prost(message, optional, tag = "1")]
+    pub(super) tensor_type: Option<TensorType>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TensorType {
+    #[prost(int32, optional, tag = "1")]
+    pub(super) elem_type: Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) shape: Option<TensorShape>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TensorShape {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) dim: Vec<Dimension>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Dimension {
+    #[prost(oneof = "DimensionValue", tags = "1, 2")]
+    pub(super) value: Option<DimensionValue>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum DimensionValue {
+    #[prost(int64, tag = "1")]
+    Value(i64),
+    #[prost(string, tag = "2")]
+    Param(String),
+}

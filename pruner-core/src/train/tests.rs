@@ -1,0 +1,152 @@
+//! Training in small: it learns, repeats to the bit, and says what is wrong.
+
+use candle_core::Tensor;
+
+use super::*;
+use crate::graph::{Conv, Node, NodeId, Op, Shape};
+use crate::init::init;
+
+/// 96 + 32 images of 1 x 6 x 6: noise, with a bright row in class 0 and a bright column in class 1.
+fn stripes() -> Dataset {
+    let split = |count: usize, offset: usize| {
+        let mut images = Vec::new();
+        for index in offset..offset + count {
+            for place in 0..36 {
+                let line = if index % 2 == 0 { place / 6 } else { place % 6 };
+                let noise = (index * 7919 + place * 104_729) % 61;
+                images.push(if line == index / 2 % 6 { 200 } else { noise as u8 });
+            }
+        }
+        Split::new(images, (0..count).map(|index| ((index + offset) % 2) as u8).collect(), 36)
+    };
+    Dataset::new(Shape::new(1, 6, 6), split(96, 0), split(32, 1000))
+}
+
+fn network(outputs: usize) -> Network {
+    let conv =
+        Op::Conv(Conv { inputs: 1, outputs: 8, kernel: 3, stride: 1, padding: 1, groups: 1, bias: false });
+    let ops = [
+        ("input", Op::Input),
+        ("conv", conv),
+        ("bn", Op::BatchNorm { channels: 8, eps: 1e-5 }),
+        ("relu", Op::Relu),
+        ("pool", Op::GlobalAvgPool),
+        ("fc", Op::Linear { inputs: 8, outputs, bias: true }),
+    ];
+    let node = |(index, (name, op)): (usize, (&str, Op))| {
+        let inputs = (index > 0).then(|| NodeId(index - 1)).into_iter().collect();
+        Node { name: name.into(), op, inputs }
+    };
+    let graph = Graph::new(Shape::new(1, 6, 6), ops.into_iter().enumerate().map(node).collect()).unwrap();
+    let weights = init(&graph, 1);
+    Network { graph, weights }
+}
+
+fn recipe() -> Recipe {
+    Recipe { epochs: 20, batch: 20, flip: Flip::Horizontal, shift: 1, ..Recipe::default() }
+}
+
+fn go_on(_: &Step) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn values(network: &Network, name: &str) -> Vec<f32> {
+    network.weights[name].flatten_all().and_then(|flat| flat.to_vec1()).unwrap()
+}
+
+#[test]
+fn learns_rows_from_columns() {
+    let dataset = stripes();
+    let before = evaluate(&network(2), &dataset, &dataset.test).unwrap();
+    let mut steps = Vec::new();
+    let trained = fit(network(2), &dataset, &recipe(), &mut |step| {
+        steps.push(step.clone());
+        ControlFlow::Continue(())
+    });
+    let after = evaluate(&trained.unwrap(), &dataset, &dataset.test).unwrap();
+    assert!(before.accuracy < 0.8 && after.accuracy > 0.95, "{before:?}, {after:?}");
+    assert!(after.loss < before.loss);
+    assert_eq!((steps.len(), after.images), (80, 32));
+    let last = steps.last().unwrap();
+    assert_eq!((last.epoch, last.epochs, last.step, last.steps), (20, 20, 80, 80));
+    assert!(last.loss < steps[0].loss && last.accuracy > 0.9 && last.images_per_second > 0.0);
+}
+
+#[test]
+fn repeats_to_the_bit_on_any_number_of_threads() {
+    let trained = |threads, seed| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let recipe = Recipe { seed, epochs: 2, ..recipe() };
+        let trained = pool.install(|| fit(network(2), &stripes(), &recipe, &mut go_on)).unwrap();
+        values(&trained, "conv.weight")
+    };
+    assert_eq!(trained(1, 5), trained(2, 5));
+    assert_ne!(trained(1, 5), trained(1, 6));
+}
+
+#[test]
+fn decay_touches_weights_alone() {
+    // With a vanishing gradient only the penalty moves anything.
+    let (graph, rate) = (network(2).graph, 0.5);
+    let layout = crate::exec::ParamLayout::of(&graph);
+    let recipe = Recipe { weight_decay: 0.1, momentum: 0.0, ..recipe() };
+    let mut params = vec![1.0; layout.len()];
+    let grads = vec![0.0; layout.len()];
+    Sgd::new(&layout, &recipe).step(&mut params, &grads, rate);
+    for entry in layout.entries() {
+        let expected = if ["conv.weight", "fc.weight"].contains(&entry.tensor.as_str()) { 0.95 } else { 1.0 };
+        assert!(params[entry.range.clone()].iter().all(|&value| value == expected), "{}", entry.tensor);
+    }
+}
+
+#[test]
+fn nesterov_by_hand() {
+    let graph = network(2).graph;
+    let layout = crate::exec::ParamLayout::of(&graph);
+    let mut sgd = Sgd::new(&layout, &Recipe { weight_decay: 0.0, momentum: 0.5, ..recipe() });
+    let mut params = vec![0.0; layout.len()];
+    let grads = vec![1.0; layout.len()];
+    // Velocities 1 and 1.5; moves 1 + 0.5 and 1 + 0.75.
+    sgd.step(&mut params, &grads, 1.0);
+    assert_eq!(params[0], -1.5);
+    sgd.step(&mut params, &grads, 1.0);
+    assert_eq!(params[0], -3.25);
+}
+
+#[test]
+fn breaking_cancels() {
+    let error = fit(network(2), &stripes(), &recipe(), &mut |step| match step.step {
+        3 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert!(matches!(error, Err(TrainError::Cancelled { step: 3 })));
+}
+
+#[test]
+fn divergence_is_told_with_its_step() {
+    let mut network = network(2);
+    let poison = Tensor::full(f32::NAN, 2, &candle_core::Device::Cpu).unwrap();
+    network.weights.insert("fc.bias".into(), poison);
+    let error = fit(network, &stripes(), &recipe(), &mut go_on);
+    assert!(matches!(error, Err(TrainError::Diverged { step: 1 })));
+}
+
+#[test]
+fn what_does_not_fit_is_told() {
+    let dataset = stripes();
+    let message =
+        |network, recipe: Recipe| fit(network, &dataset, &recipe, &mut go_on).unwrap_err().to_string();
+    assert_eq!(
+        message(network(2), Recipe { batch: 100, ..recipe() }),
+        "96 training images do not fill one batch of 100; use a smaller batch or more images"
+    );
+    assert_eq!(message(network(3), recipe()), "the network has 3 outputs but the dataset 2 classes");
+    assert_eq!(
+        message(network(2), Recipe { epochs: 0, ..recipe() }),
+        "the recipe's epochs must be at least 1"
+    );
+    let nan = Recipe { learning_rate: f32::NAN, ..recipe() };
+    assert_eq!(message(network(2), nan), "the recipe's learning_rate must be above 0");
+    let error = evaluate(&network(2), &dataset, &dataset.test.take(0)).unwrap_err();
+    assert_eq!(error.to_string(), "the split to evaluate on has no images");
+}
