@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
-use crate::blob::{BlobError, Blobs};
+use crate::blob::{BlobError, BlobStore};
 use crate::board::Board;
 use crate::config::Config;
 use crate::derive::{Pool, PoolError};
@@ -29,7 +29,7 @@ use crate::store::{SledStore, StoreError, StoreHandle};
 pub struct App {
     config: Config,
     store: StoreHandle,
-    blobs: Blobs,
+    blobs: BlobStore,
     probes: Arc<ProbeSet>,
     pool: Pool,
 }
@@ -83,7 +83,7 @@ impl App {
         let path = &config.state_dir;
         std::fs::create_dir_all(path).map_err(|source| AppError::StateDir { path: path.clone(), source })?;
         let store = StoreHandle::new(SledStore::open(&path.join("store"))?);
-        let blobs = Blobs::open(&path.join("artifacts"))?;
+        let blobs = BlobStore::open(&path.join("artifacts"))?;
         let probes = Arc::new(ProbeSet::publish(&blobs)?);
         let pool = Pool::start(config.derive.threads)?;
         Ok(Self { config, store, blobs, probes, pool })

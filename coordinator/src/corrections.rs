@@ -11,7 +11,7 @@ use crate::calibration::Calibration;
 use crate::class::ClassId;
 use crate::derive::Subject;
 use crate::fitting::Candidate;
-use crate::histogram::{self, Summary};
+use crate::histogram::{LatencyTally, Summary};
 use crate::probes::ProbeSet;
 use crate::store::{DerivationState, Store, StoreError, TelemetryRecord};
 
@@ -57,6 +57,10 @@ fn served_graphs(store: &dyn Store, subject: &Subject) -> Result<BTreeMap<Digest
 }
 
 fn summary(telemetry: &[TelemetryRecord], digest: Digest) -> Option<Summary> {
-    let served = telemetry.iter().filter(|record| record.interval.digest == digest);
-    histogram::summarise(served.map(|record| record.interval.histogram.as_slice())).0
+    let mut tally = LatencyTally::default();
+    for record in telemetry.iter().filter(|record| record.interval.digest == digest) {
+        // An interval that cannot be read is shown as errors in the telemetry's list; here it says nothing.
+        let _ = tally.add(&record.interval.histogram);
+    }
+    tally.summary()
 }

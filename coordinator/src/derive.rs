@@ -88,7 +88,7 @@ impl From<SaliencyError> for DeriveError {
 impl From<TrainError> for DeriveError {
     fn from(error: TrainError) -> Self {
         match error {
-            TrainError::Cancelled => Self::Cancelled,
+            TrainError::Cancelled { .. } => Self::Cancelled,
             other => Self::Train(other),
         }
     }
@@ -183,7 +183,7 @@ fn limit_images(mut dataset: Dataset, images: Option<usize>) -> Dataset {
 
 fn recipe(training: &TrainingSpec) -> Recipe {
     Recipe {
-        epochs: training.epochs,
+        epochs: training.epochs as usize,
         batch: training.batch,
         learning_rate: training.learning_rate,
         weight_decay: training.weight_decay,

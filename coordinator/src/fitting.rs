@@ -93,7 +93,7 @@ pub enum FitError {
     Plan(PlanError),
     /// The plan does not fit the network that it was made for: a defect.
     #[error("the plan cannot be carried out")]
-    Surgery(#[from] SurgeryError),
+    Surgery(#[source] Arc<SurgeryError>),
 }
 
 struct Member<'a> {
@@ -175,7 +175,7 @@ fn plan(
         latency_p95_ms: budget.latency_p95_ms,
     };
     let plan = subject.planner.plan(&budget, Some(&model), lanes(&profile) as usize).map_err(FitError::Plan)?;
-    let graph = subject.planned_graph(&plan)?;
+    let graph = subject.planned_graph(&plan).map_err(|error| FitError::Surgery(Arc::new(error)))?;
     Ok((Arc::new(plan), graph))
 }
 

@@ -6,7 +6,6 @@ pub mod board;
 pub mod budgeting;
 pub mod calibration;
 pub mod class;
-pub mod cli;
 pub mod config;
 pub mod corrections;
 pub mod derive;

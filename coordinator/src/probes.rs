@@ -6,7 +6,7 @@ use pruner_core::graph::onnx::{self, BatchNorms, OnnxError};
 use pruner_core::latency::{Latency, LatencyError, LatencyModel};
 use pruner_core::zoo;
 
-use crate::blob::{BlobError, Blobs};
+use crate::blob::{BlobError, BlobStore};
 
 /// The probes, stored as artifacts.
 pub struct ProbeSet {
@@ -41,7 +41,7 @@ pub enum ProbeError {
 
 impl ProbeSet {
     /// Writes every probe to `blobs`, where agents fetch it.
-    pub fn publish(blobs: &Blobs) -> Result<Self, ProbeError> {
+    pub fn publish(blobs: &BlobStore) -> Result<Self, ProbeError> {
         let publish = |probe: zoo::Probe| {
             let onnx = onnx::encode(&probe.network, BatchNorms::Folded)
                 .map_err(|source| ProbeError::Encode { name: probe.name.clone(), source })?;

@@ -10,12 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::DeviceId;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::blob::Blobs;
+use crate::blob::BlobStore;
 use crate::board::Board;
 use crate::derive::{Pool, Subject, SubjectKey};
 use crate::fleet::Fleet;
@@ -39,7 +38,7 @@ impl Poke {
 /// What the driver works with.
 pub struct Driver {
     pub(crate) store: StoreHandle,
-    pub(crate) blobs: Blobs,
+    pub(crate) blobs: BlobStore,
     pub(crate) fleet: Fleet,
     pub(crate) board: Board,
     pub(crate) pool: Pool,

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::status;
-use crate::blob::Blobs;
+use crate::blob::BlobStore;
 
 /// Bytes per chunk: small enough that an interrupted download loses little, large enough to cost little framing.
 const CHUNK: usize = 64 << 10;
@@ -21,7 +21,7 @@ const CHUNK: usize = 64 << 10;
 const READ_AHEAD: usize = 4;
 
 pub(crate) struct ArtifactRpc {
-    pub(crate) blobs: Blobs,
+    pub(crate) blobs: BlobStore,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -35,11 +35,12 @@ impl ArtifactService for ArtifactRpc {
         let v1::DownloadRequest { digest, offset } = request.into_inner();
         let digest: Digest = digest.parse().map_err(status::invalid)?;
         let blobs = self.blobs.clone();
-        let (file, size) = status::blocking(move || blobs.open(digest)).await?.map_err(status::blob)?;
+        let blob = status::blocking(move || blobs.open_blob(digest)).await?.map_err(status::blob)?;
+        let size = blob.size.0;
         if offset > size {
             return Err(Status::out_of_range(format!("artifact {digest} has {size} bytes; offset {offset} is past its end")));
         }
-        let mut file = tokio::fs::File::from_std(file);
+        let mut file = tokio::fs::File::from_std(blob.file);
         file.seek(SeekFrom::Start(offset)).await.map_err(|error| status::reading(digest, &error))?;
         let (chunks, receiver) = mpsc::channel(READ_AHEAD);
         self.tasks.spawn(send(digest, file, offset, chunks));

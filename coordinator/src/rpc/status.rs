@@ -40,8 +40,8 @@ pub(super) fn blob(error: BlobError) -> Status {
     let text = chain(&error);
     match error {
         BlobError::Missing { .. } => Status::not_found(text),
-        BlobError::Corrupt { .. } => Status::data_loss(text),
-        BlobError::File { .. } => internal(text),
+        BlobError::Damaged { .. } => Status::data_loss(text),
+        BlobError::File { .. } | BlobError::Empty => internal(text),
     }
 }
 

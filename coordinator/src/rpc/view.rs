@@ -15,7 +15,7 @@ use crate::class;
 use crate::derive::Subject;
 use crate::fitting::{Fitting, Verdict};
 use crate::fleet::{Fleet, Presence};
-use crate::histogram;
+use crate::histogram::{LatencyTally, Summary};
 use crate::probes::ProbeSet;
 use crate::rpc::chain;
 use crate::store::{
@@ -104,22 +104,23 @@ pub(super) fn telemetry(intervals: &[TelemetryRecord]) -> Vec<v1::TelemetrySumma
         served.entry((record.interval.generation, record.interval.digest)).or_default().push(record);
     }
     let summaries = served.into_iter().filter_map(|((generation, digest), records)| {
-        let histograms = records.iter().map(|record| record.interval.histogram.as_slice());
-        // Intervals that cannot be read are counted as errors: a device must not hide others' figures.
-        let (summary, unreadable) = histogram::summarise(histograms);
+        let mut tally = LatencyTally::default();
+        // Intervals that cannot be read are counted as errors: one must not hide the others.
+        let unreadable = records.iter().filter(|record| tally.add(&record.interval.histogram).is_err()).count() as u64;
+        let summary = tally.summary();
         let last = records.last()?;
-        let summary = summary.unwrap_or_default();
+        let of = |figure: fn(&Summary) -> f64| summary.as_ref().map_or(0.0, figure);
         Some(v1::TelemetrySummary {
             device_id: last.device.to_string(),
             digest: digest.to_string(),
             generation: generation.0,
-            count: summary.count,
+            count: summary.as_ref().map_or(0, |summary| summary.count),
             errors: records.iter().map(|record| record.interval.errors).sum::<u64>() + unreadable,
-            p50_ms: summary.p50_ms,
-            p95_ms: summary.p95_ms,
-            p99_ms: summary.p99_ms,
-            mean_ms: summary.mean_ms,
-            max_ms: summary.max_ms,
+            p50_ms: of(|summary| summary.p50_ms),
+            p95_ms: of(|summary| summary.p95_ms),
+            p99_ms: of(|summary| summary.p99_ms),
+            mean_ms: of(|summary| summary.mean_ms),
+            max_ms: of(|summary| summary.max_ms),
             intervals: records.len() as u64,
             rss_bytes: last.interval.rss.map(|size| size.0),
         })

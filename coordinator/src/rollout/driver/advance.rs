@@ -153,7 +153,7 @@ impl Next {
                     outcome.state = Outcome::Fitted;
                 }
                 Some(DerivationState::Failed { reason }) => outcome.state = Outcome::Failed { reason: reason.clone() },
-                Some(DerivationState::Queued) | None => drop(self.derivations.entry(key).or_insert(None)),
+                Some(DerivationState::Queued | DerivationState::Training { .. }) | None => drop(self.derivations.entry(key).or_insert(None)),
             }
         }
     }

@@ -8,9 +8,9 @@ use pruner_core::train::Step;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, Ended, Subjects, Underway};
-use crate::blob::Blobs;
-use crate::board::{Board, JobId, Reporter};
+use super::{Driver, Ended, Underway};
+use crate::blob::BlobStore;
+use crate::board::{JobId, Reporter};
 use crate::clock::unix_ms;
 use crate::derive::{self, Derived, DeriveError, Pool, Subject, SubjectKey};
 use crate::manifest::DeploymentSpec;
@@ -100,7 +100,7 @@ impl Driver {
                 self.poke.poke(); // ended before: the next round sees it
                 return Ok(());
             }
-            DerivationState::Queued => {}
+            DerivationState::Queued | DerivationState::Training { .. } => {}
         }
         let cancel = self.shutdown.child_token();
         underway.derivations.insert(key, cancel.clone());
@@ -166,7 +166,7 @@ struct Training {
 }
 
 impl Training {
-    async fn run(self, pool: &Pool, blobs: &Blobs) -> Result<ArtifactRecord, DeriveError> {
+    async fn run(self, pool: &Pool, blobs: &BlobStore) -> Result<ArtifactRecord, DeriveError> {
         let Self { mut reporter, subject, plan, spec, cancel } = self;
         let blobs = blobs.clone();
         let trained = pool.run(move || {
