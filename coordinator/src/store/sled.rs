@@ -81,7 +81,8 @@ impl SledStore {
         Ok(store)
     }
 
-    /// Replaces what is stored under `key` by what `change` makes of it; again, if another writer was faster.
+    /// Replaces what is stored under `key` by what `change` makes of it; again, if another writer was faster. Returns
+    /// the record as it will be read: a share, written as `1/x`, may differ from the given one in its last bit.
     fn swap<R: Record>(
         &self,
         tree: &Tree,
@@ -95,12 +96,13 @@ impl SledStore {
             if old.as_deref() == Some(new.as_slice()) {
                 // Nothing to write, but what stands there may still be on another writer's way to the disk.
                 self.disk.sync()?;
-                return Ok(record);
+                return decode(key, &new);
             }
-            let swapped = tree.compare_and_swap(key, old, Some(new)).map_err(StoreError::Engine)?;
+            let swapped =
+                tree.compare_and_swap(key, old, Some(new.as_slice())).map_err(StoreError::Engine)?;
             if swapped.is_ok() {
                 self.disk.sync()?;
-                return Ok(record);
+                return decode(key, &new);
             }
         }
     }
