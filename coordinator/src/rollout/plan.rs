@@ -80,7 +80,7 @@ pub fn next(rollout: &Rollout<'_>, now_unix_ms: u64) -> Step {
 /// Fills the open wave, and the next ones as long as nobody has to be waited for. Returns the open wave too.
 fn open_waves(rollout: &Rollout<'_>, survey: &Survey<'_>) -> (Vec<Placement>, u32) {
     let place = |device: &DeviceId, wave| Placement { device: device.clone(), wave };
-    let mut assign: Vec<_> = survey.untold.iter().map(|&(device, wave, _)| place(device, wave)).collect();
+    let mut assign: Vec<_> = survey.untold.iter().map(|&(device, wave)| place(device, wave)).collect();
     let last = rollout.wave_count() - 1;
     let mut wave = survey.reached.min(last);
     if survey.unanswered.is_some_and(|unanswered| unanswered < wave) {

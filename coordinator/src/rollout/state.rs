@@ -74,13 +74,15 @@ pub(super) enum Standing<'a> {
         /// When the wave stops waiting, milliseconds since 1970.
         until_unix_ms: u64,
     },
+    /// Was told, is there, and took too long.
+    Overdue,
     /// Was told and went away; it changes over when it comes back, and nobody waits.
     Away,
     /// Serves the model.
     Settled,
     /// Cannot be fitted; counts for nothing.
     NoFit,
-    /// Is not there and has not said what it is; counts for nothing until it does.
+    /// Has not said what it is, and is not there or had time enough; counts for nothing until it does.
     Unknown,
     /// Gave the model up, or none could be made.
     Lost {
@@ -105,20 +107,29 @@ impl<'a> Rollout<'a> {
         }
     }
 
-    pub(super) fn standing(&self, member: &Member<'a>) -> Standing<'a> {
+    pub(super) fn standing(&self, member: &Member<'a>, now_unix_ms: u64) -> Standing<'a> {
+        // A device that was away has its whole time again: it could not move before it came back.
+        let until = |begun: u64, online: u64| begun.max(online).saturating_add(self.settle_limit_ms);
         match (&member.outcome.state, member.presence) {
-            (Outcome::Waiting { reason }, Presence::Online { since_unix_ms: online }) => {
-                let begun = self.begun_unix_ms.max(online);
-                Standing::Waiting { reason, until_unix_ms: begun.saturating_add(self.settle_limit_ms) }
+            (Outcome::Waiting { reason }, Presence::Online { since_unix_ms }) => {
+                let until_unix_ms = until(self.begun_unix_ms, since_unix_ms);
+                if until_unix_ms > now_unix_ms {
+                    Standing::Waiting { reason, until_unix_ms }
+                } else {
+                    Standing::Unknown
+                }
             }
             (Outcome::Waiting { .. }, Presence::Offline) => Standing::Unknown,
             (Outcome::Deriving, _) => Standing::Deriving,
             (Outcome::NoFit { .. }, _) => Standing::NoFit,
             (Outcome::Fitted, _) => Standing::Ready,
-            (Outcome::Assigned { since_unix_ms: told }, Presence::Online { since_unix_ms: online }) => {
-                // A device that was away has its whole time again: it could not move before it came back.
-                let begun = (*told).max(online);
-                Standing::Moving { until_unix_ms: begun.saturating_add(self.settle_limit_ms) }
+            (Outcome::Assigned { since_unix_ms: told }, Presence::Online { since_unix_ms }) => {
+                let until_unix_ms = until(*told, since_unix_ms);
+                if until_unix_ms > now_unix_ms {
+                    Standing::Moving { until_unix_ms }
+                } else {
+                    Standing::Overdue
+                }
             }
             (Outcome::Assigned { .. }, Presence::Offline) => Standing::Away,
             (Outcome::Active { .. }, _) => Standing::Settled,

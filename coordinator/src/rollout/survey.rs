@@ -16,7 +16,7 @@ pub(super) struct Survey<'a> {
     /// Not placed yet, those online first.
     pub(super) ready: Vec<(&'a DeviceId, Presence)>,
     /// Placed in a wave, but whether they were told is not recorded: told again.
-    pub(super) untold: Vec<(&'a DeviceId, u32, Presence)>,
+    pub(super) untold: Vec<(&'a DeviceId, u32)>,
     /// Told and there, with the time when the wave stops waiting.
     moving: Vec<(&'a DeviceId, u64)>,
     /// The lowest wave with a device that is there and does not serve yet.
@@ -51,69 +51,38 @@ impl<'a> Survey<'a> {
     }
 
     fn enter(&mut self, rollout: &Rollout<'a>, (id, member): (&'a DeviceId, Member<'a>), now_unix_ms: u64) {
-        let counts = match rollout.standing(&member) {
-            Standing::Waiting { reason, until_unix_ms } => {
-                let patient = until_unix_ms > now_unix_ms;
-                if patient {
-                    self.waiting.push((id, reason, until_unix_ms));
-                } else {
-                    self.unknown += 1;
-                }
-                patient
-            }
-            Standing::Deriving => {
-                self.deriving.push(id);
-                true
-            }
-            Standing::Ready => {
-                match member.outcome.wave {
-                    Some(wave) => {
-                        self.untold.push((id, wave, member.presence));
-                        self.await_answer(member);
-                    }
-                    None => self.ready.push((id, member.presence)),
-                }
-                true
-            }
-            Standing::Moving { until_unix_ms } => {
-                if until_unix_ms > now_unix_ms {
-                    self.moving.push((id, until_unix_ms));
+        match rollout.standing(&member, now_unix_ms) {
+            // These two count for nothing, whatever wave they were placed in before.
+            Standing::NoFit => return self.no_fit += 1,
+            Standing::Unknown => return self.unknown += 1,
+            Standing::Waiting { reason, until_unix_ms } => self.waiting.push((id, reason, until_unix_ms)),
+            Standing::Deriving => self.deriving.push(id),
+            Standing::Ready => match member.outcome.wave {
+                Some(wave) => {
+                    self.untold.push((id, wave));
                     self.await_answer(member);
-                } else {
-                    let minutes = rollout.settle_limit_ms as f64 / 60_000.0;
-                    let reason = format!("did not become active within {minutes} min");
-                    self.expired.push(Expiry { device: id.clone(), reason });
                 }
-                true
+                None => self.ready.push((id, member.presence)),
+            },
+            Standing::Moving { until_unix_ms } => {
+                self.moving.push((id, until_unix_ms));
+                self.await_answer(member);
             }
-            Standing::Away => {
-                self.away += 1;
-                true
+            Standing::Overdue => {
+                let minutes = rollout.settle_limit_ms as f64 / 60_000.0;
+                let reason = format!("did not become active within {minutes} min");
+                self.expired.push(Expiry { device: id.clone(), reason });
             }
-            Standing::Settled => {
-                self.settled += 1;
-                true
-            }
-            Standing::NoFit => {
-                self.no_fit += 1;
-                false
-            }
-            Standing::Unknown => {
-                self.unknown += 1;
-                false
-            }
-            Standing::Lost { reason } => {
-                self.lost.push((id, reason));
-                true
-            }
-        };
-        match (counts, member.outcome.wave) {
-            (true, Some(wave)) => {
+            Standing::Away => self.away += 1,
+            Standing::Settled => self.settled += 1,
+            Standing::Lost { reason } => self.lost.push((id, reason)),
+        }
+        match member.outcome.wave {
+            Some(wave) => {
                 self.placed += 1;
                 self.reached = self.reached.max(wave);
             }
-            (true, None) => self.unplaced += 1,
-            (false, _) => {}
+            None => self.unplaced += 1,
         }
     }
 

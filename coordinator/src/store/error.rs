@@ -87,6 +87,9 @@ pub enum StoreError {
     /// The engine failed.
     #[error("the store's engine failed")]
     Engine(#[source] sled::Error),
+    /// An earlier write did not reach the disk; nothing more is acknowledged before a restart.
+    #[error("the disk refused an earlier write; make room or mend the disk, then restart the coordinator")]
+    Lost,
     /// The process is stopping; the call was not made.
     #[error("the coordinator is stopping")]
     Stopping,
@@ -104,6 +107,7 @@ impl StoreError {
             | Self::Encode { .. }
             | Self::Missing { .. }
             | Self::Superseded { .. }
+            | Self::Lost
             | Self::Engine(_) => false,
         }
     }

@@ -41,9 +41,9 @@ struct Disk {
     /// cache to be written; that is what this handle is for.
     log: File,
     path: PathBuf,
-    /// Counts writes that wait for the disk, and up to which one it has them.
+    /// Counts writes that wait for the disk.
     asked: AtomicU64,
-    done: Mutex<u64>,
+    synced: Mutex<Synced>,
     _lock: File,
 }
 
@@ -66,7 +66,14 @@ impl SledStore {
             assignments: tree(AssignmentRecord::KIND)?,
             telemetry: tree(TelemetryRecord::KIND)?,
             calibrations: tree(CalibrationRecord::KIND)?,
-            disk: Disk { db, log, path, asked: AtomicU64::new(0), done: Mutex::new(0), _lock: lock },
+            disk: Disk {
+                db,
+                log,
+                path,
+                asked: AtomicU64::new(0),
+                synced: Mutex::new(Synced::UpTo(0)),
+                _lock: lock,
+            },
         };
         store.disk.sync()?;
         // The names of sled's files must be on the disk as well as their contents.
@@ -74,7 +81,8 @@ impl SledStore {
         Ok(store)
     }
 
-    /// Replaces what is stored under `key` by what `change` makes of it; again, if another writer was faster.
+    /// Replaces what is stored under `key` by what `change` makes of it; again, if another writer was faster. Returns
+    /// the record as it will be read: a share, written as `1/x`, may differ from the given one in its last bit.
     fn swap<R: Record>(
         &self,
         tree: &Tree,
@@ -88,12 +96,13 @@ impl SledStore {
             if old.as_deref() == Some(new.as_slice()) {
                 // Nothing to write, but what stands there may still be on another writer's way to the disk.
                 self.disk.sync()?;
-                return Ok(record);
+                return decode(key, &new);
             }
-            let swapped = tree.compare_and_swap(key, old, Some(new)).map_err(StoreError::Engine)?;
+            let swapped =
+                tree.compare_and_swap(key, old, Some(new.as_slice())).map_err(StoreError::Engine)?;
             if swapped.is_ok() {
                 self.disk.sync()?;
-                return Ok(record);
+                return decode(key, &new);
             }
         }
     }
@@ -319,20 +328,36 @@ impl Store for SledStore {
     }
 }
 
+/// How much of what was written the disk has.
+#[derive(Clone, Copy)]
+enum Synced {
+    /// So many writes.
+    UpTo(u64),
+    /// Unknown, since it refused once: the kernel forgets what it could not write, so that the next synchronisation
+    /// would succeed without it.
+    Lost,
+}
+
 impl Disk {
     /// Returns once everything written so far is on the disk. Writers that meet here share one turn.
     fn sync(&self) -> Result<(), StoreError> {
         let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        // A poisoned lock means a panic within sled: the number is still right, as it is written last.
-        let mut done = self.done.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if *done >= mine {
-            return Ok(());
+        // A poisoned lock means a panic within sled, after which the disk is as unknown as after a refusal.
+        let mut synced = self.synced.lock().map_err(|_| StoreError::Lost)?;
+        match *synced {
+            Synced::Lost => return Err(StoreError::Lost),
+            Synced::UpTo(done) if done >= mine => return Ok(()),
+            Synced::UpTo(_) => {}
         }
         let all = self.asked.load(Ordering::SeqCst);
+        let written = self.write_out();
+        *synced = if written.is_ok() { Synced::UpTo(all) } else { Synced::Lost };
+        written
+    }
+
+    fn write_out(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(StoreError::Engine)?;
-        self.log.sync_data().map_err(|source| StoreError::File { path: self.path.clone(), source })?;
-        *done = all;
-        Ok(())
+        self.log.sync_data().map_err(|source| StoreError::File { path: self.path.clone(), source })
     }
 }
 

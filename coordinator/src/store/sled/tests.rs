@@ -38,7 +38,7 @@ fn manifest(epochs: u32) -> DeploymentManifest {
         "spec": {
             "network": "resnet20", "dataset": { "format": "idx", "path": "/data" },
             "training": { "epochs": epochs },
-            "budgets": [{ "params": "30%", "latencyP95": "0.7ms" }],
+            "budgets": [{ "params": "11%", "latencyP95": "0.7ms" }],
         },
     }))
     .unwrap()
