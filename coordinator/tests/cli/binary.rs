@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// What a run left behind.
 #[derive(Debug)]
@@ -38,15 +38,7 @@ pub(crate) fn reconvene(url: &str, arguments: &[&str]) -> Run {
 
 /// The same with `input` on standard input.
 pub(crate) fn reconvene_reading(input: &str, url: &str, arguments: &[&str]) -> Run {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_reconvene"))
-        .args(arguments)
-        .env("RECONVENE_SERVER", url)
-        .env_remove("NO_COLOR")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary was built with the tests");
+    let mut child = start(url, arguments);
     // A run that does not read may be gone before all is written; its output is what counts.
     let _ = child.stdin.take().expect("it is piped").write_all(input.as_bytes());
     let output = child.wait_with_output().expect("it ends by itself");
@@ -55,6 +47,19 @@ pub(crate) fn reconvene_reading(input: &str, url: &str, arguments: &[&str]) -> R
         stdout: String::from_utf8(output.stdout).expect("it writes UTF-8"),
         stderr: String::from_utf8(output.stderr).expect("it writes UTF-8"),
     }
+}
+
+/// `reconvene` as a process that is still running.
+pub(crate) fn start(url: &str, arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_reconvene"))
+        .args(arguments)
+        .env("RECONVENE_SERVER", url)
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary was built with the tests")
 }
 
 /// The shipped example's path.

@@ -1,10 +1,12 @@
 //! `apply`, `plan` and `watch`.
 
+use std::io::{BufRead, BufReader};
+
 use insta::assert_snapshot;
 use proto::v1;
 
-use crate::binary::{example, reconvene, reconvene_reading};
-use crate::fake::{Fake, Replies};
+use crate::binary::{example, reconvene, reconvene_reading, start};
+use crate::fake::{Afterwards, Fake, Replies};
 use crate::fleet;
 
 fn event(phase: &str, jobs: Vec<v1::JobProgress>) -> v1::DeploymentEvent {
@@ -74,6 +76,22 @@ fn a_broken_stream_is_taken_up_again() {
     let run = reconvene(&fake.url, &["watch", "deploy", "fashion-mnist"]);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(run.stderr.contains("asking again until it is back"), "{run:?}");
+}
+
+#[test]
+fn a_coordinator_that_comes_back_is_found_again() {
+    let watches = vec![vec![event("Deriving", vec![])]].into();
+    let fake = Fake::start(Replies { watches, afterwards: Afterwards::StaysOpen, ..fleet::replies() });
+    let address = fake.address;
+    let mut watching = start(&fake.url, &["watch", "deploy", "fashion-mnist", "--timeout", "60s"]);
+    let mut talk = BufReader::new(watching.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(talk.next().unwrap().contains("Deriving"));
+    drop(fake); // The connection breaks in the middle of the stream.
+    assert!(talk.next().unwrap().contains("asking again until it is back"));
+    let watches = vec![vec![event("Complete", vec![])]].into();
+    let _fake = Fake::start_at(address, Replies { watches, ..fleet::replies() });
+    assert!(watching.wait().unwrap().success());
+    assert!(talk.next().unwrap().contains("Complete"));
 }
 
 #[test]

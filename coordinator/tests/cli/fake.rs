@@ -1,12 +1,14 @@
 //! A coordinator that answers from fixed replies, on a port of its own: a test double for the operator's service.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use proto::v1;
 use proto::v1::operator_service_server::{OperatorService, OperatorServiceServer};
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 /// What the double answers, and what it was sent.
@@ -18,31 +20,45 @@ pub(crate) struct Replies {
     pub(crate) artifacts: Vec<v1::Artifact>,
     pub(crate) telemetry: Vec<v1::TelemetrySummary>,
     pub(crate) plan: v1::PlanResponse,
-    /// One stream of events per call; a stream that ends early ends as a broken one.
+    /// One stream of events per call.
     pub(crate) watches: Mutex<Vec<Vec<v1::DeploymentEvent>>>,
+    /// What follows a stream's last event.
+    pub(crate) afterwards: Afterwards,
     /// Manifests, as they arrived.
     pub(crate) applied: Mutex<Vec<String>>,
 }
 
-/// The running double; it stops when dropped.
+/// How a stream of events goes on after its last event.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Afterwards {
+    #[default]
+    Ends,
+    StaysOpen,
+}
+
+/// The running double; it stops when dropped, and its connections break.
 pub(crate) struct Fake {
     pub(crate) url: String,
+    pub(crate) address: SocketAddr,
     pub(crate) replies: Arc<Replies>,
     _runtime: Runtime,
 }
 
 impl Fake {
     pub(crate) fn start(replies: Replies) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), replies)
+    }
+
+    pub(crate) fn start_at(address: SocketAddr, replies: Replies) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let replies = Arc::new(replies);
-        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind(any)).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
+        let address = listener.local_addr().unwrap();
         let service = OperatorServiceServer::new(Service(replies.clone()));
         let server = tonic::transport::Server::builder().add_service(service);
         runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        Self { url, replies, _runtime: runtime }
+        Self { url: format!("http://{address}"), address, replies, _runtime: runtime }
     }
 }
 
@@ -55,7 +71,7 @@ fn named<T: Clone>(items: &[T], request: Request<v1::ListRequest>, name: impl Fn
 
 #[tonic::async_trait]
 impl OperatorService for Service {
-    type WatchDeploymentStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::DeploymentEvent, Status>>>;
+    type WatchDeploymentStream = Pin<Box<dyn Stream<Item = Result<v1::DeploymentEvent, Status>> + Send>>;
 
     async fn list_devices(&self, r: Request<v1::ListRequest>) -> Result<Response<v1::DeviceList>, Status> {
         Ok(Response::new(v1::DeviceList { devices: named(&self.0.devices, r, |d| &d.id) }))
@@ -111,7 +127,10 @@ impl OperatorService for Service {
         if watches.is_empty() {
             return Err(Status::not_found(format!("no deployment '{}'", r.into_inner().name)));
         }
-        let events = watches.remove(0).into_iter().map(Ok).collect::<Vec<_>>();
-        Ok(Response::new(tokio_stream::iter(events)))
+        let events = tokio_stream::iter(watches.remove(0).into_iter().map(Ok));
+        Ok(Response::new(match self.0.afterwards {
+            Afterwards::Ends => Box::pin(events),
+            Afterwards::StaysOpen => Box::pin(events.chain(tokio_stream::pending())),
+        }))
     }
 }

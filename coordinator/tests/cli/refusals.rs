@@ -2,6 +2,8 @@
 
 use std::net::TcpListener;
 
+use proto::v1;
+
 use crate::binary::{example, reconvene, reconvene_reading};
 use crate::fake::Fake;
 use crate::fleet;
@@ -57,6 +59,19 @@ fn things_that_do_not_exist() {
     ] {
         assert_eq!(reconvene(&fake.url, arguments).complaint(3), expected);
     }
+}
+
+#[test]
+fn a_digest_that_is_cut_too_short() {
+    let mut replies = fleet::replies();
+    let digest = |last| format!("{}{last}", "ab".repeat(31));
+    replies.artifacts =
+        ["01", "02"].map(|last| v1::Artifact { digest: digest(last), ..Default::default() }).into();
+    let fake = Fake::start(replies);
+    let line = reconvene(&fake.url, &["describe", "artifact", "ab"]).complaint(2);
+    assert!(line.starts_with("'ab' is the beginning of 2 artifacts: abab"), "{line}");
+    let whole = reconvene(&fake.url, &["get", "artifact", &digest("02"), "-o", "name"]).data();
+    assert_eq!(whole, format!("artifact/{}\n", digest("02")));
 }
 
 #[test]
