@@ -34,8 +34,11 @@ use terminal::{ColorChoice, Terminal};
 #[derive(Debug, Parser)]
 #[command(name = "reconvene", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "\
-Exit codes: 0 done, 1 failure, 2 wrong usage, 3 not found, 4 no fit (the budget cannot be met), 64 bad configuration,
-65 bad input (manifest, dataset, model file), 69 coordinator unreachable, 71 address in use, 73 cannot write.
+Exit codes:
+   0  done                 4  no fit: the budget cannot be met    69  coordinator unreachable
+   1  failure             64  bad configuration file              71  address in use
+   2  wrong usage         65  bad input: manifest, dataset        73  cannot write
+   3  not found
 
 Examples:
   reconvene prune --network resnet20 --budget params=1/16.21 --out m.onnx
@@ -44,9 +47,15 @@ Examples:
   reconvene apply -f deployment.yaml --wait")]
 pub(crate) struct Cli {
     /// The coordinator's address
-    #[arg(long, global = true, env = "RECONVENE_SERVER", value_name = "URL", default_value = "http://127.0.0.1:7370")]
+    #[arg(
+        long,
+        global = true,
+        env = "RECONVENE_SERVER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7370"
+    )]
     server: String,
-    /// When to colour; NO_COLOR in the environment also turns it off
+    /// When to colour
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto")]
     color: ColorChoice,
     #[command(subcommand)]

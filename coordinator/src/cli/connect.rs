@@ -34,7 +34,9 @@ impl Server {
     /// Connects, or says why not.
     pub(crate) async fn connect(&self) -> Result<Client, CliError> {
         let endpoint = Endpoint::from_shared(self.url.clone())
-            .map_err(|error| CliError::Usage(format!("'{}' is not a server's URL: {}", self.url, chain(&error))))?
+            .map_err(|error| {
+                CliError::Usage(format!("'{}' is not a server's URL: {}", self.url, chain(&error)))
+            })?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);

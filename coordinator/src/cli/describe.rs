@@ -54,7 +54,9 @@ pub(crate) async fn run(args: &DescribeArgs, context: &Context) -> Result<(), Cl
         Subject::Deployment => {
             deployment::describe(&only(context.list::<v1::Deployment>(name).await?, name)?, colors)
         }
-        Subject::Artifact => artifact::describe(&only(context.list::<v1::Artifact>(name).await?, name)?, colors),
+        Subject::Artifact => {
+            artifact::describe(&only(context.list::<v1::Artifact>(name).await?, name)?, colors)
+        }
         Subject::Model => model::describe(&only(context.list::<v1::Model>(name).await?, name)?, colors),
     };
     context.terminal.data(&text)

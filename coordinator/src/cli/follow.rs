@@ -46,7 +46,7 @@ pub(crate) async fn until_ended(
 /// Prints the table of an ended deployment and judges it.
 pub(crate) fn conclude(context: &Context, deployment: &v1::Deployment) -> Result<(), CliError> {
     let devices = outcome::by_device(&deployment.devices);
-    let table = outcome::table("DEVICE", &devices, None);
+    let table = outcome::table("DEVICE", &devices);
     if table.is_empty() {
         context.terminal.say("no device matches the selector");
     } else {
@@ -116,7 +116,8 @@ async fn watch(
 }
 
 fn headline(deployment: &v1::Deployment) -> String {
-    let message = if deployment.message.is_empty() { String::new() } else { format!("; {}", deployment.message) };
+    let message =
+        if deployment.message.is_empty() { String::new() } else { format!("; {}", deployment.message) };
     format!("{} {}: {}{message}", deployment.name, deployment.phase, outcome::counts(deployment))
 }
 

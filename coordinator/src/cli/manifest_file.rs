@@ -35,8 +35,8 @@ impl ManifestArg {
             std::fs::read_to_string(&self.file)
         };
         let text = text.map_err(|source| CliError::Unreadable { path: PathBuf::from(&name), source })?;
-        let manifest = DeploymentManifest::read(&text)
-            .map_err(|source| CliError::Manifest { file: name, source })?;
+        let manifest =
+            DeploymentManifest::read(&text).map_err(|source| CliError::Manifest { file: name, source })?;
         Ok(Checked { text, manifest })
     }
 }

@@ -14,40 +14,61 @@ pub(crate) fn by_device(outcomes: &[v1::DeviceOutcome]) -> Vec<(&str, &v1::Devic
     outcomes.iter().map(|outcome| (outcome.device_id.as_str(), outcome)).collect()
 }
 
-/// One line per outcome; with the dense network's footprint there is a first line for it, and a column of ratios.
-pub(crate) fn table(first: &'static str, outcomes: &Headed, dense: Option<&v1::Footprint>) -> Table {
-    let ratios = dense.is_some();
-    let titles = [first, "STATE", "MODEL", "BUDGET", "PARAMS", "RATIO", "MACS", "SIZE", "P50", "P95", "ACCURACY", "WAVE"];
-    let mut table = Table::new(titles.into_iter().filter(|title| ratios || *title != "RATIO"));
-    let footprint = |planned: Option<&v1::Footprint>| {
-        let mut entries = vec![Entry::figure_or_dash(planned, |f| count(f.params))];
-        if let Some(dense) = dense {
-            entries.push(Entry::figure_or_dash(planned, |f| ratio(f.params, dense.params)));
-        }
-        entries.push(Entry::figure_or_dash(planned, |f| macs(f.macs)));
-        entries.push(Entry::figure_or_dash(planned, |f| bytes(f.bytes)));
-        entries
-    };
-    if dense.is_some() {
-        let blank = || Entry::figure("");
-        let mut row = vec![Entry::text("(dense)"), Entry::text(""), Entry::text(""), Entry::text("")];
-        row.extend(footprint(dense));
-        row.extend([blank(), blank(), blank(), blank()]);
-        table.row(row);
-    }
+/// What was derived and rolled out: one line per outcome.
+pub(crate) fn table(first: &'static str, outcomes: &Headed) -> Table {
+    let titles = [
+        first, "STATE", "MODEL", "BUDGET", "PARAMS", "MACS", "SIZE", "EST-P50", "EST-P95", "ACCURACY", "WAVE",
+    ];
+    let mut table = Table::new(titles);
     for (heading, outcome) in outcomes {
-        let mut row = vec![
+        let planned = outcome.planned.as_ref();
+        table.row([
             Entry::text(*heading),
             Entry::state(&outcome.state),
             Entry::text(short(&outcome.digest)),
             Entry::text(budget(outcome.budget.as_ref())),
+            Entry::figure_or_dash(planned, |f| count(f.params)),
+            Entry::figure_or_dash(planned, |f| macs(f.macs)),
+            Entry::figure_or_dash(planned, |f| bytes(f.bytes)),
+            Entry::figure_or_dash(outcome.predicted_p50_ms, ms),
+            Entry::figure_or_dash(outcome.predicted_p95_ms, ms),
+            Entry::figure_or_dash(outcome.test_accuracy, percent),
+            Entry::figure(if outcome.wave == 0 { String::new() } else { outcome.wave.to_string() }),
+        ]);
+    }
+    table
+}
+
+/// What would be derived, beside the dense network.
+pub(crate) fn plan_table(outcomes: &Headed, dense: &v1::Footprint) -> Table {
+    let titles =
+        ["DEVICE", "STATE", "BUDGET", "PARAMS", "RATIO", "MACS", "SIZE", "MEMORY", "EST-P50", "EST-P95"];
+    let mut table = Table::new(titles);
+    let planned = |planned: Option<&v1::Footprint>| {
+        [
+            Entry::figure_or_dash(planned, |f| count(f.params)),
+            Entry::figure_or_dash(planned, |f| ratio(f.params, dense.params)),
+            Entry::figure_or_dash(planned, |f| macs(f.macs)),
+            Entry::figure_or_dash(planned, |f| bytes(f.bytes)),
+            Entry::figure_or_dash(planned, |f| bytes(f.memory_bytes)),
+        ]
+    };
+    let unknown = || [Entry::figure(""), Entry::figure("")];
+    table.row(
+        [Entry::text("(dense)"), Entry::text(""), Entry::text("")]
+            .into_iter()
+            .chain(planned(Some(dense)))
+            .chain(unknown()),
+    );
+    for (heading, outcome) in outcomes {
+        let given = [
+            Entry::text(*heading),
+            Entry::state(&outcome.state),
+            Entry::text(budget(outcome.budget.as_ref())),
         ];
-        row.extend(footprint(outcome.planned.as_ref()));
-        row.push(Entry::figure_or_dash(outcome.predicted_p50_ms, ms));
-        row.push(Entry::figure_or_dash(outcome.predicted_p95_ms, ms));
-        row.push(Entry::figure_or_dash(outcome.test_accuracy, percent));
-        row.push(Entry::figure(if outcome.wave == 0 { String::new() } else { outcome.wave.to_string() }));
-        table.row(row);
+        let times = [outcome.predicted_p50_ms, outcome.predicted_p95_ms];
+        let times = times.map(|time| Entry::figure_or_dash(time, ms));
+        table.row(given.into_iter().chain(planned(outcome.planned.as_ref())).chain(times));
     }
     table
 }
@@ -55,7 +76,8 @@ pub(crate) fn table(first: &'static str, outcomes: &Headed, dense: Option<&v1::F
 /// Why each got what it got: one line per outcome that has a reason.
 pub(crate) fn reasons(outcomes: &Headed) -> String {
     let with_reason = outcomes.iter().filter(|(_, outcome)| !outcome.reason.is_empty());
-    let lines: Vec<_> = with_reason.map(|(heading, outcome)| format!("{heading}: {}", outcome.reason)).collect();
+    let lines: Vec<_> =
+        with_reason.map(|(heading, outcome)| format!("{heading}: {}", outcome.reason)).collect();
     if lines.is_empty() { "none".to_owned() } else { lines.join("\n") }
 }
 
@@ -83,11 +105,15 @@ pub(crate) fn counts(deployment: &v1::Deployment) -> String {
 pub(crate) fn verdict(deployment: &v1::Deployment) -> Result<(), CliError> {
     let v1::Deployment { name, phase, message, matched, no_fit, failed, .. } = deployment;
     if *failed > 0 {
-        let text = format!("deployment '{name}': {failed} of {matched} devices failed; `reconvene describe deployment {name}` says why");
+        let text = format!(
+            "deployment '{name}': {failed} of {matched} devices failed; `reconvene describe deployment {name}` says why"
+        );
         return Err(CliError::Failed(text));
     }
     if *no_fit > 0 && no_fit == matched {
-        let text = format!("deployment '{name}': no device can meet its budget; `reconvene plan` says what each could meet");
+        let text = format!(
+            "deployment '{name}': no device can meet its budget; `reconvene plan` says what each could meet"
+        );
         return Err(CliError::NoFit(text));
     }
     if phase == "Failed" {
@@ -114,7 +140,10 @@ mod tests {
     #[test]
     fn a_deployment_is_judged_by_its_devices() {
         assert!(verdict(&ended("Complete", 3, 0, 0)).is_ok());
-        assert!(verdict(&ended("Complete", 3, 1, 0)).is_ok(), "one without a fit is an answer, not a failure");
+        assert!(
+            verdict(&ended("Complete", 3, 1, 0)).is_ok(),
+            "one without a fit is an answer, not a failure"
+        );
         assert!(matches!(verdict(&ended("Complete", 3, 3, 0)), Err(CliError::NoFit(_))));
         assert!(matches!(verdict(&ended("Complete", 3, 1, 1)), Err(CliError::Failed(_))));
         assert!(matches!(verdict(&ended("Failed", 3, 0, 0)), Err(CliError::Failed(_))));

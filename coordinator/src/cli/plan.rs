@@ -68,7 +68,7 @@ pub(crate) async fn run(args: &PlanArgs, context: &Context) -> Result<(), CliErr
 fn table(plan: &v1::PlanResponse, context: &Context) -> String {
     let colors = context.terminal.colors;
     let devices = outcome::by_device(&plan.devices);
-    let table = outcome::table("DEVICE", &devices, plan.dense.as_ref()).render(colors);
+    let table = outcome::plan_table(&devices, &plan.dense.unwrap_or_default()).render(colors);
     let why = outcome::reasons(&devices).replace('\n', "\n  ");
     format!("{table}\n\n{}\n  {why}\n", colors.paint(Tone::Heading, "Reasons:"))
 }

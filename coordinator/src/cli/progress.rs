@@ -97,7 +97,7 @@ impl Bars {
 
     fn job(&mut self, job: &Job) {
         let bar = self.jobs.entry(job.name.to_owned()).or_insert_with(|| {
-            let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg}  ETA {eta}")
+            let style = ProgressStyle::with_template("{prefix:20} {bar:24} {pos}/{len} {msg}  ETA {eta}")
                 .expect("the template is a constant and well-formed")
                 .progress_chars("█▓░");
             let bar = ProgressBar::new(job.total).with_style(style).with_prefix(job.name.to_owned());
@@ -194,10 +194,7 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(lines.job(&job(0, Stage::Running), at(0)).unwrap(), "train: 0/100, loss 0.9");
         assert_eq!(lines.job(&job(10, Stage::Running), at(5)), None);
-        assert_eq!(
-            lines.job(&job(20, Stage::Running), at(10)).unwrap(),
-            "train: 20/100, loss 0.9, 40s left"
-        );
+        assert_eq!(lines.job(&job(20, Stage::Running), at(10)).unwrap(), "train: 20/100, loss 0.9, 40s left");
         assert_eq!(
             lines.job(&job(100, Stage::Finished), at(11)).unwrap(),
             "train: 100/100, loss 0.9, finished"

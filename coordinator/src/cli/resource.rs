@@ -85,7 +85,8 @@ pub(crate) fn table<T: Resource>(items: &[T], width: Width) -> Table {
 /// The one thing that `name` names.
 pub(crate) fn only<T: Resource>(mut items: Vec<T>, name: &str) -> Result<T, CliError> {
     if T::NAMING == Naming::Prefix && items.len() > 1 {
-        let names: Vec<_> = items.iter().map(|item| item.name().chars().take(16).collect::<String>()).collect();
+        let names: Vec<_> =
+            items.iter().map(|item| item.name().chars().take(16).collect::<String>()).collect();
         return Err(CliError::Usage(format!(
             "'{name}' is the beginning of {} {}s: {}; give more digits",
             items.len(),

@@ -15,7 +15,9 @@ pub(super) fn problem(manifest: &DeploymentManifest) -> Option<(String, String)>
     header(manifest)
         .or_else(|| selector("spec.selector", &spec.selector))
         .or_else(|| network(&spec.network))
-        .or_else(|| refuse_if(spec.dataset.path.as_os_str().is_empty(), "spec.dataset.path", || "is empty".into()))
+        .or_else(|| {
+            refuse_if(spec.dataset.path.as_os_str().is_empty(), "spec.dataset.path", || "is empty".into())
+        })
         .or_else(|| pruning(&spec.pruning))
         .or_else(|| training(&spec.training))
         .or_else(|| budgets(&spec.budgets))
@@ -114,6 +116,8 @@ fn rollout(spec: &RolloutSpec) -> Problem {
     let rising = waves.windows(2).all(|pair| pair[0] < pair[1]);
     let percents = waves.iter().all(|&wave| (1..=100).contains(&wave));
     refuse_if(!(rising && percents), "spec.rollout.waves", || {
-        format!("{waves:?} is not allowed; percentages from 1 to 100, each above the one before, as in [25, 100]")
+        format!(
+            "{waves:?} is not allowed; percentages from 1 to 100, each above the one before, as in [25, 100]"
+        )
     })
 }

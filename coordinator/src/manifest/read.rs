@@ -2,9 +2,9 @@
 
 use serde_saphyr::Error as YamlError;
 
+use super::DeploymentManifest;
 use super::check;
 use super::place::{Place, Places};
-use super::DeploymentManifest;
 
 /// Why a text is no deployment. Each names the line, what stands there, and what may.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -51,7 +51,8 @@ impl DeploymentManifest {
     /// Reads and checks a manifest; what it returns can be acted upon without further checks of single values.
     pub fn read(text: &str) -> Result<Self, ManifestError> {
         let options = serde_saphyr::options! { with_snippet: false };
-        let manifest: Self = serde_saphyr::from_str_with_options(text, options).map_err(|e| refuse(text, &e))?;
+        let manifest: Self =
+            serde_saphyr::from_str_with_options(text, options).map_err(|e| refuse(text, &e))?;
         match check::problem(&manifest) {
             None => Ok(manifest),
             Some((field, problem)) => {
@@ -79,7 +80,9 @@ fn refuse(text: &str, error: &YamlError) -> ManifestError {
         }
         YamlError::InvalidScalar { ty, .. } => value(format!("must be {}", describe_type(ty))),
         YamlError::Eof { .. } => syntax("the text ends where a deployment should stand"),
-        YamlError::MultipleDocuments { .. } => syntax("a second document begins; a manifest holds one deployment"),
+        YamlError::MultipleDocuments { .. } => {
+            syntax("a second document begins; a manifest holds one deployment")
+        }
         YamlError::DuplicateMappingKey { key, .. } => match key {
             Some(key) => syntax(&format!("field '{key}' is given twice")),
             None => syntax("a field is given twice"),

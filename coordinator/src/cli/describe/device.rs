@@ -27,7 +27,7 @@ pub(super) fn describe(
             own.map(|outcome| (deployment.name.as_str(), outcome))
         })
         .collect();
-    sheet.table("Deployments", &outcome::table("DEPLOYMENT", &given, None));
+    sheet.table("Deployments", &outcome::table("DEPLOYMENT", &given));
     sheet.text("Reasons", &outcome::reasons(&given));
     sheet.finish()
 }

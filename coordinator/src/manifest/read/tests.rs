@@ -40,7 +40,8 @@ fn little_is_needed() {
 
 #[test]
 fn budgets_are_figures_or_shares() {
-    let text = "  budgets:\n    - { selector: { tier: small }, params: 1/16.21, size: 64Ki }\n    - params: 90000\n";
+    let text =
+        "  budgets:\n    - { selector: { tier: small }, params: 1/16.21, size: 64Ki }\n    - params: 90000\n";
     let budgets = read(&format!("{MINIMAL}{text}")).unwrap().spec.budgets;
     assert_eq!(budgets[0].params, Some(Limit::OfDense(1.0 / 16.21)));
     assert_eq!(budgets[0].size, Some(Limit::Absolute(ByteSize(65_536))));
@@ -93,8 +94,14 @@ fn values_that_make_no_sense_are_refused() {
             "line 8, column 21: spec.rollout.waves: [50, 10] is not allowed; \
              percentages from 1 to 100, each above the one before, as in [25, 100]",
         ),
-        ("  training:\n    epochs: 0\n", "line 9, column 13: spec.training.epochs: 0 is not allowed; at least 1"),
-        ("  pruning: { rounds: 0 }\n", "line 8, column 22: spec.pruning.rounds: 0 is not allowed; at least 1"),
+        (
+            "  training:\n    epochs: 0\n",
+            "line 9, column 13: spec.training.epochs: 0 is not allowed; at least 1",
+        ),
+        (
+            "  pruning: { rounds: 0 }\n",
+            "line 8, column 22: spec.pruning.rounds: 0 is not allowed; at least 1",
+        ),
         (
             "  pruning: { density: 1.5 }\n",
             "line 8, column 23: spec.pruning.density: 1.5 is not allowed; more than 0, at most 1",
@@ -115,7 +122,11 @@ fn values_that_make_no_sense_are_refused() {
 #[test]
 fn headers_are_checked() {
     for (old, new, expected) in [
-        ("reconvene/v1", "apps/v1", "line 1, column 13: apiVersion: 'apps/v1' is not known; allowed: reconvene/v1"),
+        (
+            "reconvene/v1",
+            "apps/v1",
+            "line 1, column 13: apiVersion: 'apps/v1' is not known; allowed: reconvene/v1",
+        ),
         ("kind: Deployment", "kind: Pod", "line 2, column 7: kind: 'Pod' is not known; allowed: Deployment"),
         (
             "name: fashion",
