@@ -1,1 +1,9 @@
-//! x
+//! The tests across crates, in one binary: the house rules, and real processes that meet, die and meet again.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets an error ends there")]
+
+mod bad_input;
+mod kill;
+mod scene;
+mod tidy;
+mod whole_loop;

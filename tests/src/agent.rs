@@ -137,18 +137,17 @@ impl AgentProcess {
     /// When the agent ends or takes too long; the error holds the end of its log.
     pub async fn profiled(&mut self, operator: &Operator) -> Result<proto::v1::Device> {
         let id = self.means.device_id.clone();
-        let daemon = &std::cell::RefCell::new(&mut self.daemon);
-        let id = &id;
-        wait_until(&format!("the profile of {id}"), PROFILE_LIMIT, || async move {
-            daemon.borrow_mut().ensure_running()?;
-            Ok(match operator.device(id).await? {
+        let daemon = &mut self.daemon;
+        wait_until(&format!("the profile of {id}"), PROFILE_LIMIT, async || {
+            daemon.ensure_running()?;
+            Ok(match operator.device(&id).await? {
                 Some(device) if !device.probes.is_empty() => Answer::Ready(device),
                 Some(device) => Answer::NotYet(format!("{}, no probes", device.status)),
                 None => Answer::NotYet("unknown to the coordinator".to_owned()),
             })
         })
         .await
-        .with_context(|| format!("the end of the log of {id}:\n{}", daemon.borrow().log_tail()))
+        .with_context(|| format!("the end of the log of {id}:\n{}", daemon.log_tail()))
     }
 }
 

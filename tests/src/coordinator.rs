@@ -143,11 +143,9 @@ fn spawn(program: &Path, folder: &Path, config: &CoordinatorConfig) -> Result<Da
 /// Waits for the address that it wrote, a connection to it, and the answer to a call.
 async fn ready(daemon: &mut Daemon, folder: &Path) -> Result<SocketAddr> {
     let file = state_dir(folder).join("listen-address");
-    let daemon = &std::cell::RefCell::new(daemon);
-    let file = &file;
-    wait_until("the coordinator's first answer", START_LIMIT, || async move {
-        daemon.borrow_mut().ensure_running()?;
-        let address: SocketAddr = match fs::read_to_string(file).map(|text| text.trim().parse()) {
+    wait_until("the coordinator's first answer", START_LIMIT, async || {
+        daemon.ensure_running()?;
+        let address: SocketAddr = match fs::read_to_string(&file).map(|text| text.trim().parse()) {
             Ok(Ok(address)) => address,
             Ok(Err(_)) | Err(_) => return Ok(Answer::NotYet(format!("no address in {}", file.display()))),
         };
@@ -155,5 +153,5 @@ async fn ready(daemon: &mut Daemon, folder: &Path) -> Result<SocketAddr> {
         Ok(Answer::Ready(address))
     })
     .await
-    .with_context(|| format!("the end of the coordinator's log:\n{}", daemon.borrow().log_tail()))
+    .with_context(|| format!("the end of the coordinator's log:\n{}", daemon.log_tail()))
 }

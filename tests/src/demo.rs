@@ -87,7 +87,10 @@ struct Generation {
 pub async fn run(scale: Scale) -> Result<Report> {
     let folder = target_folder()?.join("demo");
     demonstrate(scale, &folder).await.with_context(|| {
-        format!("the demonstration stopped; the configuration and logs of its processes lie in {}", folder.display())
+        format!(
+            "the demonstration stopped; the configuration and logs of its processes lie in {}",
+            folder.display()
+        )
     })
 }
 
@@ -111,7 +114,12 @@ async fn demonstrate(scale: Scale, folder: &Path) -> Result<Report> {
     let manifest = budget::fitted(&manifest, &dense)?;
     let fitted = generation(&talk, &mut clock, &mut fleet, &images, (&manifest, scale)).await?;
 
-    let report = Report { rows: row::rows(&fleet, &dense, &fitted)?, scale, seconds: clock.laps, folder: folder.into() };
+    let report = Report {
+        rows: row::rows(&fleet, &dense, &fitted)?,
+        scale,
+        seconds: clock.laps,
+        folder: folder.into(),
+    };
     report.write()?;
     Ok(report)
 }

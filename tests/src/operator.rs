@@ -126,7 +126,7 @@ impl Operator {
     /// # Errors
     /// When it fails, with the coordinator's reason; when `limit` has passed.
     pub async fn completed(&self, name: &str, generation: u64, limit: Duration) -> Result<v1::Deployment> {
-        wait_until(&format!("deployment {name} generation {generation}"), limit, || async {
+        wait_until(&format!("deployment {name} generation {generation}"), limit, async || {
             let Some(deployment) = self.deployment(name).await? else {
                 return Ok(Answer::NotYet("unknown to the coordinator".to_owned()));
             };

@@ -1,6 +1,5 @@
 //! Waiting for the thing itself: asks again and again until it is there, with a limit. Never guesses how long.
 
-use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -24,11 +23,11 @@ pub enum Answer<T> {
 /// # Errors
 /// When `limit` has passed, with `what` was awaited and what was seen last; at once when `question` fails for another
 /// reason than a coordinator that cannot be reached.
-pub async fn wait_until<T, F, Fut>(what: &str, limit: Duration, mut question: F) -> Result<T>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<Answer<T>>>,
-{
+pub async fn wait_until<T>(
+    what: &str,
+    limit: Duration,
+    mut question: impl AsyncFnMut() -> Result<Answer<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         let seen = match question().await {
@@ -53,32 +52,25 @@ fn is_unreachable(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
 
     #[tokio::test]
     async fn it_returns_the_first_answer() {
-        let asked = Cell::new(0);
-        let answer =
-            wait_until("three", Duration::from_secs(10), || {
-                asked.set(asked.get() + 1);
-                let count = asked.get();
-                async move {
-                    Ok(if count == 3 { Answer::Ready(count) } else { Answer::NotYet(count.to_string()) })
-                }
-            })
-            .await;
+        let mut asked = 0;
+        let answer = wait_until("three", Duration::from_secs(10), async || {
+            asked += 1;
+            Ok(if asked == 3 { Answer::Ready(asked) } else { Answer::NotYet(asked.to_string()) })
+        })
+        .await;
         assert_eq!(answer.unwrap(), 3);
     }
 
     #[tokio::test]
     async fn it_says_what_it_saw_when_time_is_up() {
-        let error = wait_until("the moon", Duration::ZERO, || async {
-            Ok(Answer::<()>::NotYet("clouds".to_owned()))
-        })
-        .await
-        .unwrap_err();
+        let error =
+            wait_until("the moon", Duration::ZERO, async || Ok(Answer::<()>::NotYet("clouds".to_owned())))
+                .await
+                .unwrap_err();
         assert_eq!(error.to_string(), "the moon: not within 0 s; last seen: clouds");
     }
 }

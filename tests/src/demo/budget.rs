@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use coordinator::limit::{Count, Limit, Millis};
 use coordinator::manifest::{
-    BudgetRule, DatasetFormat, DatasetSpec, DeploymentManifest, DeploymentSpec, Metadata, PruningSpec, RolloutSpec,
-    TrainingSpec,
+    BudgetRule, DatasetFormat, DatasetSpec, DeploymentManifest, DeploymentSpec, Metadata, PruningSpec,
+    RolloutSpec, TrainingSpec,
 };
 use proto::ByteSize;
 

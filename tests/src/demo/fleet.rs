@@ -74,7 +74,9 @@ pub(super) fn describe(agent: &AgentProcess, profile: &v1::Device) -> String {
     match agent.confinement() {
         Confinement::None => words.push(format!("{} cores", profile.logical_cores)),
         Confinement::Quota(_) => {}
-        Confinement::OneCore(core) => words.push(format!("bound to core {core} (no control group permitted)")),
+        Confinement::OneCore(core) => {
+            words.push(format!("bound to core {core} (no control group permitted)"))
+        }
     }
     if let Some(cores) = profile.cpu_quota_cores {
         words.push(format!("quota {cores} core"));

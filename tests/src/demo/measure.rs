@@ -101,7 +101,7 @@ async fn one(
 
 /// Where the device serves, once it serves `digest`.
 async fn serving_address(fleet: &Fleet, device: &str, digest: &str) -> Result<String> {
-    wait_until(&format!("{device} serving {digest}"), TELEMETRY_LIMIT, || async {
+    wait_until(&format!("{device} serving {digest}"), TELEMETRY_LIMIT, async || {
         let Some(seen) = fleet.operator.device(device).await? else {
             return Ok(Answer::NotYet("unknown".to_owned()));
         };
@@ -136,7 +136,7 @@ fn throttled(member: &Member) -> Result<u64> {
 
 /// What the coordinator holds of these requests, once it holds all of them.
 async fn arrived(fleet: &Fleet, device: &str, digest: &str, requests: u64) -> Result<v1::TelemetrySummary> {
-    let telemetry = wait_until(&format!("the telemetry of {device}"), TELEMETRY_LIMIT, || async {
+    let telemetry = wait_until(&format!("the telemetry of {device}"), TELEMETRY_LIMIT, async || {
         Ok(match fleet.operator.telemetry(device, digest).await? {
             Some(summary) if summary.count >= requests => Answer::Ready(summary),
             Some(summary) => Answer::NotYet(format!("{} of {requests} requests", summary.count)),

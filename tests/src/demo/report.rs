@@ -8,9 +8,9 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use proto::{ByteSize, v1};
 use serde_json::json;
 
+use super::Scale;
 use super::plot;
 use super::row::{Outcome, Row};
-use super::Scale;
 
 /// One finished run.
 #[derive(Debug)]
@@ -43,9 +43,10 @@ impl Report {
             Scale::Full => "full",
         };
         let table = json!({ "scale": scale, "rows": self.rows, "seconds": seconds });
-        for (name, text) in
-            [("table.json", serde_json::to_string_pretty(&table)?), ("demo.svg", plot::latency_and_accuracy(&self.rows))]
-        {
+        for (name, text) in [
+            ("table.json", serde_json::to_string_pretty(&table)?),
+            ("demo.svg", plot::latency_and_accuracy(&self.rows)),
+        ] {
             let file = self.folder.join(name);
             fs::write(&file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
         }
@@ -57,8 +58,17 @@ impl Report {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_header([
-            "device", "profile", "model", "budget", "params", "MACs", "bytes", "accuracy", "predicted\np50/p95 ms",
-            "measured\np50/p95 ms", "outcome",
+            "device",
+            "profile",
+            "model",
+            "budget",
+            "params",
+            "MACs",
+            "bytes",
+            "accuracy",
+            "predicted\np50/p95 ms",
+            "measured\np50/p95 ms",
+            "outcome",
         ]);
         for row in &self.rows {
             table.add_row(cells(row));
@@ -83,7 +93,8 @@ impl Report {
 
 fn cells(row: &Row) -> [String; 11] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let pair = |p50: Option<f64>, p95: Option<f64>| or_dash(p50.zip(p95).map(|(a, b)| format!("{a:.3}/{b:.3}")));
+    let pair =
+        |p50: Option<f64>, p95: Option<f64>| or_dash(p50.zip(p95).map(|(a, b)| format!("{a:.3}/{b:.3}")));
     let footprint = row.footprint;
     [
         row.device.clone(),
@@ -143,7 +154,10 @@ mod tests {
 
     #[test]
     fn numbers_and_budgets_read_well() {
-        assert_eq!([7, 999, 1000, 272_474, 1_234_567].map(thousands), ["7", "999", "1,000", "272,474", "1,234,567"]);
+        assert_eq!(
+            [7, 999, 1000, 272_474, 1_234_567].map(thousands),
+            ["7", "999", "1,000", "272,474", "1,234,567"]
+        );
         assert_eq!(budget(&v1::Ceilings::default()), "none");
         let both = v1::Ceilings { bytes: Some(307_200), latency_p95_ms: Some(0.75), ..Default::default() };
         assert_eq!(budget(&both), "300.0Ki\np95 0.750 ms");

@@ -4,9 +4,9 @@ use anyhow::{Context, Result};
 use proto::v1;
 use serde::Serialize;
 
+use super::Generation;
 use super::fleet::{Fleet, Member, describe};
 use super::measure::Measurement;
-use super::Generation;
 
 /// Work by others above which it counts as a cause, in cores.
 const DISTURBED: f64 = 0.2;
@@ -163,7 +163,8 @@ fn judge(
     Ok(match budget.latency_p95_ms.filter(|&allowed| p95 > allowed) {
         None => Outcome::Met,
         Some(allowed) => {
-            let miss = format!("p95 {p95:.3} ms, {:.0} % over {allowed:.3} ms", (p95 / allowed - 1.0) * 100.0);
+            let miss =
+                format!("p95 {p95:.3} ms, {:.0} % over {allowed:.3} ms", (p95 / allowed - 1.0) * 100.0);
             match cause(measurement) {
                 Some(cause) => Outcome::Disturbed { miss, cause },
                 None => Outcome::Missed { miss },
@@ -226,7 +227,9 @@ mod tests {
     #[test]
     fn a_miss_is_explained_only_by_what_was_counted() {
         let budget = v1::Ceilings { latency_p95_ms: Some(0.4), ..Default::default() };
-        for (measurement, word) in [(measured(0.5, 7, 0.0), "quota"), (measured(0.5, 0, 0.9), "other processes")] {
+        for (measurement, word) in
+            [(measured(0.5, 7, 0.0), "quota"), (measured(0.5, 0, 0.9), "other processes")]
+        {
             match judged("Active", budget, &measurement) {
                 Outcome::Disturbed { cause, .. } => assert!(cause.contains(word), "{cause}"),
                 other => panic!("{other:?}"),
@@ -236,7 +239,8 @@ mod tests {
 
     #[test]
     fn a_device_that_ended_otherwise_is_an_error() {
-        let outcome = v1::DeviceOutcome { state: "Failed".into(), reason: "no disk".into(), ..Default::default() };
+        let outcome =
+            v1::DeviceOutcome { state: "Failed".into(), reason: "no disk".into(), ..Default::default() };
         assert!(judge(&outcome, None, None).unwrap_err().to_string().contains("no disk"));
     }
 }

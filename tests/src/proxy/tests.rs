@@ -58,7 +58,7 @@ async fn a_hold_lasts_until_it_is_lifted() {
     proxy.set(Fault::HoldAfter(30_000));
     let mut fetching = JoinSet::new();
     fetching.spawn(fetch(proxy.address()));
-    wait_until("the hold", Duration::from_secs(10), || async {
+    wait_until("the hold", Duration::from_secs(10), async || {
         let brought = proxy.brought();
         Ok(if brought >= 30_000 { Answer::Ready(()) } else { Answer::NotYet(brought.to_string()) })
     })
