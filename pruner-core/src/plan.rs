@@ -1,44 +1,221 @@
-//! shim
-#![allow(missing_docs)]
-use crate::{
-    Graph, budget::*, graph::cost::Cost, group::Keep, latency::*, saliency::Scores, sensitivity::Measure,
-};
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct LayerPlan {
-    pub name: String,
-    pub before: usize,
-    pub after: usize,
-    pub sensitivity: f64,
+//! Which channels stay, so that a network is the largest within a budget: the choosing half of the resilient layer
+//! rectifier (RLR). A plan is a value; `surgery` carries it out.
+//!
+//! The width of group g at scale s is `c_g * min(1, s * d_g^p)`, c_g its full width, d_g the mean sensitivity of its
+//! layers. A group is resilient at scale s where s * d_g^p < 1: as s falls, the most resilient are pruned first and
+//! hardest. Kept channels are the highest-scored ones, so plans nest: a tighter budget never keeps more.
+
+mod widths;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::budget::{Broken, Budget, Ceiling};
+use crate::graph::cost::{Cost, cost};
+use crate::graph::{Graph, NodeId, Op};
+use crate::group::{self, ChannelGroup, GroupId, Keep};
+use crate::latency::{Latency, LatencyModel};
+use crate::saliency::Scores;
+use crate::sensitivity::{Measure, Sensitivity, sensitivity};
+use crate::surgery;
+use widths::Widths;
+
+/// How sensitivities become widths.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WidthPolicy {
+    /// p. With 0.5, a layer whose inputs and outputs both shrink keeps a share of weights that is proportional to its
+    /// density; 0 makes all layers alike. To be settled by an ablation; none was run yet.
+    pub exponent: f64,
+    /// No group is left with fewer channels.
+    pub min_channels: usize,
+    /// Whether channels that residual additions couple may go.
+    pub coupled: Coupled,
 }
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+
+/// What happens to groups with several producers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Coupled {
+    /// They shrink as a whole.
+    PruneWholeGroup,
+    /// They keep all channels.
+    Skip,
+}
+
+impl Default for WidthPolicy {
+    fn default() -> Self {
+        Self { exponent: 0.5, min_channels: 2, coupled: Coupled::PruneWholeGroup }
+    }
+}
+
+/// Which channels stay, and what that promises.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PrunePlan {
+    /// The kept channels of every group that shrinks.
     pub keep: Keep,
+    /// What the network will cost.
     pub promised: Cost,
+    /// How long one image will take, where a latency model was given.
     pub predicted: Option<Latency>,
+    /// Every convolution and linear layer.
     pub layers: Vec<LayerPlan>,
 }
+
+/// One layer before and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerPlan {
+    /// Its name.
+    pub name: String,
+    /// Output channels of the dense network.
+    pub before: usize,
+    /// Output channels kept.
+    pub after: usize,
+    /// How badly it takes pruning, 0 to 1.
+    pub sensitivity: f64,
+}
+
 impl PrunePlan {
+    /// Whether everything stays.
     pub fn is_identity(&self) -> bool {
         self.keep.is_empty()
     }
 }
-#[derive(Debug, Clone, Default)]
-pub struct WidthPolicy {
-    pub min_channels: usize,
-}
-#[derive(Debug, Clone, thiserror::Error)]
+
+/// Why there is no plan.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum PlanError {
-    #[error("n")]
-    NoFit { ceiling: Ceiling, allowed: f64, smallest: f64 },
-    #[error("l")]
+    /// Even the smallest network breaks a ceiling.
+    #[error(
+        "no network fits: the budget allows {} of {ceiling}, the smallest reachable has {}",
+        ceiling.figure(*allowed), ceiling.figure(*smallest)
+    )]
+    NoFit {
+        /// Which ceiling.
+        ceiling: Ceiling,
+        /// Most that the budget allows, in the ceiling's unit.
+        allowed: f64,
+        /// What the smallest network has.
+        smallest: f64,
+    },
+    /// A latency ceiling says nothing without a model of the device.
+    #[error("the budget bounds latency, but there is no latency model of the device")]
     NoLatencyModel,
 }
-pub struct Planner;
+
+/// Plans for one scored network; made once, asked for each budget.
+#[derive(Debug, Clone)]
+pub struct Planner {
+    graph: Graph,
+    groups: Vec<ChannelGroup>,
+    sensitivity: Sensitivity,
+    widths: Widths,
+    /// Each prunable group's channels, the highest-scored first.
+    ranking: BTreeMap<GroupId, Vec<usize>>,
+}
+
 impl Planner {
-    pub fn new(_g: &Graph, _s: &Scores, _m: Measure, _p: WidthPolicy) -> Self {
-        Self
+    /// A planner for `graph` by these scores.
+    pub fn new(graph: &Graph, scores: &Scores, measure: Measure, policy: WidthPolicy) -> Self {
+        let groups = group::groups(graph);
+        let sensitivity = sensitivity(scores, measure);
+        let prunable = |group: &&ChannelGroup| {
+            let skipped = group.producers.len() > 1 && policy.coupled == Coupled::Skip;
+            group.frozen.is_none() && !skipped && group.width > policy.min_channels
+        };
+        let ranking = groups.iter().filter(prunable).map(|group| (group.id, ranked(group, scores))).collect();
+        let widths = Widths::new(groups.iter().filter(prunable), &sensitivity, policy);
+        Self { graph: graph.clone(), groups, sensitivity, widths, ranking }
     }
-    pub fn plan(&self, _b: &Budget, _l: Option<&LatencyModel>, _r: usize) -> Result<PrunePlan, PlanError> {
-        Err(PlanError::NoLatencyModel)
+
+    /// The largest network within every ceiling of `budget`. Widths that leave at least `round_to` channels are whole
+    /// multiples of it: the device's vector width. With no ceiling everything stays.
+    pub fn plan(
+        &self,
+        budget: &Budget,
+        latency: Option<&LatencyModel>,
+        round_to: usize,
+    ) -> Result<PrunePlan, PlanError> {
+        if budget.latency_p95_ms.is_some() && latency.is_none() {
+            return Err(PlanError::NoLatencyModel);
+        }
+        let broken = |graph: &Graph| budget.broken(&cost(graph), latency.map(|model| model.predict(graph)));
+        if broken(&self.graph).is_none() {
+            return Ok(self.describe(BTreeMap::new(), &self.graph, latency));
+        }
+        // Costs only fall as the scale falls, so the scales that fit are the first ones of this ascending list.
+        let scales = self.widths.scales();
+        let shrunk = |index: usize| self.shrink(&self.widths.at(scales[index], round_to));
+        if scales.is_empty() {
+            return Err(no_fit(broken(&self.graph).expect("it was broken a moment ago")));
+        }
+        if let Some(broken) = broken(&shrunk(0)) {
+            return Err(no_fit(broken));
+        }
+        let (mut fits, mut too_large) = (0, scales.len());
+        while too_large - fits > 1 {
+            let middle = fits.midpoint(too_large);
+            if broken(&shrunk(middle)).is_none() { fits = middle } else { too_large = middle }
+        }
+        let widths = self.widths.at(scales[fits], round_to);
+        let graph = self.shrink(&widths);
+        Ok(self.describe(widths, &graph, latency))
+    }
+
+    fn shrink(&self, widths: &BTreeMap<GroupId, usize>) -> Graph {
+        surgery::shrink(&self.graph, &self.groups, widths)
+            .expect("widths are of this graph's prunable groups, 1 to full")
+    }
+
+    fn describe(
+        &self,
+        widths: BTreeMap<GroupId, usize>,
+        graph: &Graph,
+        latency: Option<&LatencyModel>,
+    ) -> PrunePlan {
+        let keep = widths.into_iter().map(|(group, width)| {
+            let mut kept = self.ranking[&group][..width].to_vec();
+            kept.sort_unstable();
+            (group, kept)
+        });
+        PrunePlan {
+            keep: keep.collect(),
+            promised: cost(graph),
+            predicted: latency.map(|model| model.predict(graph)),
+            layers: self.layers(graph),
+        }
+    }
+
+    fn layers(&self, shrunk: &Graph) -> Vec<LayerPlan> {
+        let nodes = self.graph.nodes().iter().enumerate();
+        let layers = nodes.filter(|(_, node)| matches!(node.op, Op::Conv(_) | Op::Linear { .. }));
+        layers
+            .map(|(index, node)| LayerPlan {
+                name: node.name.clone(),
+                before: self.graph.shapes()[index].channels,
+                after: shrunk.shapes()[index].channels,
+                sensitivity: self.sensitivity.of(NodeId(index)),
+            })
+            .collect()
     }
 }
+
+fn no_fit(Broken { ceiling, allowed, actual }: Broken) -> PlanError {
+    PlanError::NoFit { ceiling, allowed, smallest: actual }
+}
+
+/// The group's channels by the sum of their scores over all producers, each layer's mean made 1; ties to the lower.
+fn ranked(group: &ChannelGroup, scores: &Scores) -> Vec<usize> {
+    let mut sums = vec![0.0; group.width];
+    for layer in group.producers.iter().filter_map(|&node| scores.layer(node)) {
+        let total: f64 = layer.filters.iter().sum();
+        for (sum, score) in sums.iter_mut().zip(&layer.filters) {
+            *sum += if total > 0.0 { score / total } else { 0.0 };
+        }
+    }
+    let mut channels: Vec<usize> = (0..group.width).collect();
+    channels.sort_by(|&a, &b| sums[b].total_cmp(&sums[a]));
+    channels
+}
+
+#[cfg(test)]
+mod tests;

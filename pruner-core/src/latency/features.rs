@@ -1,0 +1,38 @@
+//! What an engine pays for, counted on the graph that it runs: batch norms folded, ReLUs fused, shapes known.
+
+use crate::graph::{Graph, Node, NodeId, Op, Shape};
+
+/// How many features a network has.
+pub(super) const FEATURES: usize = 4;
+
+/// Operators; MACs with output channels in whole vectors; numbers gathered into columns; numbers read and written.
+pub(super) fn features(graph: &Graph, lanes: u32) -> [f64; FEATURES] {
+    let mut sum = [0.0; FEATURES];
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let inputs = node.inputs.iter().map(|&id| graph.shape(id)).collect::<Vec<_>>();
+        let one = of_node(node, &inputs, graph.shape(NodeId(index)), lanes as usize);
+        for (sum, feature) in sum.iter_mut().zip(one) {
+            *sum += feature as f64;
+        }
+    }
+    sum
+}
+
+fn of_node(node: &Node, inputs: &[Shape], output: Shape, lanes: usize) -> [usize; FEATURES] {
+    let read: usize = inputs.iter().map(|shape| shape.numel()).sum();
+    let moved = read + output.numel();
+    match node.op {
+        // Folded into the convolution before it, fused into the operator before it, or nothing but a view.
+        Op::Input | Op::BatchNorm { .. } | Op::Relu | Op::Flatten => [0; FEATURES],
+        Op::Conv(conv) => {
+            let taps = conv.kernel * conv.kernel * conv.inputs / conv.groups;
+            let channels = conv.outputs.next_multiple_of(lanes);
+            let columns = if conv.kernel > 1 { conv.groups * taps * output.area() } else { 0 };
+            [1, taps * channels * output.area(), columns, moved + taps * conv.outputs]
+        }
+        Op::Linear { inputs, outputs, .. } => {
+            [1, inputs * outputs.next_multiple_of(lanes), 0, moved + inputs * outputs]
+        }
+        Op::Add | Op::MaxPool(_) | Op::AvgPool(_) | Op::GlobalAvgPool => [1, 0, 0, moved],
+    }
+}
