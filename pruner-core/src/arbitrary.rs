@@ -2,8 +2,6 @@
 
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 use crate::graph::tensor::TensorKind;
 use crate::graph::{Conv, Graph, Network, Node, NodeId, Op, Pool, Shape, Weights};
@@ -31,13 +29,13 @@ pub(crate) fn network_and_keep() -> impl Strategy<Value = (Network, Keep)> {
 
 /// Random channels to keep, at least one, of about two thirds of the groups.
 pub(crate) fn keep(graph: &Graph, seed: u64) -> Keep {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut rng = SplitMix(seed);
     let mut keep = Keep::new();
     for group in groups(graph).iter().filter(|group| group.frozen.is_none()) {
-        if rng.random_range(0..3) > 0 {
-            let mut kept: Vec<usize> = (0..group.width).filter(|_| rng.random_bool(0.6)).collect();
+        if rng.below(3) > 0 {
+            let mut kept: Vec<usize> = (0..group.width).filter(|_| rng.below(5) < 3).collect();
             if kept.is_empty() {
-                kept.push(rng.random_range(0..group.width));
+                kept.push(rng.below(group.width));
             }
             keep.insert(group.id, kept);
         }
@@ -45,15 +43,15 @@ pub(crate) fn keep(graph: &Graph, seed: u64) -> Keep {
     keep
 }
 
-/// `count` images of standard normal scale, flat.
+/// `count` images of about unit deviation, flat.
 pub(crate) fn images(shape: Shape, count: usize, seed: u64) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..count * shape.numel()).map(|_| rng.random_range(-1.7..1.7)).collect()
+    let mut rng = SplitMix(seed);
+    (0..count * shape.numel()).map(|_| rng.between(-1.7, 1.7)).collect()
 }
 
 /// Random values for every tensor: weights of the usual scale, batch norms far from the identity.
 pub(crate) fn weights(graph: &Graph, seed: u64) -> Weights {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut rng = SplitMix(seed);
     let tensors = graph.tensors().map(|spec| {
         let scale = match spec.kind {
             TensorKind::Weight => (6.0 / spec.dims[1..].iter().product::<usize>() as f32).sqrt(),
@@ -61,9 +59,9 @@ pub(crate) fn weights(graph: &Graph, seed: u64) -> Weights {
             TensorKind::Scale | TensorKind::RunningVar => 0.0,
         };
         let value = |_| match spec.kind {
-            TensorKind::Scale | TensorKind::RunningVar => rng.random_range(0.5..2.0),
+            TensorKind::Scale | TensorKind::RunningVar => rng.between(0.5, 2.0),
             TensorKind::Weight | TensorKind::Bias | TensorKind::Shift | TensorKind::RunningMean => {
-                rng.random_range(-scale..scale)
+                rng.between(-scale, scale)
             }
         };
         let values: Vec<f32> = (0..spec.numel()).map(value).collect();
@@ -71,6 +69,26 @@ pub(crate) fn weights(graph: &Graph, seed: u64) -> Weights {
         (spec.name, tensor)
     });
     tensors.collect()
+}
+
+/// A small generator (Steele et al. 2014), compiled with this crate and so fast in tests too.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn between(&mut self, low: f32, high: f32) -> f32 {
+        low + (high - low) * (self.next() >> 40) as f32 / (1_u64 << 24) as f32
+    }
 }
 
 /// Each step is an operator, where it reads from and a number for its geometry; steps that do not fit become relus.

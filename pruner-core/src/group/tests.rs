@@ -1,6 +1,9 @@
 //! Groups of the two networks, and of each operator that bends indices.
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::arbitrary;
 use crate::graph::{Node, Shape};
 use crate::zoo::{ZooNetwork, build};
 
@@ -65,22 +68,37 @@ fn vgg16_has_a_group_per_convolution() {
     }
 }
 
-#[test]
-fn every_tensor_dimension_belongs_to_exactly_one_group() {
-    for network in ZooNetwork::ALL {
-        let graph = build(network, CIFAR, 10).unwrap();
-        let groups = groups(&graph);
-        for spec in graph.tensors() {
+/// Every dimension that runs over channels is covered once, whole; a grouped kernel's inputs go with its outputs.
+fn assert_covered(graph: &Graph) {
+    let groups = groups(graph);
+    for node in graph.nodes() {
+        let is_grouped = matches!(node.op, Op::Conv(conv) if conv.groups > 1);
+        for spec in node.tensors() {
             for dim in 0..spec.dims.len().min(2) {
-                let of: Vec<usize> = groups
+                let lengths: Vec<usize> = groups
                     .iter()
                     .flat_map(|group| group.members.iter().map(move |member| (group.width, member)))
                     .filter(|(_, member)| member.tensor == spec.name && member.dim == dim)
                     .map(|(width, member)| width * member.block)
                     .collect();
-                assert_eq!(of, [spec.dims[dim]], "{} dimension {dim}", spec.name);
+                let expected = if is_grouped && dim == 1 { vec![] } else { vec![spec.dims[dim]] };
+                assert_eq!(lengths, expected, "{} dimension {dim}", spec.name);
             }
         }
+    }
+}
+
+#[test]
+fn the_zoos_tensors_are_covered() {
+    for network in ZooNetwork::ALL {
+        assert_covered(&build(network, CIFAR, 10).unwrap());
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_networks_tensors_are_covered(network in arbitrary::network()) {
+        assert_covered(&network.graph);
     }
 }
 

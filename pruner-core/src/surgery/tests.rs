@@ -18,7 +18,7 @@ fn values(network: &Network, name: &str) -> Vec<f32> {
 
 fn zoo(which: ZooNetwork) -> Network {
     let graph = build(which, Shape::new(1, 16, 16), 10).unwrap();
-    let weights = init(&graph, 0);
+    let weights = arbitrary::weights(&graph, 0);
     Network { graph, weights }
 }
 
