@@ -1,0 +1,142 @@
+//! How fast a training step is: images/s of forward, backward and momentum on synthetic images, and the ratio to
+//! stock candle's autograd on one of ResNet-20's convolutions. `cargo bench -p pruner-core --bench train_step`;
+//! the fastest of several runs is printed, because other work on the machine only ever slows one down.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its numbers")]
+
+use std::hint::black_box;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor, Var};
+use pruner_core::dataset::{Dataset, Split};
+use pruner_core::exec::{Executor, ParamLayout};
+use pruner_core::graph::{Conv, Graph, Network, Node, NodeId, Op, Shape};
+use pruner_core::init::init;
+use pruner_core::train::{Recipe, evaluate, fit};
+use pruner_core::zoo::{ZooNetwork, build};
+
+fn main() {
+    for threads in [1, 2] {
+        on_threads(threads, || {
+            for (network, shape, batch) in [
+                (ZooNetwork::ResNet20, Shape::new(1, 28, 28), 64),
+                (ZooNetwork::ResNet20, Shape::new(1, 28, 28), 128),
+                (ZooNetwork::ResNet20, Shape::new(3, 32, 32), 64),
+                (ZooNetwork::ResNet20, Shape::new(3, 32, 32), 128),
+                (ZooNetwork::Vgg16Bn, Shape::new(3, 32, 32), 32),
+            ] {
+                let rate = training(network, shape, batch);
+                println!(
+                    "{threads} threads, {network} on {shape}, batch {batch}: {rate:.0} images/s trained"
+                );
+            }
+            let rate = evaluation(ZooNetwork::ResNet20, Shape::new(1, 28, 28));
+            println!("{threads} threads, resnet20 on 1x28x28: {rate:.0} images/s evaluated");
+        });
+    }
+    on_threads(1, || {
+        let (ours, candle) = (our_convolution(), candle_convolution());
+        println!(
+            "1 thread, one convolution 16 to 16 on 32x32, batch 32, forward and weight and input gradients:"
+        );
+        println!(
+            "  {:.1} ms here, {:.1} ms in stock candle, ratio {:.1}",
+            ours * 1e3,
+            candle * 1e3,
+            candle / ours
+        );
+    });
+}
+
+fn on_threads(threads: usize, work: impl FnOnce() + Send) {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
+    pool.install(work);
+}
+
+/// The shortest of `runs` times of `work`, in seconds, after one run that is not counted.
+fn fastest(runs: usize, mut work: impl FnMut()) -> f64 {
+    work();
+    let time = |_| {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_secs_f64()
+    };
+    (0..runs).map(time).fold(f64::INFINITY, f64::min)
+}
+
+/// Images without meaning.
+fn synthetic(shape: Shape, count: usize) -> Dataset {
+    let split = |count: usize| {
+        let pixels = (0..count * shape.numel()).map(|place| (place * place % 251) as u8).collect();
+        Split::new(pixels, (0..count).map(|index| (index % 10) as u8).collect(), shape.numel())
+    };
+    Dataset::new(shape, split(count), split(640))
+}
+
+fn network(network: ZooNetwork, shape: Shape) -> Network {
+    let graph = build(network, shape, 10).expect("the zoo's networks take such images");
+    let weights = init(&graph, 1);
+    Network { graph, weights }
+}
+
+/// Images/s of the fastest step of a real training run, augmentation included.
+fn training(which: ZooNetwork, shape: Shape, batch: usize) -> f64 {
+    let steps = 24;
+    let dataset = synthetic(shape, batch * steps);
+    let recipe = Recipe { epochs: 1, batch, ..Recipe::default() };
+    let (mut fastest, mut last) = (f64::INFINITY, Instant::now());
+    let trained = fit(network(which, shape), &dataset, &recipe, &mut |_| {
+        fastest = fastest.min(last.elapsed().as_secs_f64());
+        last = Instant::now();
+        ControlFlow::Continue(())
+    });
+    black_box(trained.expect("synthetic images can be trained on"));
+    batch as f64 / fastest
+}
+
+fn evaluation(which: ZooNetwork, shape: Shape) -> f64 {
+    let (network, dataset) = (network(which, shape), synthetic(shape, 128));
+    let seconds = fastest(5, || {
+        black_box(evaluate(&network, &dataset, &dataset.test).expect("the network fits the images"));
+    });
+    dataset.test.len() as f64 / seconds
+}
+
+const IMAGES: [usize; 4] = [32, 16, 32, 32];
+
+/// A batch norm comes before, so that the convolution has an input to differentiate by; its time is counted too.
+fn our_convolution() -> f64 {
+    let conv =
+        Op::Conv(Conv { inputs: 16, outputs: 16, kernel: 3, stride: 1, padding: 1, groups: 1, bias: false });
+    let node = |name: &str, op, inputs| Node { name: name.into(), op, inputs };
+    let nodes = vec![
+        node("input", Op::Input, vec![]),
+        node("bn", Op::BatchNorm { channels: 16, eps: 1e-5 }, vec![NodeId(0)]),
+        node("conv", conv, vec![NodeId(1)]),
+    ];
+    let graph = Graph::new(Shape::new(16, 32, 32), nodes).expect("shapes fit");
+    let params: Vec<f32> = ParamLayout::of(&graph).gather(&init(&graph, 1)).expect("weights of this graph");
+    let mut executor = Executor::new(&graph, IMAGES[0]);
+    let images = vec![0.5; IMAGES.iter().product()];
+    let mut grads = vec![0.0; params.len()];
+    fastest(20, || {
+        executor.forward_eval(&params, &images, IMAGES[0]);
+        executor.backward(&params, &images, &mut grads);
+        black_box(&grads);
+    })
+}
+
+fn candle_convolution() -> f64 {
+    let run = || -> candle_core::Result<f64> {
+        let x = Var::rand(0f32, 1f32, &IMAGES, &Device::Cpu)?;
+        let w = Var::rand(0f32, 1f32, (16, 16, 3, 3), &Device::Cpu)?;
+        let upstream = Tensor::ones(&IMAGES, DType::F32, &Device::Cpu)?;
+        let step = || (x.conv2d(&w, 1, 1, 1, 1)? * &upstream)?.sum_all()?.backward();
+        step()?;
+        Ok(fastest(3, || {
+            black_box(step().expect("worked before"));
+        }))
+    };
+    run().expect("candle convolves on the CPU")
+}
