@@ -55,14 +55,6 @@ pub(crate) enum CliError {
         /// The innermost reason.
         cause: String,
     },
-    /// A file that cannot be written.
-    #[error("cannot write {path}", path = .path.display())]
-    Unwritable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// Standard output or standard error is gone.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
@@ -82,7 +74,6 @@ impl CliError {
             Self::NoFit(_) => 4,
             Self::Unreadable { .. } | Self::Manifest { .. } | Self::BadInput(_) => 65,
             Self::Unreachable { .. } => 69,
-            Self::Unwritable { .. } => 73,
         })
     }
 
@@ -124,11 +115,11 @@ mod tests {
 
     #[test]
     fn causes_follow_in_one_line() {
-        let error = CliError::Unwritable {
-            path: "m.onnx".into(),
+        let error = CliError::Unreadable {
+            path: "m.yaml".into(),
             source: io::Error::new(io::ErrorKind::PermissionDenied, "no permission"),
         };
-        assert_eq!(error.line().unwrap(), "cannot write m.onnx: no permission");
-        assert_eq!(error.exit_code(), ExitCode::from(73));
+        assert_eq!(error.line().unwrap(), "cannot read m.yaml: no permission");
+        assert_eq!(error.exit_code(), ExitCode::from(65));
     }
 }
