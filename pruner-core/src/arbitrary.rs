@@ -45,6 +45,12 @@ pub(crate) fn keep(graph: &Graph, seed: u64) -> Keep {
     keep
 }
 
+/// `count` images of standard normal scale, flat.
+pub(crate) fn images(shape: Shape, count: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..count * shape.numel()).map(|_| rng.random_range(-1.7..1.7)).collect()
+}
+
 /// Random values for every tensor: weights of the usual scale, batch norms far from the identity.
 pub(crate) fn weights(graph: &Graph, seed: u64) -> Weights {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -1,5 +1,7 @@
 //! Promises kept: identity, counts, and every way to ask for nonsense.
 
+mod exact;
+
 use proptest::prelude::*;
 
 use super::*;
