@@ -15,7 +15,6 @@ mod outcome;
 mod output;
 mod plan;
 mod progress;
-//mod prune;
 mod resource;
 mod serve;
 mod table;
@@ -42,7 +41,6 @@ Exit codes:
    3  not found
 
 Examples:
-  reconvene prune --network resnet20 --budget params=1/16.21 --out m.onnx
   reconvene get devices
   reconvene plan -f deployment.yaml
   reconvene apply -f deployment.yaml --wait")]
@@ -75,8 +73,6 @@ enum Verb {
     Plan(plan::PlanArgs),
     /// Follow a deployment until it has ended
     Watch(watch::WatchArgs),
-    /// Prune a network to a budget, without a coordinator
-    //Prune(prune::PruneArgs),
     /// Run the coordinator
     Serve(serve::ServeArgs),
     /// Write a completion script for a shell
@@ -110,7 +106,6 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Apply(args) => apply::run(args, &context).await,
         Verb::Plan(args) => plan::run(args, &context).await,
         Verb::Watch(args) => watch::run(args, &context).await,
-        //Verb::Prune(args) => prune::run(args, &context),
         Verb::Serve(args) => serve::run(args).await,
         Verb::Completion(args) => completion::run(args, &context),
     };

@@ -58,14 +58,6 @@ pub(crate) enum CliError {
         /// The innermost reason.
         cause: String,
     },
-    /// A file that cannot be written.
-    #[error("cannot write {path}", path = .path.display())]
-    Unwritable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// The daemon's configuration is not usable.
     #[error(transparent)]
     Config(ConfigError),
@@ -104,7 +96,6 @@ impl CliError {
                 | AppError::Signal(_)
                 | AppError::Serve(_) => 1,
             },
-            Self::Unwritable { .. } => 73,
         })
     }
 
@@ -146,11 +137,11 @@ mod tests {
 
     #[test]
     fn causes_follow_in_one_line() {
-        let error = CliError::Unwritable {
-            path: "m.onnx".into(),
+        let error = CliError::Unreadable {
+            path: "m.yaml".into(),
             source: io::Error::new(io::ErrorKind::PermissionDenied, "no permission"),
         };
-        assert_eq!(error.line().unwrap(), "cannot write m.onnx: no permission");
-        assert_eq!(error.exit_code(), ExitCode::from(73));
+        assert_eq!(error.line().unwrap(), "cannot read m.yaml: no permission");
+        assert_eq!(error.exit_code(), ExitCode::from(65));
     }
 }

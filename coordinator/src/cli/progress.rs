@@ -35,7 +35,11 @@ pub(crate) enum Progress {
 
 impl Progress {
     pub(crate) fn new(terminal: &Terminal) -> Self {
-        if terminal.redraws { Self::Bars(Bars::new()) } else { Self::Lines(Lines::default(), *terminal) }
+        if terminal.redraws {
+            Self::Bars(Bars::new(terminal))
+        } else {
+            Self::Lines(Lines::default(), *terminal)
+        }
     }
 
     /// How far a job is.
@@ -53,7 +57,7 @@ impl Progress {
     /// What the whole is doing.
     pub(crate) fn headline(&mut self, text: &str) {
         match self {
-            Self::Bars(bars) => bars.headline.set_message(text.to_owned()),
+            Self::Bars(bars) => bars.headline(text),
             Self::Lines(lines, terminal) => {
                 if lines.headline != text {
                     text.clone_into(&mut lines.headline);
@@ -66,12 +70,12 @@ impl Progress {
     /// A line that stays.
     pub(crate) fn note(&mut self, text: &str) {
         match self {
-            Self::Bars(bars) => bars.headline.suspend(|| eprint_line(text)),
+            Self::Bars(bars) => bars.multi.suspend(|| bars.terminal.say(text)),
             Self::Lines(_, terminal) => terminal.say(text),
         }
     }
 
-    /// Takes bars off the screen.
+    /// Takes bars off the screen; a line for each stays.
     pub(crate) fn finish(self) {
         match self {
             Self::Bars(bars) => bars.finish(),
@@ -82,26 +86,26 @@ impl Progress {
 
 /// Bars, one per job, and the headline below them.
 pub(crate) struct Bars {
+    terminal: Terminal,
     multi: MultiProgress,
-    headline: ProgressBar,
+    headline: Option<ProgressBar>,
     jobs: BTreeMap<String, ProgressBar>,
 }
 
 impl Bars {
-    fn new() -> Self {
+    fn new(terminal: &Terminal) -> Self {
         let multi = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        let headline = multi.add(ProgressBar::new_spinner());
-        headline.enable_steady_tick(Duration::from_millis(120));
-        Self { multi, headline, jobs: BTreeMap::new() }
+        Self { terminal: *terminal, multi, headline: None, jobs: BTreeMap::new() }
     }
 
     fn job(&mut self, job: &Job) {
+        let below = self.jobs.len();
         let bar = self.jobs.entry(job.name.to_owned()).or_insert_with(|| {
             let style = ProgressStyle::with_template("{prefix:20} {bar:24} {pos}/{len} {msg}  ETA {eta}")
                 .expect("the template is a constant and well-formed")
                 .progress_chars("█▓░");
-            let bar = ProgressBar::new(job.total).with_style(style).with_prefix(job.name.to_owned());
-            self.multi.insert_before(&self.headline, bar)
+            self.multi
+                .insert(below, ProgressBar::new(job.total).with_style(style).with_prefix(job.name.to_owned()))
         });
         bar.set_length(job.total);
         bar.set_position(job.done);
@@ -111,10 +115,25 @@ impl Bars {
         }
     }
 
+    fn headline(&mut self, text: &str) {
+        let headline = self.headline.get_or_insert_with(|| {
+            let headline = self.multi.add(ProgressBar::new_spinner());
+            headline.enable_steady_tick(Duration::from_millis(120));
+            headline
+        });
+        headline.set_message(text.to_owned());
+    }
+
     fn finish(self) {
-        self.headline.finish_and_clear();
-        for bar in self.jobs.values().filter(|bar| !bar.is_finished()) {
-            bar.abandon();
+        if let Some(headline) = &self.headline {
+            headline.finish_and_clear();
+        }
+        // Where the screen cannot be cleared there is no screen to be tidy on.
+        let _ = self.multi.clear();
+        for (name, bar) in &self.jobs {
+            let stage = if bar.is_finished() { Stage::Finished } else { Stage::Running };
+            let (done, total, message) = (bar.position(), bar.length().unwrap_or(0), bar.message());
+            self.terminal.say(&line(&Job { name, done, total, message: &message, stage }, None));
         }
     }
 }
@@ -173,11 +192,6 @@ fn remaining(job: &Job, began_at: u64, elapsed: Duration) -> Option<Duration> {
     let advanced = job.done.checked_sub(began_at).filter(|&steps| steps > 0)?;
     let left = job.total.saturating_sub(job.done);
     Duration::try_from_secs_f64(elapsed.as_secs_f64() * left as f64 / advanced as f64).ok()
-}
-
-#[expect(clippy::print_stderr, reason = "the command line's talk, while the bars are off the screen")]
-fn eprint_line(text: &str) {
-    eprintln!("{text}");
 }
 
 #[cfg(test)]
