@@ -125,7 +125,9 @@ fn engines_and_wire_stay_behind_their_borders() {
     ];
     for (word, allowed) in rules {
         let strays = sources().into_iter().filter(|source| {
-            !allowed.iter().any(|place| source.path.starts_with(place))
+            // This file holds the words as text.
+            source.path != "tests/it/tidy.rs"
+                && !allowed.iter().any(|place| source.path.starts_with(place))
                 && source.text.lines().any(|line| names(line, word))
         });
         forbid(&format!("`{word}` outside its place"), strays.map(|source| source.path));
