@@ -1,4 +1,25 @@
 //! The coordinator: collects profiles, derives one model per class of device, rolls it out, gathers telemetry.
 
+pub mod app;
+pub mod blob;
+pub mod board;
+pub mod budgeting;
+pub mod calibration;
+pub mod class;
+pub mod config;
+pub mod corrections;
+pub mod derive;
+pub mod fitting;
+pub mod fleet;
+pub mod histogram;
 pub mod limit;
 pub mod manifest;
+pub mod probes;
+pub mod rollout;
+pub mod store;
+
+mod clock;
+mod rpc;
+
+pub use app::{App, AppError};
+pub use config::Config;

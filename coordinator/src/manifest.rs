@@ -1,12 +1,25 @@
 //! The deployment as an operator writes it: YAML in, a checked value out. Owns defaults and messages about the text.
 
+mod check;
+mod place;
+mod read;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use proto::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use place::Place;
+pub use read::ManifestError;
+
 use crate::limit::{Count, Limit, Millis};
+
+/// The only `apiVersion` there is.
+pub const API_VERSION: &str = "reconvene/v1";
+
+/// The only `kind` that can be applied.
+pub const KIND: &str = "Deployment";
 
 /// `apiVersion`, `kind`, `metadata`, `spec`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,21 +1,136 @@
-//! The promised length is the written length, and the bytes never change.
+//! The promised length is the written length, the bytes never change, and another engine computes the same from them.
+
+use proptest::prelude::*;
+use rten::{Model, Value};
 
 use super::*;
-use crate::graph::Shape;
-use crate::init::init;
+use crate::arbitrary;
+use crate::exec::{Executor, ParamLayout};
+use crate::graph::{Conv, Node, NodeId, Op, Shape};
 use crate::zoo::{ZooNetwork, build};
 
-fn network(which: ZooNetwork, input: Shape) -> Network {
+const BATCH: usize = 2;
+
+fn zoo(which: ZooNetwork, input: Shape) -> Network {
     let graph = build(which, input, 10).unwrap();
-    let weights = init(&graph, 7);
+    let weights = arbitrary::weights(&graph, 7);
     Network { graph, weights }
 }
 
+fn node(name: &str, op: Op, inputs: &[usize]) -> Node {
+    Node { name: name.to_owned(), op, inputs: inputs.iter().copied().map(NodeId).collect() }
+}
+
+/// Logits of the encoded network by an engine that is not ours.
+fn foreign_logits(network: &Network, norms: BatchNorms, images: &[f32]) -> Vec<f32> {
+    let model = Model::load(encode(network, norms).unwrap()).unwrap();
+    let Shape { channels, height, width } = network.graph.input_shape();
+    let input = Value::from_shape([BATCH, channels, height, width], images.to_vec()).unwrap();
+    let (from, to) = (model.node_id("input").unwrap(), model.node_id("logits").unwrap());
+    let [output] = model.run_n(vec![(from, input.into())], [to], None).unwrap();
+    let (shape, logits) = output.into_shape_vec::<f32, 2>().unwrap();
+    assert_eq!(shape, [BATCH, network.graph.shape(network.graph.output()).numel()]);
+    logits
+}
+
+fn assert_foreign_agrees(network: &Network) {
+    let images = arbitrary::images(network.graph.input_shape(), BATCH, 3);
+    let params: Vec<f32> = ParamLayout::of(&network.graph).gather(&network.weights).unwrap();
+    let mut executor = Executor::new(&network.graph, BATCH);
+    let ours = executor.forward_eval(&params, &images, BATCH);
+    let scale = ours.iter().fold(1.0, |scale: f32, logit| scale.max(logit.abs()));
+    for norms in [BatchNorms::Folded, BatchNorms::Kept] {
+        let theirs = foreign_logits(network, norms, &images);
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            assert!((ours - theirs).abs() <= 1e-4 * scale, "{norms:?}: {ours} became {theirs}");
+        }
+    }
+}
+
+fn assert_length_is_promised(network: &Network) {
+    let bytes = encode(network, BatchNorms::Folded).unwrap();
+    assert_eq!(bytes.len() as u64, encoded_len(&network.graph));
+}
+
 #[test]
-fn the_promised_length_is_the_written_one() {
+fn another_engine_agrees_on_the_zoo() {
     for which in ZooNetwork::ALL {
-        let network = network(which, Shape::new(3, 32, 32));
-        let bytes = encode(&network, BatchNorms::Folded).unwrap();
-        assert_eq!(bytes.len() as u64, encoded_len(&network.graph), "{which}");
+        assert_foreign_agrees(&zoo(which, Shape::new(3, 32, 32)));
+        assert_length_is_promised(&zoo(which, Shape::new(1, 28, 28)));
+    }
+}
+
+/// A vector read as an image of one pixel, and an image as output.
+#[test]
+fn ranks_are_bent_where_the_reader_needs_it() {
+    let conv = |inputs, outputs, bias| {
+        Op::Conv(Conv { inputs, outputs, kernel: 1, stride: 1, padding: 0, groups: 1, bias })
+    };
+    let nodes = vec![
+        node("input", Op::Input, &[]),
+        node("flatten", Op::Flatten, &[0]),
+        node("conv1", conv(8, 4, true), &[1]),
+        node("fc", Op::Linear { inputs: 4, outputs: 4, bias: false }, &[2]),
+        node("conv2", conv(4, 4, false), &[3]),
+        node("add", Op::Add, &[3, 4]),
+        node("conv3", conv(4, 5, false), &[5]),
+    ];
+    let graph = Graph::new(Shape::new(2, 2, 2), nodes).unwrap();
+    let network = Network { weights: arbitrary::weights(&graph, 1), graph };
+    assert_foreign_agrees(&network);
+    assert_length_is_promised(&network);
+}
+
+#[test]
+fn only_a_folded_norm_leaves_no_operator_behind() {
+    let network = zoo(ZooNetwork::ResNet20, Shape::new(3, 8, 8));
+    let operators = |norms| {
+        let model = schema::Model::decode(encode(&network, norms).unwrap().as_slice()).unwrap();
+        let nodes = model.graph.unwrap().node;
+        nodes.iter().filter(|node| node.op_type() == "BatchNormalization").count()
+    };
+    assert_eq!((operators(BatchNorms::Folded), operators(BatchNorms::Kept)), (0, 21));
+}
+
+/// The file's head, field by field as onnx.proto numbers them: IR version, producer, then the graph.
+#[test]
+fn the_head_is_as_the_format_says() {
+    let bytes = encode(&zoo(ZooNetwork::ResNet20, Shape::new(3, 8, 8)), BatchNorms::Folded).unwrap();
+    assert_eq!(bytes[..2], [1 << 3, 8]);
+    assert_eq!(bytes[2..13], *b"\x12\x09reconvene");
+    assert_eq!(bytes[13], 7 << 3 | 2);
+    assert!(bytes.ends_with(b"\x42\x04\x0a\x00\x10\x11"), "opset 17 of the default domain");
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused() {
+    let mut network = zoo(ZooNetwork::ResNet20, Shape::new(3, 8, 8));
+    let short = candle_core::Tensor::zeros(3, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    network.weights.insert("bn1.bias".to_owned(), short);
+    let error = encode(&network, BatchNorms::Folded).unwrap_err();
+    assert_eq!(error.to_string(), "tensor 'bn1.bias' is [3] where the graph needs [16]");
+    network.weights.remove("bn1.bias");
+    let error = encode(&network, BatchNorms::Kept).unwrap_err();
+    assert_eq!(error.to_string(), "the weights have no tensor 'bn1.bias'");
+}
+
+/// rten 0.27 asserts, in debug builds alone, that a depthwise convolution's rows have stride 1, which rows of one
+/// number need not have.
+fn trips_an_assertion_of_rten(graph: &Graph) -> bool {
+    graph.nodes().iter().any(|node| {
+        let is_one_wide = node.inputs.first().is_some_and(|input| graph.shape(*input).width == 1);
+        is_one_wide
+            && matches!(node.op, Op::Conv(conv) if conv.groups == conv.inputs && conv.inputs == conv.outputs)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn another_engine_agrees_on_any_network(network in arbitrary::network()) {
+        prop_assume!(!trips_an_assertion_of_rten(&network.graph));
+        assert_foreign_agrees(&network);
+        assert_length_is_promised(&network);
     }
 }

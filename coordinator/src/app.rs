@@ -1,0 +1,181 @@
+//! The daemon put together: opens what must be open before anybody connects, serves, and stops in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::v1::artifact_service_server::ArtifactServiceServer;
+use proto::v1::operator_service_server::OperatorServiceServer;
+use proto::v1::session_service_server::SessionServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::blob::{BlobError, BlobStore};
+use crate::board::Board;
+use crate::config::Config;
+use crate::derive::{Pool, PoolError};
+use crate::fleet::Fleet;
+use crate::probes::{ProbeError, ProbeSet};
+use crate::rollout::driver::{Driver, Poke, Subjects};
+use crate::rpc::{ArtifactRpc, OperatorRpc, SessionRpc};
+use crate::store::{SledStore, StoreError, StoreHandle};
+
+/// The daemon, ready to serve.
+pub struct App {
+    config: Config,
+    store: StoreHandle,
+    blobs: BlobStore,
+    probes: Arc<ProbeSet>,
+    pool: Pool,
+}
+
+/// Why the daemon could not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The state folder cannot be used.
+    #[error("cannot use the state folder {}", path.display())]
+    StateDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}; set `listen` to a free one")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The artifacts' folder cannot be used.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    /// The probe models could not be made.
+    #[error(transparent)]
+    Probes(#[from] ProbeError),
+    /// No threads for derivations.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The server failed.
+    #[error("serving failed")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// The file in the state folder that names the bound address, for scripts and tests that let the system choose.
+const ADDRESS_FILE: &str = "listen-address";
+/// Running calls and tasks have so long to end once a stop was asked for.
+const GRACE: Duration = Duration::from_secs(10);
+/// A connection that is silent for so long is asked whether it lives, and closed without an answer in the same time.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+impl App {
+    /// Opens store and artifacts, and publishes the probes. Does not listen yet.
+    pub fn open(config: Config) -> Result<Self, AppError> {
+        let path = &config.state_dir;
+        std::fs::create_dir_all(path).map_err(|source| AppError::StateDir { path: path.clone(), source })?;
+        let store = StoreHandle::new(SledStore::open(&path.join("store"))?);
+        let blobs = BlobStore::open(&path.join("artifacts"))?;
+        let probes = Arc::new(ProbeSet::publish(&blobs)?);
+        let pool = Pool::start(config.derive.threads)?;
+        Ok(Self { config, store, blobs, probes, pool })
+    }
+
+    /// Binds the configured address and writes it to `listen-address` in the state folder.
+    pub async fn listen(&self) -> Result<TcpListener, AppError> {
+        let address = self.config.listen;
+        let refuse = |source| AppError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(refuse)?;
+        let bound = listener.local_addr().map_err(refuse)?;
+        let path = self.config.state_dir.join(ADDRESS_FILE);
+        write_address(&path, bound).map_err(|source| AppError::StateDir { path, source })?;
+        Ok(listener)
+    }
+
+    /// Serves until `shutdown`, then stops accepting, ends sessions and jobs, and waits for them for a grace period.
+    pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let (driver, services) = self.parts(&tasks, &stop);
+        tasks.spawn(driver.run());
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let stopped = stop.clone();
+        let serving = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .add_service(SessionServiceServer::new(services.0))
+            .add_service(ArtifactServiceServer::new(services.1))
+            .add_service(OperatorServiceServer::new(services.2))
+            .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
+        tokio::pin!(serving);
+        let served = tokio::select! {
+            served = &mut serving => served,
+            () = shutdown => {
+                tracing::info!("stopping");
+                stop.cancel();
+                tokio::time::timeout(GRACE, serving).await.unwrap_or(Ok(()))
+            }
+        };
+        stop.cancel();
+        tasks.close();
+        if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = tasks.len(), "tasks are left behind; what they had acknowledged is stored");
+        }
+        Ok(served?)
+    }
+
+    fn parts(self, tasks: &TaskTracker, stop: &CancellationToken) -> (Driver, (SessionRpc, ArtifactRpc, OperatorRpc)) {
+        let (fleet, board, poke, subjects) = (Fleet::default(), Board::new(), Poke::default(), Subjects::default());
+        let Self { config, store, blobs, probes, pool } = self;
+        let session = SessionRpc {
+            store: store.clone(),
+            fleet: fleet.clone(),
+            probes: probes.clone(),
+            config: config.session,
+            poke: poke.clone(),
+            tasks: tasks.clone(),
+            shutdown: stop.clone(),
+        };
+        let artifact = ArtifactRpc { blobs: blobs.clone(), tasks: tasks.clone() };
+        let operator = OperatorRpc {
+            store: store.clone(),
+            fleet: fleet.clone(),
+            board: board.clone(),
+            pool: pool.clone(),
+            probes: probes.clone(),
+            subjects: subjects.clone(),
+            poke: poke.clone(),
+            tasks: tasks.clone(),
+            shutdown: stop.clone(),
+        };
+        let driver = Driver {
+            store,
+            blobs,
+            fleet,
+            board,
+            pool,
+            probes,
+            subjects,
+            poke,
+            tasks: tasks.clone(),
+            shutdown: stop.clone(),
+        };
+        (driver, (session, artifact, operator))
+    }
+}
+
+fn write_address(path: &Path, address: SocketAddr) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    io::Write::write_all(&mut file, format!("{address}\n").as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}

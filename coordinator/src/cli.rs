@@ -1,0 +1,122 @@
+//! The operator's command line: arguments in, one verb run, one error out. Data goes to standard output, talk to
+//! standard error; nothing here keeps state.
+
+mod apply;
+mod completion;
+mod connect;
+mod describe;
+mod error;
+mod figures;
+mod follow;
+mod get;
+mod layers;
+mod manifest_file;
+mod outcome;
+mod output;
+mod plan;
+mod progress;
+//mod prune;
+mod resource;
+mod table;
+mod terminal;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use connect::Server;
+use error::CliError;
+use resource::Resource;
+use terminal::{ColorChoice, Terminal};
+
+/// Fits convolutional networks to a fleet of devices: each gets its own pruned model, within its own budget.
+#[derive(Debug, Parser)]
+#[command(name = "reconvene", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Exit codes:
+   0  done                 4  no fit: the budget cannot be met    69  coordinator unreachable
+   1  failure             64  bad configuration file              71  address in use
+   2  wrong usage         65  bad input: manifest, dataset        73  cannot write
+   3  not found
+
+Examples:
+  reconvene prune --network resnet20 --budget params=1/16.21 --out m.onnx
+  reconvene get devices
+  reconvene plan -f deployment.yaml
+  reconvene apply -f deployment.yaml --wait")]
+pub(crate) struct Cli {
+    /// The coordinator's address
+    #[arg(
+        long,
+        global = true,
+        env = "RECONVENE_SERVER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7370"
+    )]
+    server: String,
+    /// When to colour
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// List devices, models, deployments, artifacts or telemetry
+    Get(get::GetArgs),
+    /// Tell everything about one thing
+    Describe(describe::DescribeArgs),
+    /// Create or change a deployment
+    Apply(apply::ApplyArgs),
+    /// Tell what each device would get from a deployment, and why
+    Plan(plan::PlanArgs),
+    /// Follow a deployment until it has ended
+    Watch(watch::WatchArgs),
+    /// Prune a network to a budget, without a coordinator
+    //Prune(prune::PruneArgs),
+    /// Write a completion script for a shell
+    Completion(completion::CompletionArgs),
+}
+
+/// What every verb may use.
+pub(crate) struct Context {
+    terminal: Terminal,
+    server: Server,
+}
+
+impl Context {
+    /// Those of a kind that `name` selects; all, where it is empty.
+    async fn list<T: Resource>(&self, name: &str) -> Result<Vec<T>, CliError> {
+        let mut client = self.server.connect().await?;
+        T::list(&mut client, name).await.map_err(|status| match status.code() {
+            tonic::Code::NotFound => CliError::NotFound { kind: T::NOUN, name: name.to_owned() },
+            _ => self.server.refusal(status),
+        })
+    }
+}
+
+/// Runs the verb that the process's arguments name.
+pub(crate) async fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context { terminal: Terminal::new(cli.color), server: Server::new(&cli.server) };
+    let outcome = match &cli.verb {
+        Verb::Get(args) => get::run(args, &context).await,
+        Verb::Describe(args) => describe::run(args, &context).await,
+        Verb::Apply(args) => apply::run(args, &context).await,
+        Verb::Plan(args) => plan::run(args, &context).await,
+        Verb::Watch(args) => watch::run(args, &context).await,
+        //Verb::Prune(args) => prune::run(args, &context),
+        Verb::Completion(args) => completion::run(args, &context),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(line) = error.line() {
+                context.terminal.complain(&line);
+            }
+            error.exit_code()
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! One derived model: its cost, how it was made, and its layers before and after.
+
+use proto::v1;
+
+use super::sheet::Sheet;
+use crate::cli::figures::{bytes, count, macs, percent, seconds};
+use crate::cli::layers;
+use crate::cli::terminal::Colors;
+
+pub(super) fn describe(artifact: &v1::Artifact, colors: Colors) -> String {
+    let mut sheet = Sheet::new(colors);
+    sheet.fact("Digest", &artifact.digest);
+    sheet.fact("Network", &artifact.network);
+    let footprint = artifact.footprint.as_ref();
+    sheet.known("Parameters", footprint, |f| count(f.params));
+    sheet.known("MACs", footprint, |f| macs(f.macs));
+    sheet.known("Size", footprint, |f| format!("{} ({} bytes)", bytes(f.bytes), count(f.bytes)));
+    sheet.known("Memory", footprint, |f| bytes(f.memory_bytes));
+    sheet.known("Accuracy", artifact.test_accuracy, |accuracy| {
+        format!("{} on {} test images", percent(accuracy), count(artifact.test_images.into()))
+    });
+    let images = count(artifact.train_images.into());
+    sheet.fact("Training", format!("{} epochs of {images} images", artifact.epochs));
+    sheet.fact("Pruned in", seconds(artifact.seconds_to_prune));
+    sheet.fact("Trained in", seconds(artifact.seconds_to_train));
+    sheet.table("Layers", &layers::table(&artifact.layers));
+    sheet.finish()
+}

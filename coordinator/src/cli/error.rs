@@ -1,0 +1,134 @@
+//! Why a verb gave up, in one line, and the exit code that says so. Codes are documented in `reconvene --help`.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use coordinator::manifest::ManifestError;
+
+/// A verb's failure.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// Arguments that each make sense, but not together.
+    #[error("{0}")]
+    Usage(String),
+    /// The coordinator knows nothing of that name.
+    #[error("{kind} '{name}' not found; `reconvene get {kind}s` lists them")]
+    NotFound {
+        /// Singular, lower case.
+        kind: &'static str,
+        /// What was asked for.
+        name: String,
+    },
+    /// The coordinator says that something is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// No network within the budget exists.
+    #[error("{0}")]
+    NoFit(String),
+    /// A file that cannot be read.
+    #[error("cannot read {path}", path = .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A manifest that means nothing valid.
+    #[error("{file}")]
+    Manifest {
+        /// As the operator named it.
+        file: String,
+        /// Which line, and why.
+        source: ManifestError,
+    },
+    /// The coordinator, or a file's text, says that the input is wrong.
+    #[error("{0}")]
+    BadInput(String),
+    /// Nobody answers at the server's address.
+    #[error(
+        "cannot reach the coordinator at {url}: {cause}; start it with `reconvene serve`, or name it with --server"
+    )]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// The innermost reason.
+        cause: String,
+    },
+    /// A file that cannot be written.
+    #[error("cannot write {path}", path = .path.display())]
+    Unwritable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Standard output or standard error is gone.
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
+    /// Anything else; the text says what.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CliError {
+    /// The process's exit code.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Failed(_) | Self::Output(_) => 1,
+            Self::Usage(_) => 2,
+            Self::NotFound { .. } | Self::Missing(_) => 3,
+            Self::NoFit(_) => 4,
+            Self::Unreadable { .. } | Self::Manifest { .. } | Self::BadInput(_) => 65,
+            Self::Unreachable { .. } => 69,
+            Self::Unwritable { .. } => 73,
+        })
+    }
+
+    /// The line for the operator, causes included; `None` where the reader of our output has simply gone.
+    pub(crate) fn line(&self) -> Option<String> {
+        if let Self::Output(error) = self
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            return None;
+        }
+        Some(chain(self))
+    }
+}
+
+/// An error and its causes, separated by colons; a cause that its wrapper already spells out is left out.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_pipe_is_no_failure() {
+        let gone = CliError::Output(io::ErrorKind::BrokenPipe.into());
+        assert_eq!(gone.line(), None);
+        assert_eq!(gone.exit_code(), ExitCode::from(0));
+    }
+
+    #[test]
+    fn causes_follow_in_one_line() {
+        let error = CliError::Unwritable {
+            path: "m.onnx".into(),
+            source: io::Error::new(io::ErrorKind::PermissionDenied, "no permission"),
+        };
+        assert_eq!(error.line().unwrap(), "cannot write m.onnx: no permission");
+        assert_eq!(error.exit_code(), ExitCode::from(73));
+    }
+}

@@ -1,0 +1,54 @@
+//! `reconvene get`: lists.
+
+use proto::v1;
+
+use super::Context;
+use super::error::CliError;
+use super::output::{Header, ListFormat, print_list, print_one};
+use super::resource::{Kind, Naming, Resource, only};
+
+/// What to list.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  reconvene get devices                       every device
+  reconvene get dev -o wide                   with memory, labels and processor
+  reconvene get device cam-7 -o yaml          one device, everything
+  reconvene get artifacts -o name             names for a script
+  reconvene get telemetry cam-7 --no-headers  what one device measured
+  reconvene get deployments -o json | jq '.items[].phase'")]
+pub(crate) struct GetArgs {
+    /// devices (dev), models, deployments (deploy), artifacts (art) or telemetry (tel)
+    #[arg(value_enum, hide_possible_values = true)]
+    kind: Kind,
+    /// One of them: its name; for an artifact the beginning of its digest; for telemetry a device's name
+    name: Option<String>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: ListFormat,
+    /// Leave out the table's first line
+    #[arg(long)]
+    no_headers: bool,
+}
+
+pub(crate) async fn run(args: &GetArgs, context: &Context) -> Result<(), CliError> {
+    match args.kind {
+        Kind::Devices => show::<v1::Device>(args, context).await,
+        Kind::Models => show::<v1::Model>(args, context).await,
+        Kind::Deployments => show::<v1::Deployment>(args, context).await,
+        Kind::Artifacts => show::<v1::Artifact>(args, context).await,
+        Kind::Telemetry => show::<v1::TelemetrySummary>(args, context).await,
+    }
+}
+
+async fn show<T: Resource>(args: &GetArgs, context: &Context) -> Result<(), CliError> {
+    let terminal = &context.terminal;
+    let header = if args.no_headers { Header::Left } else { Header::Shown };
+    match args.name.as_deref() {
+        None => print_list(terminal, &context.list::<T>("").await?, args.output, header),
+        Some(name) if T::NAMING == Naming::Owner => {
+            print_list(terminal, &context.list::<T>(name).await?, args.output, header)
+        }
+        Some(name) => print_one(terminal, &only(context.list::<T>(name).await?, name)?, args.output, header),
+    }
+}

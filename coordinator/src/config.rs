@@ -1,0 +1,191 @@
+//! The daemon's configuration: a TOML file and `RECONVENE__SECTION__KEY` variables in, a checked value out.
+//! The only place that reads the environment.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// What the daemon runs with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where agents and operators connect; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Database, artifacts, and `listen-address`, a file with the address that was bound.
+    pub state_dir: PathBuf,
+    /// How agents' sessions run.
+    pub session: SessionConfig,
+    /// How models are derived.
+    pub derive: DeriveConfig,
+}
+
+/// How agents' sessions run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// Between heartbeats.
+    pub heartbeat_interval: Duration,
+    /// Between telemetry intervals.
+    pub telemetry_interval: Duration,
+    /// A session is closed after so long without a message.
+    pub offline_after: Duration,
+}
+
+/// How models are derived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeriveConfig {
+    /// Threads of the one pool that scores and trains.
+    pub threads: usize,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read, or holds an unknown key or a value of the wrong kind.
+    #[error("configuration {}: {source}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong; names the key.
+        source: Box<config::ConfigError>,
+    },
+    /// A value that cannot be meant.
+    #[error("configuration {}: {key}: {problem}", path.display())]
+    Value {
+        /// Which file.
+        path: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// What is wrong, and what to write instead.
+        problem: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    #[serde(default = "default_listen")]
+    listen: String,
+    #[serde(default)]
+    allow_plaintext: bool,
+    #[serde(default = "default_state_dir")]
+    state_dir: PathBuf,
+    #[serde(default)]
+    session: SessionFile,
+    #[serde(default)]
+    derive: DeriveFile,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SessionFile {
+    heartbeat_interval: String,
+    telemetry_interval: String,
+    offline_after: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct DeriveFile {
+    threads: usize,
+}
+
+fn default_listen() -> String {
+    "127.0.0.1:7370".to_owned()
+}
+
+fn default_state_dir() -> PathBuf {
+    PathBuf::from("/var/lib/reconvene")
+}
+
+impl Default for SessionFile {
+    fn default() -> Self {
+        let text = str::to_owned;
+        Self { heartbeat_interval: text("5s"), telemetry_interval: text("10s"), offline_after: text("15s") }
+    }
+}
+
+impl Config {
+    /// Reads `path`, then the environment over it, and checks every value.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let file = config::Config::builder()
+            .add_source(config::File::from(path).format(config::FileFormat::Toml))
+            .add_source(config::Environment::with_prefix("RECONVENE").prefix_separator("__").separator("__").try_parsing(true))
+            .build()
+            .and_then(config::Config::try_deserialize::<ConfigFile>)
+            .map_err(|source| ConfigError::File { path: path.to_owned(), source: Box::new(source) })?;
+        check(path, file)
+    }
+}
+
+fn check(path: &Path, file: ConfigFile) -> Result<Config, ConfigError> {
+    let refuse = |key, problem: String| ConfigError::Value { path: path.to_owned(), key, problem };
+    let listen: SocketAddr = file
+        .listen
+        .parse()
+        .map_err(|_| refuse("listen", format!("'{}' is not an address such as 127.0.0.1:7370", file.listen)))?;
+    if !listen.ip().is_loopback() && !file.allow_plaintext {
+        let problem = format!(
+            "{listen} can be reached from other machines, and connections are not encrypted yet; listen on \
+             127.0.0.1 and forward the port through a tunnel, or set allow_plaintext = true on a network you trust"
+        );
+        return Err(refuse("listen", problem));
+    }
+    let duration = |key, text: &str| match humantime::parse_duration(text) {
+        Ok(duration) if duration >= Duration::from_millis(10) && duration <= Duration::from_secs(86_400) => Ok(duration),
+        _ => Err(refuse(key, format!("'{text}' is not a time from 10ms to 1day, such as 5s"))),
+    };
+    let session = SessionConfig {
+        heartbeat_interval: duration("session.heartbeat_interval", &file.session.heartbeat_interval)?,
+        telemetry_interval: duration("session.telemetry_interval", &file.session.telemetry_interval)?,
+        offline_after: duration("session.offline_after", &file.session.offline_after)?,
+    };
+    if session.offline_after <= session.heartbeat_interval {
+        let problem = "must be longer than session.heartbeat_interval, or every device flaps".to_owned();
+        return Err(refuse("session.offline_after", problem));
+    }
+    let threads = match file.derive.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads @ 1..=1024 => threads,
+        threads => return Err(refuse("derive.threads", format!("{threads} is more than 1024; 0 means all cores"))),
+    };
+    Ok(Config { listen, state_dir: file.state_dir, session, derive: DeriveConfig { threads } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("coordinator.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::read(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let config = read("").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7370");
+        assert_eq!(config.session.heartbeat_interval, Duration::from_secs(5));
+        assert!(config.derive.threads >= 1);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_by_key() {
+        for (text, named) in [
+            ("colour = 1", "colour"),
+            ("[session]\nheartbeat = '5s'", "heartbeat"),
+            ("listen = 'here'", "listen"),
+            ("listen = '0.0.0.0:7370'", "allow_plaintext"),
+            ("[session]\nheartbeat_interval = '0s'", "heartbeat_interval"),
+            ("[session]\nheartbeat_interval = '20s'", "offline_after"),
+            ("[derive]\nthreads = 5000", "derive.threads"),
+            ("listen = [", "coordinator.toml"),
+        ] {
+            let message = read(text).unwrap_err();
+            assert!(message.contains(named), "{text}: {message}");
+        }
+        assert!(read("listen = '0.0.0.0:7370'\nallow_plaintext = true").is_ok());
+    }
+}

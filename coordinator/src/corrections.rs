@@ -1,0 +1,66 @@
+//! What telemetry says of the predictions: for each class, measured over predicted, over all that its devices served.
+//! Made anew from the stored telemetry whenever something is planned, so there is no second copy to keep right.
+
+use std::collections::BTreeMap;
+
+use proto::Digest;
+use pruner_core::Graph;
+use pruner_core::plan::PrunePlan;
+
+use crate::calibration::Calibration;
+use crate::class::ClassId;
+use crate::derive::Subject;
+use crate::fitting::Candidate;
+use crate::histogram::{LatencyTally, Summary};
+use crate::probes::ProbeSet;
+use crate::store::{DerivationState, Store, StoreError, TelemetryRecord};
+
+/// Measured over predicted latency, class by class; 1 where nothing was measured.
+#[derive(Debug, Clone, Default)]
+pub struct Corrections(BTreeMap<ClassId, Calibration>);
+
+impl Corrections {
+    /// From everything that devices have served of what was derived from `subject`.
+    pub fn read(store: &dyn Store, subject: &Subject, probes: &ProbeSet) -> Result<Self, StoreError> {
+        let graphs = served_graphs(store, subject)?;
+        let mut corrections: BTreeMap<ClassId, Calibration> = BTreeMap::new();
+        for device in store.devices()? {
+            let Ok(measured) = Candidate::of(&device, probes) else { continue };
+            let Ok(model) = probes.latency_model(&measured.profile) else { continue };
+            let telemetry = store.telemetry(&device.id)?;
+            for (digest, graph) in &graphs {
+                if let Some(summary) = summary(&telemetry, *digest) {
+                    let calibration = corrections.entry(measured.class.id()).or_default();
+                    *calibration = calibration.update(model.predict(graph).p95_ms, &summary);
+                }
+            }
+        }
+        Ok(Self(corrections))
+    }
+
+    /// What the predictions of that class are multiplied with.
+    pub fn factor(&self, class: &ClassId) -> f64 {
+        self.0.get(class).copied().unwrap_or_default().factor
+    }
+}
+
+/// The network behind each artifact that was derived from `subject`, by digest.
+fn served_graphs(store: &dyn Store, subject: &Subject) -> Result<BTreeMap<Digest, Graph>, StoreError> {
+    let derived = store.derivations()?.into_iter().filter(|record| record.network == subject.name);
+    let graphs = derived.filter_map(|record| {
+        let DerivationState::Ready { artifact } = record.state else { return None };
+        let plan: PrunePlan = serde_json::from_value(record.plan).ok()?;
+        // A plan for the same network at another input shape does not fit; it says nothing here.
+        Some((artifact, subject.planned_graph(&plan).ok()?))
+    });
+    Ok(graphs.collect())
+}
+
+fn summary(telemetry: &[TelemetryRecord], digest: Digest) -> Option<Summary> {
+    let mut tally = LatencyTally::default();
+    for record in telemetry.iter().filter(|record| record.interval.digest == digest) {
+        // An interval that cannot be read is shown as errors in the telemetry's list; here it says nothing.
+        let _ = tally.add(&record.interval.histogram);
+    }
+    tally.summary()
+}

@@ -1,0 +1,233 @@
+//! From a deployment's network to artifacts, read top to bottom: subject, plan, prune, train, package.
+//! Computation only: never stores, never talks; whoever calls decides where it runs and what to report.
+
+mod pool;
+mod subject;
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use proto::{ArtifactRef, ByteSize, Digest, SelfTest};
+use pruner_core::dataset::{Dataset, DatasetError};
+use pruner_core::exec::{ExecError, Executor, ParamLayout};
+use pruner_core::graph::cost::{Cost, cost};
+use pruner_core::graph::onnx::{self, BatchNorms, OnnxError};
+use pruner_core::plan::PrunePlan;
+use pruner_core::saliency::SaliencyError;
+use pruner_core::surgery::{self, SurgeryError};
+use pruner_core::train::{self, Evaluation, Flip, Recipe, Step, TrainError};
+use pruner_core::zoo::UnknownNetwork;
+use pruner_core::{GraphError, Network, rectify};
+
+pub use pool::{Pool, PoolError};
+pub use subject::{Subject, SubjectKey};
+
+use crate::blob::BlobError;
+use crate::manifest::{DatasetSpec, DeploymentSpec, PruningSpec, TrainingSpec};
+use crate::store::DerivationKey;
+
+/// Why a model could not be derived. Only `Cancelled` is worth another try with nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeriveError {
+    /// The images cannot be read.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// No such network.
+    #[error(transparent)]
+    Network(UnknownNetwork),
+    /// The network does not fit the images.
+    #[error("building {network}")]
+    Build {
+        /// Which network.
+        network: String,
+        /// Why.
+        source: GraphError,
+    },
+    /// Scoring failed.
+    #[error(transparent)]
+    Score(SaliencyError),
+    /// The plan does not fit the network: the plan came from another one.
+    #[error("removing channels")]
+    Surgery(#[from] SurgeryError),
+    /// Training failed.
+    #[error(transparent)]
+    Train(TrainError),
+    /// The trained network could not be run.
+    #[error("running the trained network")]
+    Run(#[from] ExecError),
+    /// The trained network could not be written as ONNX.
+    #[error("writing ONNX")]
+    Encode(#[from] OnnxError),
+    /// The artifact could not be stored.
+    #[error(transparent)]
+    Store(#[from] BlobError),
+    /// The pool gave no result.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The coordinator is stopping, or nobody wants the result any more.
+    #[error("stopped before it was done")]
+    Cancelled,
+}
+
+impl DeriveError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Cancelled)
+    }
+}
+
+impl From<SaliencyError> for DeriveError {
+    fn from(error: SaliencyError) -> Self {
+        match error {
+            SaliencyError::Cancelled => Self::Cancelled,
+            other => Self::Score(other),
+        }
+    }
+}
+
+impl From<TrainError> for DeriveError {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Cancelled { .. } => Self::Cancelled,
+            other => Self::Train(other),
+        }
+    }
+}
+
+/// All that decides what a derivation makes; its digest names the derivation, so that like plans share one training.
+#[derive(Debug, Clone)]
+pub struct Derivation<'a> {
+    /// The dense network.
+    pub network: &'a str,
+    /// What it learns.
+    pub dataset: &'a DatasetSpec,
+    /// Seeds and scores.
+    pub pruning: &'a PruningSpec,
+    /// How it is trained.
+    pub training: &'a TrainingSpec,
+    /// Which channels are kept.
+    pub plan: &'a PrunePlan,
+}
+
+impl<'a> Derivation<'a> {
+    /// What carrying out `plan` for a deployment depends on.
+    pub fn of(spec: &'a DeploymentSpec, plan: &'a PrunePlan) -> Self {
+        let DeploymentSpec { network, dataset, pruning, training, .. } = spec;
+        Self { network, dataset, pruning, training, plan }
+    }
+
+    /// Names the derivation.
+    pub fn key(&self) -> DerivationKey {
+        // The plan's prediction is left out: it differs between devices that get the same channels.
+        let decisive = (self.network, self.dataset, self.pruning, self.training, Vec::from_iter(&self.plan.keep));
+        DerivationKey::of(&decisive).expect("plain values always serialise")
+    }
+}
+
+/// A model that can be handed out, and what is known of it.
+pub struct Derived {
+    /// The ONNX file, batch norm folded.
+    pub onnx: Vec<u8>,
+    /// Its digest and length.
+    pub artifact: ArtifactRef,
+    /// Counted on the network that was made.
+    pub cost: Cost,
+    /// On the whole test split.
+    pub evaluation: Evaluation,
+    /// How many images it was trained on.
+    pub train_images: usize,
+    /// Surgery and re-initialisation.
+    pub time_to_prune: Duration,
+    /// Training and evaluation.
+    pub time_to_train: Duration,
+    /// The image's shape.
+    pub input_shape: [u32; 3],
+    /// Length of the output.
+    pub classes: u32,
+    /// Per channel.
+    pub mean: Vec<f32>,
+    /// Per channel.
+    pub std: Vec<f32>,
+    /// One test image with its answer.
+    pub self_test: SelfTest,
+}
+
+/// Prunes `subject` by `plan`, trains what is left and packs it for devices.
+pub fn derive(
+    subject: &Subject,
+    plan: &PrunePlan,
+    pruning: &PruningSpec,
+    training: &TrainingSpec,
+    on_step: &mut dyn FnMut(&Step) -> ControlFlow<()>,
+) -> Result<Derived, DeriveError> {
+    let started = Instant::now();
+    let pruned = surgery::apply(&subject.network, &plan.keep)?;
+    let pruned = rectify::reinit(pruned, &subject.network.graph, pruning.seed);
+    let time_to_prune = started.elapsed();
+
+    let started = Instant::now();
+    let dataset = limit_images(subject.dataset.read()?, training.images);
+    let trained = train::fit(pruned, &dataset, &recipe(training), on_step)?;
+    let evaluation = train::evaluate(&trained, &dataset, &dataset.test)?;
+    let time_to_train = started.elapsed();
+
+    package(&trained, &dataset, evaluation, time_to_prune, time_to_train)
+}
+
+fn limit_images(mut dataset: Dataset, images: Option<usize>) -> Dataset {
+    if let Some(images) = images.filter(|&images| images < dataset.train.len()) {
+        dataset.train = dataset.train.take(images);
+    }
+    dataset
+}
+
+fn recipe(training: &TrainingSpec) -> Recipe {
+    Recipe {
+        epochs: training.epochs as usize,
+        batch: training.batch,
+        learning_rate: training.learning_rate,
+        weight_decay: training.weight_decay,
+        seed: training.seed,
+        flip: Flip::Horizontal,
+        ..Recipe::default()
+    }
+}
+
+fn package(
+    trained: &Network,
+    dataset: &Dataset,
+    evaluation: Evaluation,
+    time_to_prune: Duration,
+    time_to_train: Duration,
+) -> Result<Derived, DeriveError> {
+    let onnx = onnx::encode(trained, BatchNorms::Folded)?;
+    let shape = trained.graph.input_shape();
+    Ok(Derived {
+        artifact: ArtifactRef { digest: Digest::of(&onnx), size: ByteSize(onnx.len() as u64) },
+        onnx,
+        cost: cost(&trained.graph),
+        evaluation,
+        train_images: dataset.train.len(),
+        time_to_prune,
+        time_to_train,
+        input_shape: [shape.channels as u32, shape.height as u32, shape.width as u32],
+        classes: dataset.classes as u32,
+        mean: dataset.mean.clone(),
+        std: dataset.std.clone(),
+        self_test: self_test(trained, dataset)?,
+    })
+}
+
+/// Engines differ by rounding: about 1e-5 of the largest output was measured between them; a wrong model differs by
+/// far more than a hundred times that.
+const TOLERANCE: f32 = 1e-3;
+
+fn self_test(trained: &Network, dataset: &Dataset) -> Result<SelfTest, DeriveError> {
+    let mut input = vec![0.0; dataset.shape.numel()];
+    dataset.normalise(dataset.test.pixels(0), &mut input);
+    let params = ParamLayout::of(&trained.graph).gather::<f32>(&trained.weights)?;
+    let mut executor = Executor::<f32>::new(&trained.graph, 1);
+    let output = executor.forward_eval(&params, &input, 1).to_vec();
+    let largest = output.iter().fold(1.0f32, |largest, value| largest.max(value.abs()));
+    Ok(SelfTest { input, output, tolerance: TOLERANCE * largest })
+}

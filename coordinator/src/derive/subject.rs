@@ -1,0 +1,98 @@
+//! A dense network that a deployment prunes: built, initialised and scored once, then planned from as often as needed.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use pruner_core::dataset::{self, Dataset, DatasetError};
+use pruner_core::graph::cost::{Cost, cost};
+use pruner_core::plan::{Planner, PrunePlan, WidthPolicy};
+use pruner_core::saliency::{self, Criterion, ScoreRecipe};
+use pruner_core::sensitivity::Measure;
+use pruner_core::zoo::{self, ZooNetwork};
+use pruner_core::surgery::{self, SurgeryError};
+use pruner_core::{Graph, Network, group, init};
+
+use super::DeriveError;
+use crate::manifest::{DatasetFormat, DatasetSpec, DeploymentSpec, PruningSpec};
+
+/// All that decides a subject: deployments that agree on it share the scores.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubjectKey {
+    /// The dense network.
+    pub network: String,
+    /// Gives the image's shape and the number of classes.
+    pub dataset: DatasetSpec,
+    /// Seeds and scores.
+    pub pruning: PruningSpec,
+}
+
+/// A dense network, scored.
+pub struct Subject {
+    /// The zoo's name for it.
+    pub name: String,
+    /// With its initial weights.
+    pub network: Network,
+    /// What the dense network costs.
+    pub cost: Cost,
+    /// Plans for any budget in milliseconds.
+    pub planner: Planner,
+    /// What it learns.
+    pub dataset: DatasetSpec,
+    /// Building and scoring.
+    pub time_to_score: Duration,
+}
+
+impl SubjectKey {
+    /// What `spec` prunes.
+    pub fn of(spec: &DeploymentSpec) -> Self {
+        Self { network: spec.network.clone(), dataset: spec.dataset.clone(), pruning: spec.pruning.clone() }
+    }
+}
+
+impl Subject {
+    /// Reads the images' shape, builds the network for it, and scores it.
+    pub fn score(
+        key: &SubjectKey,
+        on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
+    ) -> Result<Self, DeriveError> {
+        let network: ZooNetwork = key.network.parse().map_err(DeriveError::Network)?;
+        let Dataset { shape, classes, .. } = key.dataset.read()?;
+        let started = Instant::now();
+        let graph = zoo::build(network, shape, classes)
+            .map_err(|source| DeriveError::Build { network: key.network.clone(), source })?;
+        let weights = init::init(&graph, key.pruning.seed);
+        let network = Network { graph, weights };
+        let recipe = ScoreRecipe {
+            criterion: Criterion::SynFlow,
+            rounds: key.pruning.rounds,
+            density: key.pruning.density,
+            seed: key.pruning.seed,
+        };
+        let scores = saliency::score(&network, &recipe, on_round)?;
+        let policy = WidthPolicy { min_channels: key.pruning.min_channels, ..WidthPolicy::default() };
+        let planner = Planner::new(&network.graph, &scores, Measure::Density, policy);
+        Ok(Self {
+            name: key.network.clone(),
+            cost: cost(&network.graph),
+            network,
+            planner,
+            dataset: key.dataset.clone(),
+            time_to_score: started.elapsed(),
+        })
+    }
+
+    /// The network that `plan` leaves, without weights.
+    pub fn planned_graph(&self, plan: &PrunePlan) -> Result<Graph, SurgeryError> {
+        let widths = plan.keep.iter().map(|(&group, kept)| (group, kept.len())).collect();
+        surgery::shrink(&self.network.graph, &group::groups(&self.network.graph), &widths)
+    }
+}
+
+impl DatasetSpec {
+    /// Reads and checks every file.
+    pub fn read(&self) -> Result<Dataset, DatasetError> {
+        match self.format {
+            DatasetFormat::Idx => dataset::read_idx(&self.path),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Which plan each device gets: like devices are fitted together, to the slowest of them. Pure; makes no artifact.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proto::{DeviceId, HardwareProfile};
+use pruner_core::budget::Budget;
+use pruner_core::latency::{Latency, LatencyError, LatencyModel};
+use pruner_core::Graph;
+use pruner_core::plan::{PlanError, PrunePlan};
+use pruner_core::surgery::SurgeryError;
+
+use crate::budgeting::{self, BudgetError, Ceilings, DenseFigures};
+use crate::class::ClassKey;
+use crate::corrections::Corrections;
+use crate::derive::Subject;
+use crate::manifest::{BudgetRule, DeploymentSpec};
+use crate::probes::{ProbeSet, lanes};
+use crate::store::DeviceRecord;
+
+/// A device to be fitted.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Which.
+    pub id: DeviceId,
+    /// For the budget rules.
+    pub labels: BTreeMap<String, String>,
+    /// Its class.
+    pub class: ClassKey,
+    /// What it measured; covers every probe.
+    pub profile: HardwareProfile,
+}
+
+impl Candidate {
+    /// The device as it can be fitted, or what it waits for.
+    pub fn of(device: &DeviceRecord, probes: &ProbeSet) -> Result<Self, &'static str> {
+        let profile = device.profile.as_ref().filter(|profile| probes.covers(profile));
+        let profile = profile.ok_or("it has not yet reported the times of all probe models")?;
+        let class = ClassKey::of(profile).ok_or("it has timed no probe model")?;
+        Ok(Self { id: device.id.clone(), labels: device.labels.clone(), profile: profile.clone(), class })
+    }
+}
+
+/// What one device gets.
+#[derive(Debug, Clone)]
+pub struct Fitting {
+    /// Which device.
+    pub id: DeviceId,
+    /// Its class.
+    pub class: ClassKey,
+    /// Its ceilings.
+    pub budget: Ceilings,
+    /// The plan, or why there is none.
+    pub verdict: Verdict,
+}
+
+/// The plan, or why there is none.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// It fits.
+    Fit {
+        /// Shared by the devices that were fitted together.
+        plan: Arc<PrunePlan>,
+        /// For this device, by its own probes and telemetry.
+        predicted: Latency,
+    },
+    /// No network of this shape meets the budget.
+    NoFit {
+        /// Which ceiling.
+        ceiling: String,
+        /// What the budget allows.
+        allowed: f64,
+        /// The least that pruning reaches.
+        smallest: f64,
+        /// All of it, for an operator.
+        text: String,
+    },
+    /// Its means cannot be made sense of.
+    Unusable(FitError),
+}
+
+/// Why a device cannot be fitted whatever its budget.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FitError {
+    /// Its probe times fit no model.
+    #[error("its probe times fit no latency model")]
+    Latency(#[from] LatencyError),
+    /// A rule gives no budget for it.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// The planner lacks something: a defect.
+    #[error("no plan can be made")]
+    Plan(PlanError),
+    /// The plan does not fit the network that it was made for: a defect.
+    #[error("the plan cannot be carried out")]
+    Surgery(#[source] Arc<SurgeryError>),
+}
+
+struct Member<'a> {
+    candidate: &'a Candidate,
+    model: LatencyModel,
+    budget: Ceilings,
+}
+
+/// Fits every candidate. The order of the candidates decides nothing but the order of the result.
+pub fn fit(
+    subject: &Subject,
+    probes: &ProbeSet,
+    spec: &DeploymentSpec,
+    candidates: &[Candidate],
+    corrections: &Corrections,
+) -> Vec<Fitting> {
+    let mut fittings = Vec::with_capacity(candidates.len());
+    let mut groups: BTreeMap<(ClassKey, Option<usize>), Vec<Member<'_>>> = BTreeMap::new();
+    for candidate in candidates {
+        let class = candidate.class.clone();
+        match member(subject, probes, &spec.budgets, candidate, corrections) {
+            Ok(member) => {
+                let selected = |rule: &BudgetRule| budgeting::matches(&rule.selector, &candidate.labels);
+                groups.entry((class, spec.budgets.iter().position(selected))).or_default().push(member);
+            }
+            Err(error) => {
+                let verdict = Verdict::Unusable(error);
+                fittings.push(Fitting { id: candidate.id.clone(), class, budget: Ceilings::default(), verdict });
+            }
+        }
+    }
+    for ((class, _), members) in groups {
+        let budget = members.iter().map(|member| member.budget).reduce(tightest).unwrap_or_default();
+        let planned = plan(subject, probes, &members, &budget, corrections.factor(&class.id()));
+        for member in members {
+            let verdict = verdict(&planned, &member.model);
+            fittings.push(Fitting { id: member.candidate.id.clone(), class: class.clone(), budget, verdict });
+        }
+    }
+    fittings
+}
+
+fn member<'a>(
+    subject: &Subject,
+    probes: &ProbeSet,
+    rules: &[BudgetRule],
+    candidate: &'a Candidate,
+    corrections: &Corrections,
+) -> Result<Member<'a>, FitError> {
+    let model = probes.latency_model(&candidate.profile)?.corrected(corrections.factor(&candidate.class.id()));
+    let dense = DenseFigures {
+        params: subject.cost.params,
+        macs: subject.cost.macs,
+        bytes: subject.cost.bytes,
+        memory_bytes: subject.cost.memory_bytes,
+        latency_p95_ms: Some(model.predict(&subject.network.graph).p95_ms),
+    };
+    let budget = budgeting::budget(&candidate.profile, &candidate.labels, rules, &dense)?;
+    Ok(Member { candidate, model, budget })
+}
+
+type Planned = Result<(Arc<PrunePlan>, Graph), FitError>;
+
+/// The largest network that the slowest of the members can run within `budget`.
+fn plan(
+    subject: &Subject,
+    probes: &ProbeSet,
+    members: &[Member<'_>],
+    budget: &Ceilings,
+    correction: f64,
+) -> Planned {
+    let profile = slowest_profile(members);
+    let model = probes.latency_model(&profile)?.corrected(correction);
+    let budget = Budget {
+        params: budget.params,
+        macs: budget.macs,
+        bytes: budget.bytes,
+        memory_bytes: budget.memory_bytes,
+        latency_p95_ms: budget.latency_p95_ms,
+    };
+    let plan = subject.planner.plan(&budget, Some(&model), lanes(&profile) as usize).map_err(FitError::Plan)?;
+    let graph = subject.planned_graph(&plan).map_err(|error| FitError::Surgery(Arc::new(error)))?;
+    Ok((Arc::new(plan), graph))
+}
+
+fn verdict(planned: &Planned, model: &LatencyModel) -> Verdict {
+    match planned {
+        Ok((plan, graph)) => Verdict::Fit { plan: plan.clone(), predicted: model.predict(graph) },
+        Err(FitError::Plan(error @ PlanError::NoFit { ceiling, allowed, smallest })) => Verdict::NoFit {
+            ceiling: ceiling.to_string(),
+            allowed: *allowed,
+            smallest: *smallest,
+            text: error.to_string(),
+        },
+        Err(error) => Verdict::Unusable(error.clone()),
+    }
+}
+
+/// A profile with the longest time of each probe among the members.
+fn slowest_profile(members: &[Member<'_>]) -> HardwareProfile {
+    let mut slowest = members[0].candidate.profile.clone();
+    for timing in members[1..].iter().flat_map(|member| &member.candidate.profile.probes) {
+        if let Some(other) = slowest.probes.iter_mut().find(|other| other.digest == timing.digest) {
+            other.p50_ms = other.p50_ms.max(timing.p50_ms);
+            other.p95_ms = other.p95_ms.max(timing.p95_ms);
+        }
+    }
+    slowest
+}
+
+fn tightest(a: Ceilings, b: Ceilings) -> Ceilings {
+    fn least<T: PartialOrd>(a: Option<T>, b: Option<T>) -> Option<T> {
+        match (a, b) {
+            (Some(a), Some(b)) => Some(if b < a { b } else { a }),
+            (a, b) => a.or(b),
+        }
+    }
+    Ceilings {
+        params: least(a.params, b.params),
+        macs: least(a.macs, b.macs),
+        bytes: least(a.bytes, b.bytes),
+        memory_bytes: least(a.memory_bytes, b.memory_bytes),
+        latency_p95_ms: least(a.latency_p95_ms, b.latency_p95_ms),
+    }
+}

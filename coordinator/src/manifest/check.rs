@@ -1,0 +1,123 @@
+//! What the values of a manifest may be, beyond their types. Owns the rules and their wording; never sees the text.
+
+use std::collections::BTreeMap;
+
+use proto::{ByteSize, DeviceId};
+use pruner_core::zoo::ZooNetwork;
+
+use super::{
+    API_VERSION, BudgetRule, DeploymentManifest, KIND, Limit, PruningSpec, RolloutSpec, TrainingSpec,
+};
+
+/// The first value that is not allowed: its path, and what is wrong with it.
+pub(super) fn problem(manifest: &DeploymentManifest) -> Option<(String, String)> {
+    let spec = &manifest.spec;
+    header(manifest)
+        .or_else(|| selector("spec.selector", &spec.selector))
+        .or_else(|| network(&spec.network))
+        .or_else(|| {
+            refuse_if(spec.dataset.path.as_os_str().is_empty(), "spec.dataset.path", || "is empty".into())
+        })
+        .or_else(|| pruning(&spec.pruning))
+        .or_else(|| training(&spec.training))
+        .or_else(|| budgets(&spec.budgets))
+        .or_else(|| rollout(&spec.rollout))
+}
+
+type Problem = Option<(String, String)>;
+
+fn refuse_if(is_wrong: bool, field: &str, problem: impl FnOnce() -> String) -> Problem {
+    is_wrong.then(|| (field.to_owned(), problem()))
+}
+
+fn header(manifest: &DeploymentManifest) -> Problem {
+    let DeploymentManifest { api_version, kind, metadata, .. } = manifest;
+    refuse_if(api_version != API_VERSION, "apiVersion", || {
+        format!("'{api_version}' is not known; allowed: {API_VERSION}")
+    })
+    .or_else(|| refuse_if(kind != KIND, "kind", || format!("'{kind}' is not known; allowed: {KIND}")))
+    .or_else(|| {
+        // Deployments are named by the same rule as devices.
+        refuse_if(metadata.name.parse::<DeviceId>().is_err(), "metadata.name", || {
+            let name = &metadata.name;
+            format!("'{name}' is not 1 to 63 of a-z 0-9 - . with a letter or digit at both ends")
+        })
+    })
+}
+
+fn selector(field: &str, labels: &BTreeMap<String, String>) -> Problem {
+    refuse_if(labels.keys().any(String::is_empty), field, || "has a label without a name".into())
+}
+
+fn network(name: &str) -> Problem {
+    name.parse::<ZooNetwork>().err().map(|error| ("spec.network".to_owned(), error.to_string()))
+}
+
+fn pruning(spec: &PruningSpec) -> Problem {
+    let PruningSpec { rounds, density, seed: _, min_channels } = *spec;
+    refuse_if(rounds == 0, "spec.pruning.rounds", || "0 is not allowed; at least 1".into())
+        .or_else(|| {
+            refuse_if(!(density > 0.0 && density <= 1.0), "spec.pruning.density", || {
+                format!("{density} is not allowed; more than 0, at most 1")
+            })
+        })
+        .or_else(|| {
+            refuse_if(min_channels == 0, "spec.pruning.minChannels", || "0 is not allowed; at least 1".into())
+        })
+}
+
+fn training(spec: &TrainingSpec) -> Problem {
+    let TrainingSpec { epochs, batch, learning_rate, weight_decay, images, seed: _ } = *spec;
+    let zero = || "0 is not allowed; at least 1".to_owned();
+    refuse_if(epochs == 0, "spec.training.epochs", zero)
+        .or_else(|| refuse_if(batch == 0, "spec.training.batch", zero))
+        .or_else(|| refuse_if(images == Some(0), "spec.training.images", zero))
+        .or_else(|| {
+            let allowed = learning_rate > 0.0 && learning_rate.is_finite();
+            refuse_if(!allowed, "spec.training.learningRate", || {
+                format!("{learning_rate} is not allowed; a number above 0")
+            })
+        })
+        .or_else(|| {
+            let allowed = weight_decay >= 0.0 && weight_decay.is_finite();
+            refuse_if(!allowed, "spec.training.weightDecay", || {
+                format!("{weight_decay} is not allowed; a number, 0 or above")
+            })
+        })
+}
+
+fn budgets(rules: &[BudgetRule]) -> Problem {
+    rules.iter().enumerate().find_map(|(index, rule)| {
+        let field = |name: &str| format!("spec.budgets.{index}.{name}");
+        let nothing = |limit: Option<Limit<ByteSize>>| limit == Some(Limit::Absolute(ByteSize(0)));
+        selector(&field("selector"), &rule.selector)
+            .or_else(|| refuse_if(nothing(rule.size), &field("size"), || "must be above 0".into()))
+            .or_else(|| refuse_if(nothing(rule.memory), &field("memory"), || "must be above 0".into()))
+            .or_else(|| unreachable_rule(&rules[..index], rule, index))
+    })
+}
+
+/// A rule that can never be a device's first match would starve silently, so it is refused.
+fn unreachable_rule(earlier: &[BudgetRule], rule: &BudgetRule, index: usize) -> Problem {
+    let covers = |other: &BudgetRule| {
+        other.selector.iter().all(|(name, value)| rule.selector.get(name) == Some(value))
+    };
+    let first = earlier.iter().position(covers)?;
+    let problem = format!(
+        "rule {} of the list never applies: rule {} already matches all of its devices; put the narrower one first",
+        index + 1,
+        first + 1,
+    );
+    Some((format!("spec.budgets.{index}"), problem))
+}
+
+fn rollout(spec: &RolloutSpec) -> Problem {
+    let waves = &spec.waves;
+    let rising = waves.windows(2).all(|pair| pair[0] < pair[1]);
+    let percents = waves.iter().all(|&wave| (1..=100).contains(&wave));
+    refuse_if(!(rising && percents), "spec.rollout.waves", || {
+        format!(
+            "{waves:?} is not allowed; percentages from 1 to 100, each above the one before, as in [25, 100]"
+        )
+    })
+}

@@ -1,0 +1,110 @@
+//! YAML to a checked manifest. Owns every message about the text; never touches the disk or the network.
+
+use serde_saphyr::Error as YamlError;
+
+use super::DeploymentManifest;
+use super::check;
+use super::place::{Place, Places};
+
+/// Why a text is no deployment. Each names the line, what stands there, and what may.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ManifestError {
+    /// Not YAML, or not one document of it.
+    #[error("{place}: {problem}")]
+    Syntax {
+        /// Where reading stopped.
+        place: Place,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// A key that means nothing.
+    #[error("{place}: unknown field '{field}'; allowed here: {}", .allowed.join(", "))]
+    UnknownField {
+        /// Where the key stands.
+        place: Place,
+        /// The key.
+        field: String,
+        /// The keys that may stand there.
+        allowed: Vec<&'static str>,
+    },
+    /// A key that has to be there.
+    #[error("{place}: field '{field}' is missing")]
+    MissingField {
+        /// Near where it should stand.
+        place: Place,
+        /// The key.
+        field: &'static str,
+    },
+    /// A value that is not allowed.
+    #[error("{place}: {field}: {problem}")]
+    Value {
+        /// Where the value stands.
+        place: Place,
+        /// Its path, as in `spec.rollout.waves`.
+        field: String,
+        /// What is wrong, and what is allowed.
+        problem: String,
+    },
+}
+
+impl DeploymentManifest {
+    /// Reads and checks a manifest; what it returns can be acted upon without further checks of single values.
+    pub fn read(text: &str) -> Result<Self, ManifestError> {
+        let options = serde_saphyr::options! { with_snippet: false };
+        let manifest: Self =
+            serde_saphyr::from_str_with_options(text, options).map_err(|e| refuse(text, &e))?;
+        match check::problem(&manifest) {
+            None => Ok(manifest),
+            Some((field, problem)) => {
+                Err(ManifestError::Value { place: Places::of(text).find(&field), field, problem })
+            }
+        }
+    }
+}
+
+fn refuse(text: &str, error: &YamlError) -> ManifestError {
+    let location = error.location().unwrap_or(serde_saphyr::Location::UNKNOWN);
+    let place = Place::from(location);
+    let value = |problem: String| match Places::of(text).path_at(location) {
+        Some(field) if !field.is_empty() => ManifestError::Value { place, field, problem },
+        _ => ManifestError::Syntax { place, problem },
+    };
+    let syntax = |problem: &str| ManifestError::Syntax { place, problem: problem.to_owned() };
+    match error {
+        YamlError::SerdeUnknownField { field, expected, .. } => {
+            ManifestError::UnknownField { place, field: field.clone(), allowed: expected.clone() }
+        }
+        YamlError::SerdeMissingField { field, .. } => ManifestError::MissingField { place, field },
+        YamlError::SerdeUnknownVariant { variant, expected, .. } => {
+            value(format!("'{variant}' is not known; allowed: {}", expected.join(", ")))
+        }
+        YamlError::InvalidScalar { ty, .. } => value(format!("must be {}", describe_type(ty))),
+        YamlError::Eof { .. } => syntax("the text ends where a deployment should stand"),
+        YamlError::MultipleDocuments { .. } => {
+            syntax("a second document begins; a manifest holds one deployment")
+        }
+        YamlError::DuplicateMappingKey { key, .. } => match key {
+            Some(key) => syntax(&format!("field '{key}' is given twice")),
+            None => syntax("a field is given twice"),
+        },
+        other => {
+            let text = other.to_string();
+            value(text.strip_suffix(&format!(" at {place}")).unwrap_or(&text).to_owned())
+        }
+    }
+}
+
+/// What a person would call a scalar type.
+fn describe_type(name: &str) -> String {
+    let whole = |largest: u64| format!("a whole number from 0 to {largest}");
+    match name {
+        "u8" => whole(u8::MAX.into()),
+        "u32" => whole(u32::MAX.into()),
+        "u64" | "usize" => "a whole number, 0 or more".to_owned(),
+        "f32" | "f64" => "a number".to_owned(),
+        other => format!("a {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

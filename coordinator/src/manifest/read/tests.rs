@@ -1,0 +1,180 @@
+//! Every refusal names its line, what stands there, and what may.
+
+use proto::ByteSize;
+
+use super::*;
+use crate::limit::{Count, Limit};
+
+const MINIMAL: &str = "\
+apiVersion: reconvene/v1
+kind: Deployment
+metadata:
+  name: fashion
+spec:
+  network: resnet20
+  dataset: { format: idx, path: /data }
+";
+
+fn read(text: &str) -> Result<DeploymentManifest, ManifestError> {
+    DeploymentManifest::read(text)
+}
+
+/// The message for the minimal manifest with `lines` added to its spec.
+fn refusal(lines: &str) -> String {
+    read(&format!("{MINIMAL}{lines}")).unwrap_err().to_string()
+}
+
+/// The message for the minimal manifest with `old` replaced.
+fn refusal_with(old: &str, new: &str) -> String {
+    assert!(MINIMAL.contains(old));
+    read(&MINIMAL.replace(old, new)).unwrap_err().to_string()
+}
+
+#[test]
+fn little_is_needed() {
+    let manifest = read(MINIMAL).unwrap();
+    assert_eq!(manifest.metadata.name, "fashion");
+    assert_eq!(manifest.spec.rollout.waves, [100]);
+    assert_eq!(manifest.spec.budgets, []);
+}
+
+#[test]
+fn budgets_are_figures_or_shares() {
+    let text =
+        "  budgets:\n    - { selector: { tier: small }, params: 1/16.21, size: 64Ki }\n    - params: 90000\n";
+    let budgets = read(&format!("{MINIMAL}{text}")).unwrap().spec.budgets;
+    assert_eq!(budgets[0].params, Some(Limit::OfDense(1.0 / 16.21)));
+    assert_eq!(budgets[0].size, Some(Limit::Absolute(ByteSize(65_536))));
+    assert_eq!(budgets[1].params, Some(Limit::Absolute(Count(90_000))));
+}
+
+#[test]
+fn what_was_read_can_be_written_and_read_again() {
+    let text = "  budgets:\n    - { selector: { tier: small }, params: 1/4, latencyP95: 800us }\n";
+    let manifest = read(&format!("{MINIMAL}{text}")).unwrap();
+    assert_eq!(read(&serde_saphyr::to_string(&manifest).unwrap()).unwrap(), manifest);
+}
+
+#[test]
+fn unknown_fields_are_named_with_their_line() {
+    assert_eq!(
+        refusal("  nework: resnet20\n"),
+        "line 8, column 3: unknown field 'nework'; allowed here: \
+         selector, network, dataset, pruning, training, budgets, rollout"
+    );
+    assert_eq!(
+        refusal("  budgets:\n    - parameters: 5\n"),
+        "line 9, column 7: unknown field 'parameters'; allowed here: \
+         selector, params, macs, size, memory, latencyP95"
+    );
+}
+
+#[test]
+fn values_of_the_wrong_type_are_named_by_their_path() {
+    assert_eq!(
+        refusal("  training: { epochs: many }\n"),
+        "line 8, column 23: spec.training.epochs: must be a whole number from 0 to 4294967295"
+    );
+    assert_eq!(
+        refusal("  budgets:\n    - params: 1/x\n"),
+        "line 9, column 15: spec.budgets.0.params: invalid share: \
+         '1/x' is not a share of the dense network such as 1/16.21 or 25%"
+    );
+    assert_eq!(
+        refusal_with("format: idx", "format: png"),
+        "line 7, column 22: spec.dataset.format: 'png' is not known; allowed: idx"
+    );
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused() {
+    for (lines, expected) in [
+        (
+            "  rollout: { waves: [50, 10] }\n",
+            "line 8, column 21: spec.rollout.waves: [50, 10] is not allowed; \
+             percentages from 1 to 100, each above the one before, as in [25, 100]",
+        ),
+        (
+            "  training:\n    epochs: 0\n",
+            "line 9, column 13: spec.training.epochs: 0 is not allowed; at least 1",
+        ),
+        (
+            "  pruning: { rounds: 0 }\n",
+            "line 8, column 22: spec.pruning.rounds: 0 is not allowed; at least 1",
+        ),
+        (
+            "  pruning: { density: 1.5 }\n",
+            "line 8, column 23: spec.pruning.density: 1.5 is not allowed; more than 0, at most 1",
+        ),
+        (
+            "  training: { learningRate: -0.1 }\n",
+            "line 8, column 29: spec.training.learningRate: -0.1 is not allowed; a number above 0",
+        ),
+        ("  budgets: [{ size: 0 }]\n", "line 8, column 21: spec.budgets.0.size: must be above 0"),
+    ] {
+        assert_eq!(refusal(lines), expected);
+    }
+    assert!(refusal("  pruning: { density: .nan }\n").contains("spec.pruning.density"));
+    assert!(refusal("  rollout: { waves: [0, 100] }\n").contains("spec.rollout.waves"));
+    assert!(refusal("  rollout: { waves: [50, 101] }\n").contains("spec.rollout.waves"));
+}
+
+#[test]
+fn headers_are_checked() {
+    for (old, new, expected) in [
+        (
+            "reconvene/v1",
+            "apps/v1",
+            "line 1, column 13: apiVersion: 'apps/v1' is not known; allowed: reconvene/v1",
+        ),
+        ("kind: Deployment", "kind: Pod", "line 2, column 7: kind: 'Pod' is not known; allowed: Deployment"),
+        (
+            "name: fashion",
+            "name: Fashion!",
+            "line 4, column 9: metadata.name: 'Fashion!' is not \
+             1 to 63 of a-z 0-9 - . with a letter or digit at both ends",
+        ),
+        (
+            "network: resnet20",
+            "network: resnet50",
+            "line 6, column 12: spec.network: there is no network 'resnet50'; known: resnet20, vgg16-bn",
+        ),
+        ("  network: resnet20\n", "", "line 6, column 3: field 'network' is missing"),
+    ] {
+        assert_eq!(refusal_with(old, new), expected);
+    }
+}
+
+#[test]
+fn a_rule_that_never_applies_is_refused() {
+    let lines = "  budgets:\n    - params: 25%\n    - { selector: { tier: small }, params: 10% }\n";
+    assert_eq!(
+        refusal(lines),
+        "line 10, column 7: spec.budgets.1: rule 2 of the list never applies: \
+         rule 1 already matches all of its devices; put the narrower one first"
+    );
+    let reordered = "  budgets:\n    - { selector: { tier: small }, params: 10% }\n    - params: 25%\n";
+    assert!(read(&format!("{MINIMAL}{reordered}")).is_ok());
+}
+
+#[test]
+fn texts_that_are_no_manifest_are_refused_with_a_place() {
+    for text in ["", "- a\n", "a: [", "kind: Deployment\nkind: Deployment\n", "\u{0}", "'"] {
+        let message = read(text).unwrap_err().to_string();
+        assert!(message.starts_with("line "), "{message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+    let two = format!("{MINIMAL}---\n{MINIMAL}");
+    assert_eq!(
+        read(&two).unwrap_err().to_string(),
+        "line 9, column 1: a second document begins; a manifest holds one deployment"
+    );
+    assert_eq!(refusal("  network: vgg16-bn\n"), "line 8, column 3: field 'network' is given twice");
+}
+
+#[test]
+fn the_shipped_example_is_valid() {
+    let manifest = read(include_str!("../../../../deploy/examples/fashion-mnist.yaml")).unwrap();
+    assert_eq!(manifest.metadata.name, "fashion-mnist");
+    assert_eq!(manifest.spec.budgets.len(), 3);
+}

@@ -1,0 +1,10 @@
+//! The rollout: which device gets its model when, and when to stop. Deciding is pure and lives in `state` and `plan`;
+//! `driver` does, `progress` records what devices report.
+
+pub mod driver;
+pub mod plan;
+pub mod state;
+
+pub(crate) mod progress;
+
+mod survey;

@@ -1,0 +1,154 @@
+//! The loop: read, decide by asking the pure modules, write, tell; then sleep until poked. Decides nothing itself.
+
+mod advance;
+mod carry_out;
+mod work;
+
+pub(crate) use work::score;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::blob::BlobStore;
+use crate::board::Board;
+use crate::derive::{Pool, Subject, SubjectKey};
+use crate::fleet::Fleet;
+use crate::probes::ProbeSet;
+use crate::rpc::chain;
+use crate::store::{
+    ArtifactRecord, DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Store, StoreError, StoreHandle,
+};
+
+/// Wakes the driver: something that it decides by has changed.
+#[derive(Clone, Default)]
+pub struct Poke(Arc<Notify>);
+
+impl Poke {
+    /// Wakes the driver, or lets it go round once more if it is awake.
+    pub fn poke(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// What the driver works with.
+pub struct Driver {
+    pub(crate) store: StoreHandle,
+    pub(crate) blobs: BlobStore,
+    pub(crate) fleet: Fleet,
+    pub(crate) board: Board,
+    pub(crate) pool: Pool,
+    pub(crate) probes: Arc<ProbeSet>,
+    pub(crate) subjects: Subjects,
+    pub(crate) poke: Poke,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// The networks that were scored since the start, for whoever plans. Few and small beside a training.
+#[derive(Clone, Default)]
+pub struct Subjects(Arc<std::sync::Mutex<Vec<(SubjectKey, Arc<Subject>)>>>);
+
+impl Subjects {
+    /// The scored network, if it was scored since the start.
+    pub fn get(&self, key: &SubjectKey) -> Option<Arc<Subject>> {
+        let subjects = self.0.lock().expect("no holder of this lock can panic");
+        subjects.iter().find(|(known, _)| known == key).map(|(_, subject)| subject.clone())
+    }
+
+    /// Keeps a scored network.
+    pub fn insert(&self, key: SubjectKey, subject: Arc<Subject>) {
+        let mut subjects = self.0.lock().expect("no holder of this lock can panic");
+        if !subjects.iter().any(|(known, _)| *known == key) {
+            subjects.push((key, subject));
+        }
+    }
+}
+
+/// Work that a task has ended, so that it may be begun again if it is still wanted.
+pub(crate) enum Ended {
+    Scoring(SubjectKey),
+    Derivation(DerivationKey),
+}
+
+/// What the loop knows beside the store: the work that is under way.
+#[derive(Default)]
+struct Underway {
+    scoring: Vec<SubjectKey>,
+    derivations: BTreeMap<DerivationKey, CancellationToken>,
+}
+
+/// All that one round decides by, read at once.
+struct Snapshot {
+    devices: Vec<DeviceRecord>,
+    deployments: Vec<DeploymentRecord>,
+    derivations: Vec<DerivationRecord>,
+    artifacts: Vec<ArtifactRecord>,
+}
+
+/// A round at least this often: deadlines pass without anybody poking.
+const ROUND: Duration = Duration::from_secs(5);
+/// Ended tasks that wait to be noted; a task blocks rather than lose its word.
+const ENDED: usize = 16;
+
+impl Driver {
+    /// Runs until shutdown.
+    pub async fn run(self) {
+        let (ended, mut notes) = mpsc::channel(ENDED);
+        let mut underway = Underway::default();
+        loop {
+            if let Err(error) = self.round(&mut underway, &ended).await {
+                tracing::error!(error = chain(&error), "a round of the driver failed; it is tried again");
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = self.poke.0.notified() => {}
+                () = tokio::time::sleep(ROUND) => {}
+                Some(note) = notes.recv() => match note {
+                    Ended::Scoring(key) => underway.scoring.retain(|running| *running != key),
+                    Ended::Derivation(key) => drop(underway.derivations.remove(&key)),
+                },
+            }
+        }
+    }
+
+    /// Moves every deployment on as far as it goes now.
+    async fn round(&self, underway: &mut Underway, ended: &mpsc::Sender<Ended>) -> Result<(), StoreError> {
+        let snapshot = self.store.call(Snapshot::read).await?;
+        let mut owned = BTreeSet::new();
+        let mut wanted = BTreeSet::new();
+        for deployment in &snapshot.deployments {
+            let next = self.advance(deployment, &snapshot, &owned).await?;
+            owned.extend(next.record.outcomes.keys().cloned());
+            wanted.extend(next.derivations.keys().copied());
+            if let Err(error) = self.carry_out(deployment, next, underway, ended).await {
+                match error {
+                    StoreError::Superseded { .. } => self.poke.poke(), // applied anew meanwhile: look again
+                    other => return Err(other),
+                }
+            }
+        }
+        for (key, cancel) in &underway.derivations {
+            if !wanted.contains(key) {
+                tracing::info!(derivation = %key, "no deployment wants this derivation any more");
+                cancel.cancel();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    fn read(store: &dyn Store) -> Result<Self, StoreError> {
+        Ok(Self {
+            devices: store.devices()?,
+            deployments: store.deployments()?,
+            derivations: store.derivations()?,
+            artifacts: store.artifacts()?,
+        })
+    }
+}

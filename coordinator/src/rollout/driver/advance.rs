@@ -1,0 +1,208 @@
+//! One deployment, one round: what its record becomes, which work it waits for, whom to tell. Reads only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::DeviceId;
+use pruner_core::plan::PrunePlan;
+
+use super::{Driver, Snapshot};
+use crate::budgeting::matches;
+use crate::clock::unix_ms;
+use crate::corrections::Corrections;
+use crate::derive::{Derivation, SubjectKey};
+use crate::manifest::DeploymentSpec;
+use crate::probes::ProbeSet;
+use crate::fitting::{self, Candidate, Fitting, Verdict};
+use crate::rollout::plan::{self, Status};
+use crate::rollout::state::{Presence, Rollout};
+use crate::rpc::chain;
+use crate::store::{
+    AssignmentOrder, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationState, DeviceRecord, Outcome,
+    OutcomeRecord, PredictedLatency, StoreError,
+};
+
+/// What a round makes of one deployment.
+pub(super) struct Next {
+    /// Its record as it shall be, but for the assignments.
+    pub(super) record: DeploymentRecord,
+    /// The network that must be scored before anything else can be done.
+    pub(super) to_score: Option<SubjectKey>,
+    /// The derivations that it waits for, with their plans where they are new.
+    pub(super) derivations: BTreeMap<DerivationKey, Option<PrunePlan>>,
+    /// Whom to tell what, and the wave of each.
+    pub(super) assign: Vec<(DeviceId, u32, AssignmentOrder)>,
+}
+
+impl Driver {
+    pub(super) async fn advance(
+        &self,
+        deployment: &DeploymentRecord,
+        snapshot: &Snapshot,
+        owned: &BTreeSet<DeviceId>,
+    ) -> Result<Next, StoreError> {
+        let mut next = Next {
+            record: deployment.clone(),
+            to_score: None,
+            derivations: BTreeMap::new(),
+            assign: Vec::new(),
+        };
+        if matches!(deployment.phase, DeploymentPhase::Failed { .. }) {
+            return Ok(next);
+        }
+        let unfitted = next.match_devices(snapshot, owned, &self.probes);
+        self.fit_devices(&mut next, unfitted).await?;
+        next.note_derivations(snapshot);
+        next.note_holdings(snapshot);
+        self.place(&mut next, snapshot);
+        Ok(next)
+    }
+
+    /// Gives each device that has no model yet its plan; or asks for the network to be scored first.
+    async fn fit_devices(
+        &self,
+        next: &mut Next,
+        unfitted: Vec<Candidate>,
+    ) -> Result<(), StoreError> {
+        let key = SubjectKey::of(&next.record.manifest.spec);
+        let resumed = next.record.outcomes.values().any(|outcome| outcome.state == Outcome::Deriving);
+        if unfitted.is_empty() && !resumed {
+            return Ok(());
+        }
+        let Some(subject) = self.subjects.get(&key) else {
+            next.to_score = Some(key);
+            return Ok(());
+        };
+        let (scored, probes) = (subject.clone(), self.probes.clone());
+        let corrections = self.store.call(move |store| Corrections::read(store, &scored, &probes)).await?;
+        let spec = next.record.manifest.spec.clone();
+        for fitting in fitting::fit(&subject, &self.probes, &spec, &unfitted, &corrections) {
+            let (id, outcome, derivation) = decided(&spec, fitting);
+            tracing::info!(deployment = next.record.name, device = %id, outcome = ?outcome.state, "fitted");
+            if let Some((key, plan)) = derivation {
+                next.derivations.insert(key, Some(plan));
+            }
+            next.record.outcomes.insert(id, outcome);
+        }
+        Ok(())
+    }
+
+    /// Asks the rollout's plan whom to tell now.
+    fn place(&self, next: &mut Next, snapshot: &Snapshot) {
+        let presence = |device: &DeviceId| match self.fleet.presence(device) {
+            Some(presence) => Presence::Online { since_unix_ms: presence.connected_unix_ms },
+            None => Presence::Offline,
+        };
+        let step = plan::next(&Rollout::of(&next.record, presence), unix_ms());
+        for placement in &step.assign {
+            let digest = next.record.outcomes[&placement.device].digest;
+            let artifact = digest.and_then(|digest| snapshot.artifacts.iter().find(|record| record.digest == digest));
+            let Some(artifact) = artifact else { continue }; // stored a moment ago: the next round sees it
+            let order = AssignmentOrder {
+                deployment: next.record.name.clone(),
+                deployment_generation: next.record.generation,
+                model: artifact.model(&next.record.name),
+            };
+            next.assign.push((placement.device.clone(), placement.wave, order));
+        }
+        for expiry in step.expired {
+            if let Some(outcome) = next.record.outcomes.get_mut(&expiry.device) {
+                outcome.state = Outcome::Failed { reason: expiry.reason };
+            }
+        }
+        next.record.phase = phase(next, step.status);
+    }
+}
+
+impl Next {
+    /// Gives every device that the selector matches an outcome; returns those that can be fitted now.
+    fn match_devices(&mut self, snapshot: &Snapshot, owned: &BTreeSet<DeviceId>, probes: &ProbeSet) -> Vec<Candidate> {
+        let spec = &self.record.manifest.spec;
+        let matched: Vec<&DeviceRecord> = snapshot
+            .devices
+            .iter()
+            .filter(|device| matches(&spec.selector, &device.labels) && !owned.contains(&device.id))
+            .collect();
+        self.record.outcomes.retain(|id, _| matched.iter().any(|device| device.id == *id));
+        let mut unfitted = Vec::new();
+        for device in matched {
+            let known = self.record.outcomes.get(&device.id);
+            if known.is_some_and(|outcome| !matches!(outcome.state, Outcome::Waiting { .. })) {
+                continue;
+            }
+            match Candidate::of(device, probes) {
+                Ok(candidate) => {
+                    unfitted.push(candidate);
+                    let waiting = OutcomeRecord::waiting("its network is being scored");
+                    self.record.outcomes.insert(device.id.clone(), waiting);
+                }
+                Err(reason) => {
+                    self.record.outcomes.insert(device.id.clone(), OutcomeRecord::waiting(reason));
+                }
+            }
+        }
+        unfitted
+    }
+
+    /// Devices whose derivation has ended have their model, or none; the others' derivations are listed.
+    fn note_derivations(&mut self, snapshot: &Snapshot) {
+        for outcome in self.record.outcomes.values_mut() {
+            let (Outcome::Deriving, Some(key)) = (&outcome.state, outcome.derivation) else { continue };
+            match snapshot.derivations.iter().find(|record| record.key == key).map(|record| &record.state) {
+                Some(DerivationState::Ready { artifact }) => {
+                    outcome.digest = Some(*artifact);
+                    outcome.state = Outcome::Fitted;
+                }
+                Some(DerivationState::Failed { reason }) => outcome.state = Outcome::Failed { reason: reason.clone() },
+                Some(DerivationState::Queued | DerivationState::Training { .. }) | None => drop(self.derivations.entry(key).or_insert(None)),
+            }
+        }
+    }
+
+    /// A device that says it holds its assignment has it, whether or not its report came through.
+    fn note_holdings(&mut self, snapshot: &Snapshot) {
+        for device in &snapshot.devices {
+            let Some(outcome) = self.record.outcomes.get_mut(&device.id) else { continue };
+            let holds = outcome.assignment == Some(device.holding.generation) && outcome.digest == device.holding.digest;
+            if holds && matches!(outcome.state, Outcome::Assigned { .. }) {
+                outcome.state = Outcome::Active { since_unix_ms: unix_ms() };
+            }
+        }
+    }
+}
+
+/// A fitting as the deployment's record keeps it, and the derivation that it asks for.
+fn decided(
+    spec: &DeploymentSpec,
+    fitting: Fitting,
+) -> (DeviceId, OutcomeRecord, Option<(DerivationKey, PrunePlan)>) {
+    let mut outcome = OutcomeRecord::waiting(String::new());
+    outcome.class = Some(fitting.class.id());
+    outcome.budget = fitting.budget;
+    let mut derivation = None;
+    outcome.state = match fitting.verdict {
+        Verdict::Fit { plan, predicted } => {
+            let key = Derivation::of(spec, &plan).key();
+            outcome.derivation = Some(key);
+            outcome.predicted = Some(PredictedLatency { p50_ms: predicted.p50_ms, p95_ms: predicted.p95_ms });
+            derivation = Some((key, PrunePlan::clone(&plan)));
+            Outcome::Deriving
+        }
+        Verdict::NoFit { ceiling, allowed, smallest, text } => Outcome::NoFit { ceiling, allowed, smallest, text },
+        Verdict::Unusable(error) => Outcome::Failed { reason: chain(&error) },
+    };
+    (fitting.id, outcome, derivation)
+}
+
+/// How far the deployment has come, from what is still missing.
+fn phase(next: &Next, status: Status) -> DeploymentPhase {
+    match status {
+        Status::Failed { reason } => DeploymentPhase::Failed { reason },
+        Status::Complete { .. } => DeploymentPhase::Complete,
+        Status::Waiting { .. } if next.to_score.is_some() => DeploymentPhase::Scoring,
+        Status::Waiting { .. } if !next.derivations.is_empty() => DeploymentPhase::Deriving,
+        Status::Waiting { .. } if next.record.outcomes.values().all(|outcome| outcome.class.is_none()) => {
+            DeploymentPhase::Pending
+        }
+        Status::Waiting { .. } => DeploymentPhase::RollingOut,
+    }
+}

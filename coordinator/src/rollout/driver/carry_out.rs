@@ -1,0 +1,76 @@
+//! Makes true what a round decided: begins work, writes the record, then assigns and tells. Every write is conditional.
+
+use proto::session::CoordinatorMessage;
+use tokio::sync::mpsc;
+
+use super::advance::Next;
+use super::{Driver, Ended, Underway};
+use crate::clock::unix_ms;
+use crate::store::{DeploymentRecord, Outcome, StoreError};
+
+impl Driver {
+    pub(super) async fn carry_out(
+        &self,
+        before: &DeploymentRecord,
+        next: Next,
+        underway: &mut Underway,
+        ended: &mpsc::Sender<Ended>,
+    ) -> Result<(), StoreError> {
+        if let Some(key) = next.to_score.clone() {
+            self.begin_scoring(&next.record, key, underway, ended);
+        }
+        for (key, plan) in &next.derivations {
+            self.begin_derivation(&next.record, *key, plan.as_ref(), underway, ended).await?;
+        }
+        if next.record != *before {
+            self.write(before.clone(), next.record.clone()).await?;
+        }
+        for (device, wave, order) in next.assign {
+            let (name, generation) = (next.record.name.clone(), next.record.generation);
+            let assigned = device.clone();
+            let assignment = self
+                .store
+                .call(move |store| {
+                    let assignment = store.assign(&device, &order)?;
+                    store.update_deployment(&name, generation, &mut |record| {
+                        let Some(outcome) = record.outcomes.get_mut(&device) else { return };
+                        if outcome.state == Outcome::Fitted {
+                            outcome.state = Outcome::Assigned { since_unix_ms: unix_ms() };
+                            outcome.assignment = Some(assignment.generation);
+                            outcome.wave = Some(wave);
+                        }
+                    })?;
+                    Ok(assignment)
+                })
+                .await?;
+            tracing::info!(
+                device = %assigned, generation = %assignment.generation, digest = %assignment.digest(), wave, "assigned"
+            );
+            self.fleet.send(&assigned, CoordinatorMessage::Assignment(assignment.message()));
+            self.board.wake();
+        }
+        Ok(())
+    }
+
+    /// Writes what the round changed, and only that: a session may have recorded a report meanwhile.
+    async fn write(&self, before: DeploymentRecord, after: DeploymentRecord) -> Result<(), StoreError> {
+        self.store
+            .call(move |store| {
+                store.update_deployment(&before.name, before.generation, &mut |record| {
+                    record.phase = after.phase.clone();
+                    record.outcomes.retain(|id, outcome| {
+                        after.outcomes.contains_key(id) || before.outcomes.get(id) != Some(&*outcome)
+                    });
+                    for (id, outcome) in &after.outcomes {
+                        if record.outcomes.get(id) == before.outcomes.get(id) {
+                            record.outcomes.insert(id.clone(), outcome.clone());
+                        }
+                    }
+                })
+            })
+            .await?;
+        self.poke.poke(); // what was written may open the next step
+        self.board.wake();
+        Ok(())
+    }
+}

@@ -1,0 +1,247 @@
+//! Scoring and training as tasks of their own, on the pool: begun once, reported on the board, recorded when done.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use pruner_core::plan::PrunePlan;
+use pruner_core::train::Step;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Driver, Ended, Underway};
+use crate::blob::BlobStore;
+use crate::board::{JobId, Reporter};
+use crate::clock::unix_ms;
+use crate::derive::{self, Derived, DeriveError, Pool, Subject, SubjectKey};
+use crate::manifest::DeploymentSpec;
+use crate::rpc::chain;
+use crate::store::{
+    ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DerivationState, Footprint,
+    LayerRecord, Serving, StoreError, StoreHandle,
+};
+
+/// What came of a task on the pool.
+fn flatten<T>(result: Result<Result<T, DeriveError>, derive::PoolError>) -> Result<T, DeriveError> {
+    result.map_err(DeriveError::Pool).and_then(|inner| inner)
+}
+
+fn go_on(cancel: &CancellationToken) -> ControlFlow<()> {
+    if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// Scores a network on the pool, reporting to the board.
+pub(crate) async fn score(
+    pool: &Pool,
+    key: SubjectKey,
+    mut reporter: Reporter,
+    cancel: CancellationToken,
+) -> Result<Subject, DeriveError> {
+    let scored = pool.run(move || {
+        Subject::score(&key, &mut |done, of| {
+            reporter.report(done.into(), of.into(), format!("round {done}/{of}"));
+            go_on(&cancel)
+        })
+    });
+    flatten(scored.await)
+}
+
+impl Driver {
+    pub(super) fn begin_scoring(
+        &self,
+        deployment: &DeploymentRecord,
+        key: SubjectKey,
+        underway: &mut Underway,
+        ended: &mpsc::Sender<Ended>,
+    ) {
+        if underway.scoring.contains(&key) {
+            return;
+        }
+        underway.scoring.push(key.clone());
+        let id = JobId { deployment: deployment.name.clone(), title: format!("score {}", key.network) };
+        let reporter = self.board.begin(id, key.pruning.rounds.into());
+        let (pool, subjects, store) = (self.pool.clone(), self.subjects.clone(), self.store.clone());
+        let (name, generation, ended) = (deployment.name.clone(), deployment.generation, ended.clone());
+        let cancel = self.shutdown.child_token();
+        self.tasks.spawn(async move {
+            match score(&pool, key.clone(), reporter, cancel).await {
+                Ok(subject) => subjects.insert(key.clone(), Arc::new(subject)),
+                Err(error) if error.is_retryable() => {}
+                Err(error) => {
+                    let reason = chain(&error);
+                    tracing::warn!(deployment = name, error = reason, "scoring failed");
+                    let failed = move |store: &dyn crate::store::Store| {
+                        store.update_deployment(&name, generation, &mut |record| {
+                            record.phase = DeploymentPhase::Failed { reason: reason.clone() };
+                        })
+                    };
+                    note_failure(store.call(failed).await.map(drop));
+                }
+            }
+            let _ = ended.send(Ended::Scoring(key)).await; // nobody listens while stopping
+        });
+    }
+
+    pub(super) async fn begin_derivation(
+        &self,
+        deployment: &DeploymentRecord,
+        key: DerivationKey,
+        plan: Option<&PrunePlan>,
+        underway: &mut Underway,
+        ended: &mpsc::Sender<Ended>,
+    ) -> Result<(), StoreError> {
+        let spec = &deployment.manifest.spec;
+        let Some(subject) = self.subjects.get(&SubjectKey::of(spec)) else { return Ok(()) };
+        if underway.derivations.contains_key(&key) {
+            return Ok(());
+        }
+        let Some((record, plan)) = self.derivation(spec, key, plan).await? else { return Ok(()) };
+        match record.state {
+            DerivationState::Ready { .. } | DerivationState::Failed { .. } => {
+                self.poke.poke(); // ended before: the next round sees it
+                return Ok(());
+            }
+            DerivationState::Queued | DerivationState::Training { .. } => {}
+        }
+        let cancel = self.shutdown.child_token();
+        underway.derivations.insert(key, cancel.clone());
+        let short = key.to_string()[..12].to_owned();
+        let id = JobId { deployment: deployment.name.clone(), title: format!("train {short}") };
+        let training = Training {
+            reporter: self.board.begin(id, u64::from(spec.training.epochs)),
+            subject,
+            plan,
+            spec: spec.clone(),
+            cancel,
+        };
+        let (pool, store, blobs, ended) = (self.pool.clone(), self.store.clone(), self.blobs.clone(), ended.clone());
+        self.tasks.spawn(async move {
+            let result = training.run(&pool, &blobs).await;
+            note_failure(record_result(&store, key, result).await);
+            let _ = ended.send(Ended::Derivation(key)).await; // nobody listens while stopping
+        });
+        Ok(())
+    }
+
+    /// The derivation's record, made where it is new; `None` where a stored plan cannot be read any more.
+    async fn derivation(
+        &self,
+        spec: &DeploymentSpec,
+        key: DerivationKey,
+        plan: Option<&PrunePlan>,
+    ) -> Result<Option<(DerivationRecord, PrunePlan)>, StoreError> {
+        let record = match plan {
+            Some(plan) => {
+                let record = DerivationRecord {
+                    key,
+                    network: spec.network.clone(),
+                    plan: serde_json::to_value(plan).expect("a plan is plain values"),
+                    state: DerivationState::Queued,
+                    created_unix_ms: unix_ms(),
+                };
+                Some(self.store.call(move |store| store.insert_derivation(record)).await?)
+            }
+            None => self.store.call(move |store| store.derivation(&key)).await?,
+        };
+        Ok(record.and_then(|record| {
+            let plan = serde_json::from_value(record.plan.clone()).ok()?;
+            Some((record, plan))
+        }))
+    }
+}
+
+fn note_failure(result: Result<(), StoreError>) {
+    match result {
+        Ok(()) | Err(StoreError::Superseded { .. }) => {}
+        Err(error) => tracing::error!(error = chain(&error), "what came of a job could not be stored"),
+    }
+}
+
+/// One training, with all that it needs.
+struct Training {
+    reporter: Reporter,
+    subject: Arc<Subject>,
+    plan: PrunePlan,
+    spec: DeploymentSpec,
+    cancel: CancellationToken,
+}
+
+impl Training {
+    async fn run(self, pool: &Pool, blobs: &BlobStore) -> Result<ArtifactRecord, DeriveError> {
+        let Self { mut reporter, subject, plan, spec, cancel } = self;
+        let blobs = blobs.clone();
+        let trained = pool.run(move || {
+            let mut on_step = |step: &Step| {
+                reporter.report(step.step as u64, step.steps as u64, describe(step));
+                go_on(&cancel)
+            };
+            let derived = derive::derive(&subject, &plan, &spec.pruning, &spec.training, &mut on_step)?;
+            blobs.put(&derived.onnx)?;
+            Ok(artifact(derived, &subject, &plan, &spec))
+        });
+        flatten(trained.await)
+    }
+}
+
+fn describe(step: &Step) -> String {
+    format!(
+        "epoch {}/{} loss {:.3} accuracy {:.1} % {:.0} images/s",
+        step.epoch,
+        step.epochs,
+        step.loss,
+        100.0 * step.accuracy,
+        step.images_per_second
+    )
+}
+
+async fn record_result(
+    store: &StoreHandle,
+    key: DerivationKey,
+    result: Result<ArtifactRecord, DeriveError>,
+) -> Result<(), StoreError> {
+    let state = match &result {
+        Ok(artifact) => DerivationState::Ready { artifact: artifact.digest },
+        Err(error) if error.is_retryable() => return Ok(()), // stays queued
+        Err(error) => DerivationState::Failed { reason: chain(error) },
+    };
+    tracing::info!(derivation = %key, ?state, "derivation ended");
+    store
+        .call(move |store| {
+            if let Ok(artifact) = &result {
+                store.put_artifact(artifact)?; // before the derivation points to it
+            }
+            store.update_derivation(&key, &mut |record| record.state = state.clone()).map(drop)
+        })
+        .await
+}
+
+fn artifact(derived: Derived, subject: &Subject, plan: &PrunePlan, spec: &DeploymentSpec) -> ArtifactRecord {
+    let Derived { artifact, cost, evaluation, input_shape, classes, mean, std, self_test, .. } = derived;
+    ArtifactRecord {
+        digest: artifact.digest,
+        size: artifact.size,
+        network: subject.name.clone(),
+        footprint: Footprint {
+            params: cost.params,
+            macs: cost.macs,
+            bytes: cost.bytes,
+            memory_bytes: cost.memory_bytes,
+        },
+        test_accuracy: Some(evaluation.accuracy),
+        test_images: evaluation.images as u32,
+        train_images: derived.train_images as u32,
+        epochs: spec.training.epochs,
+        seconds_to_prune: (subject.time_to_score + derived.time_to_prune).as_secs_f64(),
+        seconds_to_train: derived.time_to_train.as_secs_f64(),
+        layers: plan.layers.iter().map(layer).collect(),
+        serving: Serving { input_shape, mean, std, classes, self_test },
+    }
+}
+
+fn layer(layer: &pruner_core::plan::LayerPlan) -> LayerRecord {
+    LayerRecord {
+        layer: layer.name.clone(),
+        before: layer.before as u32,
+        after: layer.after as u32,
+        sensitivity: layer.sensitivity,
+    }
+}

@@ -1,0 +1,108 @@
+//! Decides what a rollout does next. Pure: the same state and time give the same step.
+//!
+//! A device is placed in a wave when it is ready, in an order that depends on names alone, those online first: a
+//! wave that nobody can answer for proves nothing. A wave is done when each of its devices that is there serves the
+//! model; devices without fit are not counted and absent ones are not waited for. One failure stops everything.
+
+use proto::DeviceId;
+
+use super::state::Rollout;
+use super::survey::Survey;
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Tell these devices, and record the wave of each.
+    pub assign: Vec<Placement>,
+    /// These took too long; record that they failed.
+    pub expired: Vec<Expiry>,
+    /// How the rollout stands once that is done.
+    pub status: Status,
+    /// When to ask again if nothing happens before, milliseconds since 1970; `None`: only when something happens.
+    pub wake_unix_ms: Option<u64>,
+}
+
+/// A device that is to be told, in its wave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// The device.
+    pub device: DeviceId,
+    /// Its wave, from 0.
+    pub wave: u32,
+}
+
+/// A device that did not become active in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiry {
+    /// The device.
+    pub device: DeviceId,
+    /// Why, for an operator.
+    pub reason: String,
+}
+
+/// How a rollout stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// It goes on when something happens.
+    Waiting {
+        /// For what, for an operator.
+        reason: String,
+    },
+    /// Every device has what it can have, or will have it when it comes back.
+    Complete {
+        /// How many of each, for an operator.
+        summary: String,
+    },
+    /// It was stopped; devices not yet told keep what they serve.
+    Failed {
+        /// Which device and why, for an operator.
+        reason: String,
+    },
+}
+
+/// What `rollout` does next at `now_unix_ms`.
+pub fn next(rollout: &Rollout<'_>, now_unix_ms: u64) -> Step {
+    let survey = Survey::of(rollout, now_unix_ms);
+    if let Some(reason) = survey.halt(rollout) {
+        let status = Status::Failed { reason };
+        return Step { assign: Vec::new(), expired: survey.expired, status, wake_unix_ms: None };
+    }
+    let (assign, wave) = open_waves(rollout, &survey);
+    let status = match survey.pending(rollout, &assign, wave) {
+        Some(reason) => Status::Waiting { reason },
+        None => Status::Complete { summary: survey.summary() },
+    };
+    let told = (!assign.is_empty()).then(|| now_unix_ms.saturating_add(rollout.settle_limit_ms));
+    let wake_unix_ms = survey.patience_ends().into_iter().chain(told).min();
+    Step { assign, expired: survey.expired, status, wake_unix_ms }
+}
+
+/// Fills the open wave, and the next ones as long as nobody has to be waited for. Returns the open wave too.
+fn open_waves(rollout: &Rollout<'_>, survey: &Survey<'_>) -> (Vec<Placement>, u32) {
+    let place = |device: &DeviceId, wave| Placement { device: device.clone(), wave };
+    let mut assign: Vec<_> = survey.untold.iter().map(|&(device, wave)| place(device, wave)).collect();
+    let last = rollout.wave_count() - 1;
+    let mut wave = survey.reached.min(last);
+    if survey.unanswered.is_some_and(|unanswered| unanswered < wave) {
+        // A device of an earlier wave was away when this one opened, and is back: first its answer, then more.
+        return (assign, wave);
+    }
+    let mut blocked = survey.unanswered.is_some();
+    let mut placed = survey.placed;
+    let mut ready = survey.ready.iter();
+    loop {
+        let room = rollout.target(wave, survey.counted()).saturating_sub(placed);
+        for &(device, presence) in ready.by_ref().take(room) {
+            assign.push(place(device, wave));
+            placed += 1;
+            blocked |= presence.is_online();
+        }
+        if ready.len() == 0 || blocked || wave == last {
+            return (assign, wave);
+        }
+        wave += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests;

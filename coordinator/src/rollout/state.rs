@@ -1,0 +1,166 @@
+//! A rollout as the planner sees it: each device's outcome and presence, frozen. Reads no clock and no store.
+
+use std::collections::BTreeMap;
+
+use proto::{DeviceId, Digest};
+
+use crate::store::{DeploymentRecord, Outcome, OutcomeRecord};
+
+/// What [`Rollout::of`] gives an online device from assignment to `Active`, milliseconds.
+pub const SETTLE_LIMIT_MS: u64 = 15 * 60 * 1000;
+
+/// One generation of one deployment, as it stands.
+#[derive(Debug, Clone)]
+pub struct Rollout<'a> {
+    /// The deployment's name: part of each device's place in the order.
+    pub deployment: &'a str,
+    /// When this generation was applied, milliseconds since 1970.
+    pub begun_unix_ms: u64,
+    /// Share of the devices that each wave has reached, percent. A last wave of 100 is implied.
+    pub waves: &'a [u8],
+    /// An online device that takes longer from assignment to `Active` has failed, and one that sends no profile for so
+    /// long is not waited for, milliseconds.
+    pub settle_limit_ms: u64,
+    /// The devices that the selector matches.
+    pub members: BTreeMap<&'a DeviceId, Member<'a>>,
+}
+
+/// One device of a rollout.
+#[derive(Debug, Clone, Copy)]
+pub struct Member<'a> {
+    /// What it gets, and how far it has come.
+    pub outcome: &'a OutcomeRecord,
+    /// Whether it is there.
+    pub presence: Presence,
+}
+
+/// Whether a device is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Its session is open.
+    Online {
+        /// Since when, milliseconds since 1970.
+        since_unix_ms: u64,
+    },
+    /// It is not.
+    Offline,
+}
+
+impl Presence {
+    pub(super) fn is_online(self) -> bool {
+        match self {
+            Self::Online { .. } => true,
+            Self::Offline => false,
+        }
+    }
+}
+
+/// What a device means for its wave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing<'a> {
+    /// Is there, but no model can be chosen for it yet.
+    Waiting {
+        /// What is missing.
+        reason: &'a str,
+        /// When it counts as one that never sends a profile, milliseconds since 1970.
+        until_unix_ms: u64,
+    },
+    /// Its model is being made.
+    Deriving,
+    /// Has a model and may be told.
+    Ready,
+    /// Was told; the wave waits for it.
+    Moving {
+        /// When the wave stops waiting, milliseconds since 1970.
+        until_unix_ms: u64,
+    },
+    /// Was told, is there, and took too long.
+    Overdue,
+    /// Was told and went away; it changes over when it comes back, and nobody waits.
+    Away,
+    /// Serves the model.
+    Settled,
+    /// Cannot be fitted; counts for nothing.
+    NoFit,
+    /// Has not said what it is, and is not there or had time enough; counts for nothing until it does.
+    Unknown,
+    /// Gave the model up, or none could be made.
+    Lost {
+        /// Why.
+        reason: &'a str,
+    },
+}
+
+impl<'a> Rollout<'a> {
+    /// The rollout of `record`, with [`SETTLE_LIMIT_MS`].
+    pub fn of(record: &'a DeploymentRecord, presence: impl Fn(&DeviceId) -> Presence) -> Self {
+        Self {
+            deployment: &record.name,
+            begun_unix_ms: record.applied_unix_ms,
+            waves: &record.manifest.spec.rollout.waves,
+            settle_limit_ms: SETTLE_LIMIT_MS,
+            members: record
+                .outcomes
+                .iter()
+                .map(|(id, outcome)| (id, Member { outcome, presence: presence(id) }))
+                .collect(),
+        }
+    }
+
+    pub(super) fn standing(&self, member: &Member<'a>, now_unix_ms: u64) -> Standing<'a> {
+        // A device that was away has its whole time again: it could not move before it came back.
+        let until = |begun: u64, online: u64| begun.max(online).saturating_add(self.settle_limit_ms);
+        match (&member.outcome.state, member.presence) {
+            (Outcome::Waiting { reason }, Presence::Online { since_unix_ms }) => {
+                let until_unix_ms = until(self.begun_unix_ms, since_unix_ms);
+                if until_unix_ms > now_unix_ms {
+                    Standing::Waiting { reason, until_unix_ms }
+                } else {
+                    Standing::Unknown
+                }
+            }
+            (Outcome::Waiting { .. }, Presence::Offline) => Standing::Unknown,
+            (Outcome::Deriving, _) => Standing::Deriving,
+            (Outcome::NoFit { .. }, _) => Standing::NoFit,
+            (Outcome::Fitted, _) => Standing::Ready,
+            (Outcome::Assigned { since_unix_ms: told }, Presence::Online { since_unix_ms }) => {
+                let until_unix_ms = until(*told, since_unix_ms);
+                if until_unix_ms > now_unix_ms {
+                    Standing::Moving { until_unix_ms }
+                } else {
+                    Standing::Overdue
+                }
+            }
+            (Outcome::Assigned { .. }, Presence::Offline) => Standing::Away,
+            (Outcome::Active { .. }, _) => Standing::Settled,
+            (Outcome::Failed { reason }, _) => Standing::Lost { reason },
+        }
+    }
+
+    /// The waves in all, the implied last one included.
+    pub(super) fn wave_count(&self) -> u32 {
+        let written = self.waves.len() as u32;
+        match self.waves.last() {
+            Some(100..) => written,
+            Some(_) | None => written + 1,
+        }
+    }
+
+    /// How many of `devices` have been reached once `wave` is full: rounded up, so that a wave of 1 % has a device.
+    pub(super) fn target(&self, wave: u32, devices: usize) -> usize {
+        let wave = wave as usize;
+        let percent = match self.waves.get(..=wave) {
+            Some(reached) if wave + 1 < self.wave_count() as usize => {
+                reached.iter().copied().max().unwrap_or(100).min(100)
+            }
+            Some(_) | None => 100,
+        };
+        (devices * usize::from(percent)).div_ceil(100)
+    }
+
+    /// A device's place in the order: the same for ever, and another one in each deployment, so that it is not always
+    /// the same devices that try first.
+    pub(super) fn place(&self, device: &DeviceId) -> Digest {
+        Digest::of(format!("{}\0{device}", self.deployment).as_bytes())
+    }
+}

@@ -1,0 +1,177 @@
+//! Sorts a rollout's devices by what they mean for it, and says in plain words what it waits for or why it stopped.
+
+use std::fmt::Write;
+
+use proto::DeviceId;
+
+use super::plan::{Expiry, Placement};
+use super::state::{Member, Presence, Rollout, Standing};
+
+/// Device names in a message before it says "and n more".
+const NAMES: usize = 3;
+
+/// The devices of a rollout by what they mean for it, each list in the order of the rollout.
+#[derive(Default)]
+pub(super) struct Survey<'a> {
+    /// Not placed yet, those online first.
+    pub(super) ready: Vec<(&'a DeviceId, Presence)>,
+    /// Placed in a wave, but whether they were told is not recorded: told again.
+    pub(super) untold: Vec<(&'a DeviceId, u32)>,
+    /// Told and there, with the time when the wave stops waiting.
+    moving: Vec<(&'a DeviceId, u64)>,
+    /// The lowest wave with a device that is there and does not serve yet.
+    pub(super) unanswered: Option<u32>,
+    /// Told, there, and too slow.
+    pub(super) expired: Vec<Expiry>,
+    /// Devices that count and have a wave.
+    pub(super) placed: usize,
+    /// The highest wave with a device in it.
+    pub(super) reached: u32,
+    /// There, but without a model to be told, with the time when nobody waits for it any more.
+    waiting: Vec<(&'a DeviceId, &'a str, u64)>,
+    deriving: Vec<&'a DeviceId>,
+    lost: Vec<(&'a DeviceId, &'a str)>,
+    unplaced: usize,
+    away: usize,
+    settled: usize,
+    no_fit: usize,
+    unknown: usize,
+}
+
+impl<'a> Survey<'a> {
+    pub(super) fn of(rollout: &Rollout<'a>, now_unix_ms: u64) -> Self {
+        let mut members: Vec<_> = rollout.members.iter().map(|(&id, &member)| (id, member)).collect();
+        members.sort_by_cached_key(|&(id, _)| rollout.place(id));
+        let mut survey = Self::default();
+        for (id, member) in members {
+            survey.enter(rollout, (id, member), now_unix_ms);
+        }
+        survey.ready.sort_by_key(|&(_, presence)| !presence.is_online());
+        survey
+    }
+
+    fn enter(&mut self, rollout: &Rollout<'a>, (id, member): (&'a DeviceId, Member<'a>), now_unix_ms: u64) {
+        match rollout.standing(&member, now_unix_ms) {
+            // These two count for nothing, whatever wave they were placed in before.
+            Standing::NoFit => return self.no_fit += 1,
+            Standing::Unknown => return self.unknown += 1,
+            Standing::Waiting { reason, until_unix_ms } => self.waiting.push((id, reason, until_unix_ms)),
+            Standing::Deriving => self.deriving.push(id),
+            Standing::Ready => match member.outcome.wave {
+                Some(wave) => {
+                    self.untold.push((id, wave));
+                    self.await_answer(member);
+                }
+                None => self.ready.push((id, member.presence)),
+            },
+            Standing::Moving { until_unix_ms } => {
+                self.moving.push((id, until_unix_ms));
+                self.await_answer(member);
+            }
+            Standing::Overdue => {
+                let minutes = rollout.settle_limit_ms as f64 / 60_000.0;
+                let reason = format!("did not become active within {minutes} min");
+                self.expired.push(Expiry { device: id.clone(), reason });
+            }
+            Standing::Away => self.away += 1,
+            Standing::Settled => self.settled += 1,
+            Standing::Lost { reason } => self.lost.push((id, reason)),
+        }
+        match member.outcome.wave {
+            Some(wave) => {
+                self.placed += 1;
+                self.reached = self.reached.max(wave);
+            }
+            None => self.unplaced += 1,
+        }
+    }
+
+    fn await_answer(&mut self, member: Member<'_>) {
+        if member.presence.is_online() {
+            let wave = member.outcome.wave.unwrap_or(0);
+            self.unanswered = Some(self.unanswered.map_or(wave, |lowest| lowest.min(wave)));
+        }
+    }
+
+    /// When a device that is waited for stops being waited for, milliseconds since 1970.
+    pub(super) fn patience_ends(&self) -> Option<u64> {
+        let moving = self.moving.iter().map(|&(_, until)| until);
+        moving.chain(self.waiting.iter().map(|&(_, _, until)| until)).min()
+    }
+
+    /// Devices that waves are shares of.
+    pub(super) fn counted(&self) -> usize {
+        self.placed + self.unplaced
+    }
+
+    /// Why nothing more may happen, if a device failed.
+    pub(super) fn halt(&self, rollout: &Rollout<'_>) -> Option<String> {
+        let lost = self.lost.iter().copied();
+        let expired = self.expired.iter().map(|expiry| (&expiry.device, expiry.reason.as_str()));
+        let (device, reason) = lost.chain(expired).next()?;
+        let mut text = format!("device {device} failed");
+        if let Some(wave) = rollout.members.get(device).and_then(|member| member.outcome.wave) {
+            let _ = write!(text, " in wave {} of {}", wave + 1, rollout.wave_count());
+        }
+        let _ = write!(text, ": {reason}");
+        let others = self.lost.len() + self.expired.len() - 1;
+        if others > 0 {
+            let _ = write!(text, "; {others} more failed");
+        }
+        let untold = self.ready.len() + self.untold.len() + self.waiting.len() + self.deriving.len();
+        if untold > 0 {
+            let _ = write!(text, "; {untold} not told, they keep what they serve");
+        }
+        Some(text)
+    }
+
+    /// What the rollout waits for once `assign` was told; `None` if for nothing.
+    pub(super) fn pending(&self, rollout: &Rollout<'_>, assign: &[Placement], wave: u32) -> Option<String> {
+        let here = format!("wave {} of {}", wave + 1, rollout.wave_count());
+        if !assign.is_empty() {
+            let told = names(assign.iter().map(|placement| &placement.device));
+            return Some(format!("{here}: telling {told}"));
+        }
+        if !self.moving.is_empty() {
+            let moving = names(self.moving.iter().map(|&(id, _)| id));
+            return Some(format!("{here}: waiting for {moving} to serve the new model"));
+        }
+        if !self.deriving.is_empty() {
+            return Some(format!("waiting for the models of {}", names(self.deriving.iter().copied())));
+        }
+        if let Some((id, reason, _)) = self.waiting.first() {
+            return Some(format!("waiting for {id}: {reason}"));
+        }
+        if self.settled + self.away + self.no_fit > 0 {
+            return None;
+        }
+        Some(match self.unknown {
+            0 => "no device matches the selector yet".to_owned(),
+            1 => "1 device matches, it has not sent a profile".to_owned(),
+            unknown => format!("{unknown} devices match, none has sent a profile"),
+        })
+    }
+
+    /// How it ended.
+    pub(super) fn summary(&self) -> String {
+        let mut text = format!("{} active", self.settled);
+        if self.away > 0 {
+            let _ = write!(text, ", {} offline that will change over on return", self.away);
+        }
+        if self.no_fit > 0 {
+            let _ = write!(text, ", {} without fit", self.no_fit);
+        }
+        if self.unknown > 0 {
+            let _ = write!(text, ", {} without a profile", self.unknown);
+        }
+        text
+    }
+}
+
+fn names<'a>(devices: impl Iterator<Item = &'a DeviceId>) -> String {
+    let devices: Vec<_> = devices.map(DeviceId::as_str).collect();
+    match devices.len() {
+        0..=NAMES => devices.join(", "),
+        all => format!("{} and {} more", devices[..NAMES].join(", "), all - NAMES),
+    }
+}

@@ -1,0 +1,12 @@
+//! The wire: each call becomes domain values, one call inward, and a message or a status back. No decisions here.
+
+mod artifact;
+mod operator;
+mod session;
+mod status;
+mod view;
+
+pub(crate) use artifact::ArtifactRpc;
+pub(crate) use operator::OperatorRpc;
+pub(crate) use session::SessionRpc;
+pub(crate) use status::chain;

@@ -1,0 +1,259 @@
+//! The operator's calls: lists, apply, plan, watch. Reads records, makes views; the driver does the rest.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::v1::operator_service_server::OperatorService;
+use proto::{DeviceId, Generation, v1};
+use pruner_core::Shape;
+use pruner_core::graph::cost::cost;
+use pruner_core::zoo::{self, ZooNetwork};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+
+use super::{status, view};
+use crate::board::{Board, JobId};
+use crate::clock::unix_ms;
+use crate::derive::{Pool, Subject, SubjectKey};
+use crate::corrections::Corrections;
+use crate::fitting::{self, Candidate};
+use crate::fleet::Fleet;
+use crate::manifest::DeploymentManifest;
+use crate::probes::ProbeSet;
+use crate::rollout::driver::{Poke, Subjects, score};
+use crate::store::{Applied, DeploymentPhase, DeploymentRecord, DerivationState, Store, StoreError, StoreHandle};
+
+#[derive(Clone)]
+pub(crate) struct OperatorRpc {
+    pub(crate) store: StoreHandle,
+    pub(crate) fleet: Fleet,
+    pub(crate) board: Board,
+    pub(crate) pool: Pool,
+    pub(crate) probes: Arc<ProbeSet>,
+    pub(crate) subjects: Subjects,
+    pub(crate) poke: Poke,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+type EventStream = Pin<Box<dyn Stream<Item = Result<v1::DeploymentEvent, Status>> + Send>>;
+
+/// Events that a slow watcher may lag behind; each is the whole state, so the next one says all.
+const EVENTS: usize = 4;
+/// The networks' figures are listed for this image and number of classes.
+const LISTED_INPUT: Shape = Shape::new(3, 32, 32);
+const LISTED_CLASSES: usize = 10;
+
+#[tonic::async_trait]
+impl OperatorService for OperatorRpc {
+    type WatchDeploymentStream = EventStream;
+
+    async fn list_devices(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeviceList> {
+        let name = request.into_inner().name;
+        let devices = self.store.call(|store| store.devices()).await.map_err(status::store)?;
+        let devices = devices
+            .into_iter()
+            .filter(|device| name.is_empty() || device.id.as_str() == name)
+            .map(|device| view::device(&device, self.fleet.presence(&device.id), &self.probes));
+        Ok(Response::new(v1::DeviceList { devices: devices.collect() }))
+    }
+
+    async fn list_models(&self, request: Request<v1::ListRequest>) -> Reply<v1::ModelList> {
+        let name = request.into_inner().name;
+        let mut models = Vec::new();
+        for network in ZooNetwork::ALL {
+            if !name.is_empty() && network.to_string() != name {
+                continue;
+            }
+            let graph = zoo::build(network, LISTED_INPUT, LISTED_CLASSES)
+                .map_err(|error| Status::internal(format!("building {network}: {error}")))?;
+            models.push(view::model(network, &cost(&graph), LISTED_INPUT, LISTED_CLASSES));
+        }
+        Ok(Response::new(v1::ModelList { models }))
+    }
+
+    async fn list_deployments(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeploymentList> {
+        let name = request.into_inner().name;
+        let mut views = Vec::new();
+        for record in self.store.call(|store| store.deployments()).await.map_err(status::store)? {
+            if name.is_empty() || record.name == name {
+                views.push(self.view(record).await.map_err(status::store)?);
+            }
+        }
+        Ok(Response::new(v1::DeploymentList { deployments: views }))
+    }
+
+    async fn list_artifacts(&self, request: Request<v1::ListRequest>) -> Reply<v1::ArtifactList> {
+        let prefix = request.into_inner().name;
+        let artifacts = self.store.call(|store| store.artifacts()).await.map_err(status::store)?;
+        let artifacts = artifacts.iter().filter(|record| record.digest.to_string().starts_with(&prefix));
+        Ok(Response::new(v1::ArtifactList { artifacts: artifacts.map(view::artifact).collect() }))
+    }
+
+    async fn list_telemetry(&self, request: Request<v1::ListRequest>) -> Reply<v1::TelemetryList> {
+        let name = request.into_inner().name;
+        let only: Option<DeviceId> =
+            if name.is_empty() { None } else { Some(name.parse().map_err(status::invalid)?) };
+        let telemetry = self.store.call(move |store| {
+            let devices = match only {
+                Some(device) => vec![device],
+                None => store.devices()?.into_iter().map(|device| device.id).collect(),
+            };
+            let all = devices.iter().map(|device| store.telemetry(device)).collect::<Result<Vec<_>, _>>()?;
+            Ok(all.iter().flat_map(|intervals| view::telemetry(intervals)).collect())
+        });
+        Ok(Response::new(v1::TelemetryList { telemetry: telemetry.await.map_err(status::store)? }))
+    }
+
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Reply<v1::ApplyResponse> {
+        let text = request.into_inner().manifest;
+        let manifest = DeploymentManifest::read(&text).map_err(status::manifest)?;
+        let name = manifest.metadata.name.clone();
+        let (applied, retried) = self
+            .store
+            .call(move |store| {
+                let retried = retry_failed(store, &manifest)?;
+                Ok((store.apply_deployment(&manifest, &text, unix_ms())?, retried))
+            })
+            .await
+            .map_err(status::store)?;
+        let result = match &applied {
+            Applied::Created(_) => "created",
+            Applied::Configured(_) => "configured",
+            Applied::Unchanged(_) if retried => "retried",
+            Applied::Unchanged(_) => "unchanged",
+        };
+        let generation = applied.record().generation;
+        tracing::info!(deployment = name, %generation, result, "deployment applied");
+        if result != "unchanged" {
+            self.board.clear(&name);
+        }
+        self.poke.poke();
+        Ok(Response::new(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() }))
+    }
+
+    async fn plan(&self, request: Request<v1::PlanRequest>) -> Reply<v1::PlanResponse> {
+        let manifest = DeploymentManifest::read(&request.into_inner().manifest).map_err(status::manifest)?;
+        let subject = self.subject(&manifest).await?;
+        let devices = self.store.call(|store| store.devices()).await.map_err(status::store)?;
+        let spec = manifest.spec.clone();
+        let (mut candidates, mut waiting) = (Vec::new(), Vec::new());
+        for device in devices.iter().filter(|device| crate::budgeting::matches(&spec.selector, &device.labels)) {
+            match Candidate::of(device, &self.probes) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(reason) => waiting.push(view::waiting(&device.id, reason)),
+            }
+        }
+        let (scored, probes) = (subject.clone(), self.probes.clone());
+        let corrections = self.store.call(move |store| Corrections::read(store, &scored, &probes));
+        let corrections = corrections.await.map_err(status::store)?;
+        let (planned, probes) = (subject.clone(), self.probes.clone());
+        let fittings = self
+            .pool
+            .run(move || fitting::fit(&planned, &probes, &spec, &candidates, &corrections))
+            .await
+            .map_err(status::pool)?;
+        Ok(Response::new(view::plan(manifest.metadata.name, &subject, &fittings, waiting)))
+    }
+
+    async fn watch_deployment(&self, request: Request<v1::WatchDeploymentRequest>) -> Reply<EventStream> {
+        let v1::WatchDeploymentRequest { name, generation } = request.into_inner();
+        let wanted = name.clone();
+        let record = self.store.call(move |store| store.deployment(&wanted)).await.map_err(status::store)?;
+        let record = record.ok_or_else(|| Status::not_found(format!("no deployment '{name}'")))?;
+        let generation = if generation == 0 { record.generation } else { Generation(generation) };
+        let (events, receiver) = mpsc::channel(EVENTS);
+        self.tasks.spawn(self.clone().watch(name, generation, events));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// A deployment that failed, applied again as it was, is tried again: what failed for it may have been mended.
+fn retry_failed(store: &dyn Store, manifest: &DeploymentManifest) -> Result<bool, StoreError> {
+    let Some(record) = store.deployment(&manifest.metadata.name)? else { return Ok(false) };
+    if record.manifest != *manifest || !matches!(record.phase, DeploymentPhase::Failed { .. }) {
+        return Ok(false);
+    }
+    for key in record.outcomes.values().filter_map(|outcome| outcome.derivation) {
+        if store.derivation(&key)?.is_some_and(|found| matches!(found.state, DerivationState::Failed { .. })) {
+            store.update_derivation(&key, &mut |record| record.state = DerivationState::Queued)?;
+        }
+    }
+    store.update_deployment(&record.name, record.generation, &mut |record| {
+        record.phase = DeploymentPhase::Pending;
+        record.outcomes.clear();
+    })?;
+    Ok(true)
+}
+
+impl OperatorRpc {
+    /// The scored network of a manifest; scores it now if that was not done since the start.
+    async fn subject(&self, manifest: &DeploymentManifest) -> Result<Arc<Subject>, Status> {
+        let key = SubjectKey::of(&manifest.spec);
+        if let Some(subject) = self.subjects.get(&key) {
+            return Ok(subject);
+        }
+        let id = JobId { deployment: manifest.metadata.name.clone(), title: format!("score {}", key.network) };
+        let reporter = self.board.begin(id, key.pruning.rounds.into());
+        let scored = score(&self.pool, key.clone(), reporter, self.shutdown.child_token()).await;
+        let subject = Arc::new(scored.map_err(status::derive)?);
+        self.subjects.insert(key, subject.clone());
+        Ok(subject)
+    }
+
+    async fn view(&self, record: DeploymentRecord) -> Result<v1::Deployment, StoreError> {
+        let artifacts = self.store.call(|store| store.artifacts()).await?;
+        Ok(view::deployment(&record, &artifacts, &self.fleet))
+    }
+
+    /// Sends the state at once, then after every change, until the generation has ended or the watcher has gone.
+    async fn watch(
+        self,
+        name: String,
+        generation: Generation,
+        events: mpsc::Sender<Result<v1::DeploymentEvent, Status>>,
+    ) {
+        let mut changes = self.board.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let event = self.event(&name, generation).await;
+            let ended = match &event {
+                Ok(event) => event.deployment.as_ref().is_none_or(view::is_ended),
+                Err(_) => true,
+            };
+            if events.send(event).await.is_err() || ended {
+                return;
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = events.closed() => return,
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(WATCH_INTERVAL) => {}
+            }
+        }
+    }
+
+    async fn event(&self, name: &str, generation: Generation) -> Result<v1::DeploymentEvent, Status> {
+        let wanted = name.to_owned();
+        let record = self.store.call(move |store| store.deployment(&wanted)).await.map_err(status::store)?;
+        let record = record.ok_or_else(|| Status::not_found(format!("no deployment '{name}'")))?;
+        if record.generation != generation {
+            return Err(Status::aborted(format!(
+                "deployment '{name}' is at generation {}, no longer at {generation}",
+                record.generation
+            )));
+        }
+        let deployment = self.view(record).await.map_err(status::store)?;
+        let jobs = self.board.jobs(name).into_iter().map(view::job).collect();
+        Ok(v1::DeploymentEvent { deployment: Some(deployment), jobs })
+    }
+}
+
+/// A watcher hears at least this often: downloads move without a change in the store.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);

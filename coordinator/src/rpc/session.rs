@@ -1,0 +1,235 @@
+//! One long-lived stream per agent: hello, profile, heartbeats, progress and telemetry in; assignments and
+//! acknowledgements out. Stores what it hears, then pokes the driver; decides nothing.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use proto::session::{AgentMessage, CoordinatorMessage, Hello, Welcome};
+use proto::v1::session_service_server::SessionService;
+use proto::{DeviceId, HardwareProfile, Invalid, LatencyInterval, SpoolPosition, v1};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::status;
+use crate::clock::unix_ms;
+use crate::config::SessionConfig;
+use crate::fleet::{Fleet, Outgoing, Presence, SessionKey};
+use crate::probes::ProbeSet;
+use crate::rollout::driver::Poke;
+use crate::rollout::progress;
+use crate::store::{DeviceRecord, Insertion, StoreError, StoreHandle, TelemetryRecord};
+
+/// Messages on their way to one device; more are never needed, since an assignment replaces the one before.
+const OUTBOX: usize = 32;
+
+#[derive(Clone)]
+pub(crate) struct SessionRpc {
+    pub(crate) store: StoreHandle,
+    pub(crate) fleet: Fleet,
+    pub(crate) probes: Arc<ProbeSet>,
+    pub(crate) config: SessionConfig,
+    pub(crate) poke: Poke,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// Why a session ended before the device closed it.
+enum End {
+    Closed,
+    Silent,
+    Refused(Invalid),
+    Store(StoreError),
+}
+
+impl From<StoreError> for End {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+type MessageStream = Pin<Box<dyn Stream<Item = Result<v1::CoordinatorMessage, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl SessionService for SessionRpc {
+    type SessionStream = MessageStream;
+
+    async fn session(&self, request: Request<Streaming<v1::AgentMessage>>) -> Result<Response<MessageStream>, Status> {
+        let mut inbound = request.into_inner();
+        let hello = match timeout(self.config.offline_after, inbound.message()).await {
+            Err(_) => return Err(Status::deadline_exceeded("no hello")),
+            Ok(message) => message?.ok_or_else(|| Status::invalid_argument("the stream ended before its hello"))?,
+        };
+        let hello = match AgentMessage::try_from(hello).map_err(status::invalid)? {
+            AgentMessage::Hello(hello) => hello,
+            _ => return Err(status::invalid(Invalid::new("kind", "a session begins with its hello"))),
+        };
+        let (outbox, inbox) = mpsc::channel(OUTBOX);
+        let device = hello.device_id.clone();
+        let key = self.open(hello, &outbox).await.map_err(status::store)?;
+        self.tasks.spawn(self.clone().serve(device, key, inbound, outbox));
+        let stream = ReceiverStream::new(inbox).map(|outgoing| match outgoing {
+            Outgoing::Message(message) => Ok(message.into()),
+            Outgoing::Refusal(invalid) => Err(status::invalid(invalid)),
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+impl SessionRpc {
+    /// Registers the device, and puts its welcome and what it shall serve into its outbox.
+    async fn open(&self, hello: Hello, outbox: &mpsc::Sender<Outgoing>) -> Result<SessionKey, StoreError> {
+        let device = hello.device_id.clone();
+        let holding = hello.holding;
+        tracing::info!(%device, version = hello.agent_version, generation = %holding.generation, "device connected");
+        let assignment = self
+            .store
+            .call(move |store| {
+                store.register_device(&hello.device_id, &mut |known| registered(&hello, known))?;
+                store.assignment(&hello.device_id)
+            })
+            .await?;
+        let welcome = Welcome {
+            heartbeat_interval_ms: self.config.heartbeat_interval.as_millis() as u32,
+            telemetry_interval_ms: self.config.telemetry_interval.as_millis() as u32,
+            probes: self.probes.iter().map(|probe| probe.artifact.clone()).collect(),
+        };
+        // A fresh outbox has room for both, and its receiver is still in this function's caller.
+        let queue = |message| outbox.try_send(Outgoing::Message(message)).expect("a fresh outbox has room");
+        queue(CoordinatorMessage::Welcome(welcome));
+        if let Some(assignment) = assignment.filter(|assignment| assignment.generation > holding.generation) {
+            queue(CoordinatorMessage::Assignment(assignment.message()));
+        }
+        let now = unix_ms();
+        let presence = Presence { connected_unix_ms: now, last_seen_unix_ms: now, holding, progress: None };
+        Ok(self.fleet.connect(device, outbox.clone(), presence))
+    }
+
+    /// Hears the device until it leaves, falls silent, is replaced, or the coordinator stops.
+    async fn serve(
+        self,
+        device: DeviceId,
+        key: SessionKey,
+        mut inbound: Streaming<v1::AgentMessage>,
+        outbox: mpsc::Sender<Outgoing>,
+    ) {
+        self.poke.poke();
+        let ended = tokio::select! {
+            () = self.shutdown.cancelled() => End::Closed,
+            () = key.closed.cancelled() => End::Closed,
+            ended = self.hear(&device, &key, &mut inbound, &outbox) => ended,
+        };
+        match ended {
+            End::Closed => tracing::info!(%device, "session closed"),
+            End::Silent => tracing::warn!(%device, "device fell silent"),
+            End::Store(error) => tracing::error!(%device, error = status::chain(&error), "session given up"),
+            End::Refused(invalid) => {
+                tracing::warn!(%device, %invalid, "device refused");
+                let _ = outbox.try_send(Outgoing::Refusal(invalid)); // where its outbox is full, closing must do
+            }
+        }
+        if self.fleet.disconnect(&key) {
+            let seen = unix_ms();
+            let noted = self.store.call(move |store| {
+                store.update_device(&device, &mut |record| record.last_seen_unix_ms = seen).map(drop)
+            });
+            if let Err(error) = noted.await {
+                tracing::warn!(error = status::chain(&error), "when the device was last seen is not stored");
+            }
+            self.poke.poke();
+        }
+    }
+
+    async fn hear(
+        &self,
+        device: &DeviceId,
+        key: &SessionKey,
+        inbound: &mut Streaming<v1::AgentMessage>,
+        outbox: &mpsc::Sender<Outgoing>,
+    ) -> End {
+        loop {
+            let message = match timeout(self.config.offline_after, inbound.message()).await {
+                Err(_) => return End::Silent,
+                Ok(Err(_) | Ok(None)) => return End::Closed,
+                Ok(Ok(Some(message))) => message,
+            };
+            self.fleet.update(key, |presence| presence.last_seen_unix_ms = unix_ms());
+            let handled = match AgentMessage::try_from(message) {
+                Ok(message) => self.handle(device, key, message, outbox).await,
+                Err(invalid) => Err(End::Refused(invalid)),
+            };
+            if let Err(ended) = handled {
+                return ended;
+            }
+        }
+    }
+
+    async fn handle(
+        &self,
+        device: &DeviceId,
+        key: &SessionKey,
+        message: AgentMessage,
+        outbox: &mpsc::Sender<Outgoing>,
+    ) -> Result<(), End> {
+        match message {
+            AgentMessage::Hello(_) => Err(End::Refused(Invalid::new("kind", "a second hello"))),
+            AgentMessage::Profile(profile) => Ok(self.profiled(device, profile).await?),
+            AgentMessage::Heartbeat(holding) => {
+                self.fleet.update(key, |presence| presence.holding = holding);
+                Ok(())
+            }
+            AgentMessage::Progress(report) => {
+                self.fleet.update(key, |presence| presence.progress = Some(report.clone()));
+                let device = device.clone();
+                self.store.call(move |store| progress::record(store, &device, &report, unix_ms())).await?;
+                self.poke.poke();
+                Ok(())
+            }
+            AgentMessage::Telemetry(position, interval) => {
+                self.measured(device, position, interval).await?;
+                // A full outbox means a stuck device; it sends the interval again when it is not acknowledged.
+                let _ = outbox.try_send(Outgoing::Message(CoordinatorMessage::TelemetryAck(position)));
+                Ok(())
+            }
+        }
+    }
+
+    async fn profiled(&self, device: &DeviceId, profile: HardwareProfile) -> Result<(), StoreError> {
+        tracing::info!(%device, probes = profile.probes.len(), threads = profile.inference_threads, "device profiled");
+        let device = device.clone();
+        self.store
+            .call(move |store| {
+                store.update_device(&device, &mut |record| record.profile = Some(profile.clone())).map(drop)
+            })
+            .await?;
+        self.poke.poke();
+        Ok(())
+    }
+
+    async fn measured(&self, device: &DeviceId, position: SpoolPosition, interval: LatencyInterval) -> Result<(), StoreError> {
+        let record = TelemetryRecord { device: device.clone(), position, interval, received_unix_ms: unix_ms() };
+        match self.store.call(move |store| store.insert_telemetry(&record)).await? {
+            Insertion::Stored => self.poke.poke(),
+            Insertion::AlreadyStored => tracing::debug!(%device, ?position, "interval sent again"),
+        }
+        Ok(())
+    }
+}
+
+fn registered(hello: &Hello, known: Option<DeviceRecord>) -> DeviceRecord {
+    let now = unix_ms();
+    DeviceRecord {
+        id: hello.device_id.clone(),
+        labels: hello.labels.clone(),
+        agent_version: hello.agent_version.clone(),
+        registered_unix_ms: known.as_ref().map_or(now, |known| known.registered_unix_ms),
+        profile: known.and_then(|known| known.profile),
+        holding: hello.holding.into(),
+        serving_address: hello.serving_address.clone(),
+        last_seen_unix_ms: now,
+    }
+}

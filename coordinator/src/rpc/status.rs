@@ -1,0 +1,91 @@
+//! Errors as status codes: the only place that makes one.
+
+use std::error::Error;
+use std::io;
+
+use proto::{Digest, Invalid};
+use tonic::Status;
+
+use crate::blob::BlobError;
+use crate::derive::{DeriveError, PoolError};
+use crate::manifest::ManifestError;
+use crate::store::StoreError;
+
+/// A message that means nothing.
+pub(super) fn invalid(error: Invalid) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+/// A manifest that cannot be applied.
+pub(super) fn manifest(error: ManifestError) -> Status {
+    Status::invalid_argument(chain(&error))
+}
+
+pub(super) fn store(error: StoreError) -> Status {
+    let text = chain(&error);
+    match error {
+        StoreError::Missing { .. } => Status::not_found(text),
+        StoreError::Superseded { .. } => Status::aborted(text),
+        StoreError::Locked { .. } | StoreError::Stopping => Status::unavailable(text),
+        StoreError::File { .. }
+        | StoreError::Schema { .. }
+        | StoreError::RecordSchema { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::Encode { .. }
+        | StoreError::Engine(_) => internal(text),
+    }
+}
+
+pub(super) fn blob(error: BlobError) -> Status {
+    let text = chain(&error);
+    match error {
+        BlobError::Missing { .. } => Status::not_found(text),
+        BlobError::Damaged { .. } => Status::data_loss(text),
+        BlobError::File { .. } | BlobError::Empty => internal(text),
+    }
+}
+
+pub(super) fn derive(error: DeriveError) -> Status {
+    let text = chain(&error);
+    match error {
+        DeriveError::Dataset(_) | DeriveError::Network(_) | DeriveError::Build { .. } => Status::invalid_argument(text),
+        DeriveError::Cancelled => Status::unavailable(text),
+        DeriveError::Store(_)
+        | DeriveError::Pool(_)
+        | DeriveError::Score(_)
+        | DeriveError::Surgery(_)
+        | DeriveError::Train(_)
+        | DeriveError::Run(_)
+        | DeriveError::Encode(_) => internal(text),
+    }
+}
+
+pub(super) fn pool(error: PoolError) -> Status {
+    internal(chain(&error))
+}
+
+pub(super) fn reading(digest: Digest, error: &io::Error) -> Status {
+    internal(format!("reading artifact {digest}: {error}"))
+}
+
+/// Runs `f` where blocking is allowed.
+pub(super) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(f).await.map_err(|error| internal(error.to_string()))
+}
+
+fn internal(text: String) -> Status {
+    tracing::error!(error = text, "a call failed");
+    Status::internal(text)
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,296 @@
+//! Records as the operator sees them. Formats nothing: that is the command line's.
+
+use std::collections::BTreeMap;
+
+use proto::session::Phase;
+use proto::{DeviceId, v1};
+use pruner_core::Shape;
+use pruner_core::graph::cost::Cost;
+use pruner_core::plan::LayerPlan;
+use pruner_core::zoo::ZooNetwork;
+
+use crate::board::Job;
+use crate::budgeting::Ceilings;
+use crate::class;
+use crate::derive::Subject;
+use crate::fitting::{Fitting, Verdict};
+use crate::fleet::{Fleet, Presence};
+use crate::histogram::{LatencyTally, Summary};
+use crate::probes::ProbeSet;
+use crate::rpc::chain;
+use crate::store::{
+    ArtifactRecord, DeploymentPhase, DeploymentRecord, DeviceRecord, LayerRecord, Outcome, OutcomeRecord,
+    TelemetryRecord,
+};
+
+pub(super) fn device(record: &DeviceRecord, presence: Option<Presence>, probes: &ProbeSet) -> v1::Device {
+    let holding = presence.as_ref().map_or(record.holding, |presence| presence.holding.into());
+    let mut view = v1::Device {
+        id: record.id.to_string(),
+        labels: record.labels.clone().into_iter().collect(),
+        status: if presence.is_some() { "Online" } else { "Offline" }.to_owned(),
+        generation: holding.generation.0,
+        active_digest: holding.digest.map(|digest| digest.to_string()).unwrap_or_default(),
+        last_seen_unix_ms: presence.map_or(record.last_seen_unix_ms, |presence| presence.last_seen_unix_ms),
+        agent_version: record.agent_version.clone(),
+        serving_address: record.serving_address.clone(),
+        ..v1::Device::default()
+    };
+    let Some(profile) = &record.profile else { return view };
+    view.class_id = class::class(profile).map(|class| class.to_string()).unwrap_or_default();
+    view.arch = profile.arch.clone();
+    view.cpu_model = profile.cpu_model.clone().unwrap_or_default();
+    view.instruction_sets = profile.instruction_sets.clone();
+    view.logical_cores = profile.logical_cores;
+    view.inference_threads = profile.inference_threads;
+    view.cpu_quota_cores = profile.cpu_quota_cores;
+    view.memory_total_bytes = profile.memory_total.map(|size| size.0);
+    view.memory_limit_bytes = profile.memory_limit.map(|size| size.0);
+    view.engine = format!("{} {}", profile.engine, profile.engine_version);
+    view.vector_lanes = profile.vector_lanes();
+    let model = probes.latency_model(profile).ok();
+    for probe in probes.iter() {
+        let timing = profile.probes.iter().find(|timing| timing.digest == probe.artifact.digest);
+        view.probes.extend(timing.map(|timing| v1::ProbeResult {
+            name: probe.name.clone(),
+            p50_ms: timing.p50_ms,
+            p95_ms: timing.p95_ms,
+            fitted_p95_ms: model.as_ref().map_or(0.0, |model| model.predict(&probe.graph).p95_ms),
+        }));
+    }
+    view
+}
+
+pub(super) fn model(network: ZooNetwork, cost: &Cost, input: Shape, classes: usize) -> v1::Model {
+    v1::Model {
+        name: network.to_string(),
+        input_shape: vec![input.channels as u32, input.height as u32, input.width as u32],
+        classes: classes as u32,
+        params: cost.params,
+        macs: cost.macs,
+        bytes: cost.bytes,
+    }
+}
+
+pub(super) fn artifact(record: &ArtifactRecord) -> v1::Artifact {
+    v1::Artifact {
+        digest: record.digest.to_string(),
+        network: record.network.clone(),
+        footprint: Some(footprint(record)),
+        test_accuracy: record.test_accuracy,
+        test_images: record.test_images,
+        train_images: record.train_images,
+        epochs: record.epochs,
+        seconds_to_prune: record.seconds_to_prune,
+        seconds_to_train: record.seconds_to_train,
+        layers: record.layers.iter().map(layer).collect(),
+    }
+}
+
+fn footprint(record: &ArtifactRecord) -> v1::Footprint {
+    let crate::store::Footprint { params, macs, bytes, memory_bytes } = record.footprint;
+    v1::Footprint { params, macs, bytes, memory_bytes }
+}
+
+fn layer(layer: &LayerRecord) -> v1::LayerWidth {
+    let LayerRecord { layer, before, after, sensitivity } = layer.clone();
+    v1::LayerWidth { layer, before, after, sensitivity }
+}
+
+/// One summary per artifact and generation that the device served, in order of time.
+pub(super) fn telemetry(intervals: &[TelemetryRecord]) -> Vec<v1::TelemetrySummary> {
+    let mut served: BTreeMap<_, Vec<&TelemetryRecord>> = BTreeMap::new();
+    for record in intervals {
+        served.entry((record.interval.generation, record.interval.digest)).or_default().push(record);
+    }
+    let summaries = served.into_iter().filter_map(|((generation, digest), records)| {
+        let mut tally = LatencyTally::default();
+        // Intervals that cannot be read are counted as errors: one must not hide the others.
+        let unreadable = records.iter().filter(|record| tally.add(&record.interval.histogram).is_err()).count() as u64;
+        let summary = tally.summary();
+        let last = records.last()?;
+        let of = |figure: fn(&Summary) -> f64| summary.as_ref().map_or(0.0, figure);
+        Some(v1::TelemetrySummary {
+            device_id: last.device.to_string(),
+            digest: digest.to_string(),
+            generation: generation.0,
+            count: summary.as_ref().map_or(0, |summary| summary.count),
+            errors: records.iter().map(|record| record.interval.errors).sum::<u64>() + unreadable,
+            p50_ms: of(|summary| summary.p50_ms),
+            p95_ms: of(|summary| summary.p95_ms),
+            p99_ms: of(|summary| summary.p99_ms),
+            mean_ms: of(|summary| summary.mean_ms),
+            max_ms: of(|summary| summary.max_ms),
+            intervals: records.len() as u64,
+            rss_bytes: last.interval.rss.map(|size| size.0),
+        })
+    });
+    summaries.collect()
+}
+
+pub(super) fn deployment(record: &DeploymentRecord, artifacts: &[ArtifactRecord], fleet: &Fleet) -> v1::Deployment {
+    let (phase, message) = phase(&record.phase);
+    let count = |wanted: fn(&Outcome) -> bool| {
+        record.outcomes.values().filter(|outcome| wanted(&outcome.state)).count() as u32
+    };
+    v1::Deployment {
+        name: record.name.clone(),
+        generation: record.generation.0,
+        network: record.manifest.spec.network.clone(),
+        phase: phase.to_owned(),
+        message,
+        matched: record.outcomes.len() as u32,
+        active: count(|state| matches!(state, Outcome::Active { .. })),
+        no_fit: count(|state| matches!(state, Outcome::NoFit { .. })),
+        failed: count(|state| matches!(state, Outcome::Failed { .. })),
+        devices: record
+            .outcomes
+            .iter()
+            .map(|(id, outcome)| outcome_of(id, outcome, artifacts, fleet.presence(id)))
+            .collect(),
+        manifest: record.text.clone(),
+    }
+}
+
+fn phase(phase: &DeploymentPhase) -> (&'static str, String) {
+    match phase {
+        DeploymentPhase::Pending => ("Pending", "no device that matches has been profiled yet".to_owned()),
+        DeploymentPhase::Scoring => ("Scoring", "the network's channels are being scored".to_owned()),
+        DeploymentPhase::Deriving => ("Deriving", "models are being pruned and trained".to_owned()),
+        DeploymentPhase::RollingOut => ("RollingOut", "devices are being changed over".to_owned()),
+        DeploymentPhase::Complete => ("Complete", "every device has what it can have".to_owned()),
+        DeploymentPhase::Failed { reason } => ("Failed", reason.clone()),
+    }
+}
+
+/// Whether a deployment changes no more of itself.
+pub(super) fn is_ended(deployment: &v1::Deployment) -> bool {
+    matches!(deployment.phase.as_str(), "Complete" | "Failed")
+}
+
+fn outcome_of(
+    id: &DeviceId,
+    outcome: &OutcomeRecord,
+    artifacts: &[ArtifactRecord],
+    presence: Option<Presence>,
+) -> v1::DeviceOutcome {
+    let artifact = outcome.digest.and_then(|digest| artifacts.iter().find(|artifact| artifact.digest == digest));
+    let (state, reason) = state(&outcome.state, presence.is_some());
+    let downloaded = presence.and_then(|presence| presence.progress).map(|progress| match progress.phase {
+        Phase::Downloading { done } if Some(progress.generation) == outcome.assignment => done,
+        _ => 0,
+    });
+    v1::DeviceOutcome {
+        device_id: id.to_string(),
+        state: state.to_owned(),
+        reason,
+        class_id: outcome.class.as_ref().map(|class| class.to_string()).unwrap_or_default(),
+        digest: outcome.digest.map(|digest| digest.to_string()).unwrap_or_default(),
+        budget: Some(ceilings(&outcome.budget)),
+        planned: artifact.map(footprint),
+        predicted_p50_ms: outcome.predicted.map(|predicted| predicted.p50_ms),
+        predicted_p95_ms: outcome.predicted.map(|predicted| predicted.p95_ms),
+        test_accuracy: artifact.and_then(|artifact| artifact.test_accuracy),
+        wave: outcome.wave.unwrap_or(0),
+        download_bytes: downloaded.unwrap_or(0),
+    }
+}
+
+fn state(outcome: &Outcome, online: bool) -> (&'static str, String) {
+    match outcome {
+        Outcome::Waiting { reason } => ("Waiting", reason.clone()),
+        Outcome::Deriving => ("Deriving", "its model is being pruned and trained".to_owned()),
+        Outcome::NoFit { text, .. } => ("NoFit", text.clone()),
+        Outcome::Fitted => ("Fitted", "its model is ready; its wave has not come".to_owned()),
+        Outcome::Assigned { .. } if online => ("Assigned", "it was told and is changing over".to_owned()),
+        Outcome::Assigned { .. } => ("Assigned", "it is away and changes over when it comes back".to_owned()),
+        Outcome::Active { .. } => ("Active", "it serves the largest network within its budget".to_owned()),
+        Outcome::Failed { reason } => ("Failed", reason.clone()),
+    }
+}
+
+fn ceilings(budget: &Ceilings) -> v1::Ceilings {
+    let Ceilings { params, macs, bytes, memory_bytes, latency_p95_ms } = *budget;
+    v1::Ceilings { params, macs, bytes, memory_bytes, latency_p95_ms }
+}
+
+/// A device that cannot be planned for yet.
+pub(super) fn waiting(id: &DeviceId, reason: &str) -> v1::DeviceOutcome {
+    v1::DeviceOutcome {
+        device_id: id.to_string(),
+        state: "Waiting".to_owned(),
+        reason: reason.to_owned(),
+        ..v1::DeviceOutcome::default()
+    }
+}
+
+pub(super) fn plan(
+    name: String,
+    subject: &Subject,
+    fittings: &[Fitting],
+    waiting: Vec<v1::DeviceOutcome>,
+) -> v1::PlanResponse {
+    let mut models: Vec<v1::PlannedModel> = Vec::new();
+    let mut devices = waiting;
+    for fitting in fittings {
+        let mut outcome = v1::DeviceOutcome {
+            device_id: fitting.id.to_string(),
+            class_id: fitting.class.id().to_string(),
+            budget: Some(ceilings(&fitting.budget)),
+            ..v1::DeviceOutcome::default()
+        };
+        match &fitting.verdict {
+            Verdict::Fit { plan, predicted } => {
+                let footprint = cost(&plan.promised);
+                outcome.state = "Fitted".to_owned();
+                outcome.reason = if plan.is_identity() {
+                    "the dense network is within every ceiling".to_owned()
+                } else {
+                    "the largest network within every ceiling".to_owned()
+                };
+                outcome.planned = Some(footprint);
+                outcome.predicted_p50_ms = Some(predicted.p50_ms);
+                outcome.predicted_p95_ms = Some(predicted.p95_ms);
+                let layers: Vec<_> = plan.layers.iter().map(planned_layer).collect();
+                match models.iter_mut().find(|model| model.layers == layers) {
+                    Some(model) => model.device_ids.push(fitting.id.to_string()),
+                    None => models.push(v1::PlannedModel {
+                        device_ids: vec![fitting.id.to_string()],
+                        footprint: Some(footprint),
+                        layers,
+                    }),
+                }
+            }
+            Verdict::NoFit { text, .. } => {
+                outcome.state = "NoFit".to_owned();
+                outcome.reason = text.clone();
+            }
+            Verdict::Unusable(error) => {
+                outcome.state = "Failed".to_owned();
+                outcome.reason = chain(error);
+            }
+        }
+        devices.push(outcome);
+    }
+    devices.sort_by(|a, b| a.device_id.cmp(&b.device_id));
+    v1::PlanResponse { name, dense: Some(cost(&subject.cost)), devices, models }
+}
+
+fn planned_layer(layer: &LayerPlan) -> v1::LayerWidth {
+    v1::LayerWidth {
+        layer: layer.name.clone(),
+        before: layer.before as u32,
+        after: layer.after as u32,
+        sensitivity: layer.sensitivity,
+    }
+}
+
+fn cost(cost: &Cost) -> v1::Footprint {
+    let Cost { params, macs, bytes, memory_bytes } = *cost;
+    v1::Footprint { params, macs, bytes, memory_bytes }
+}
+
+pub(super) fn job((title, job): (String, Job)) -> v1::JobProgress {
+    let Job { done, total, message, finished } = job;
+    v1::JobProgress { job: title, done, total, message, finished }
+}

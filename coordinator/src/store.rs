@@ -1,0 +1,130 @@
+//! Everything that must outlive the process: records, keys, encodings and conditional writes. Makes no decision
+//! and speaks no wire format. A call that returns `Ok` from a write has reached the disk.
+
+pub mod artifact;
+pub mod assignment;
+pub mod calibration;
+pub mod deployment;
+pub mod derivation;
+pub mod device;
+pub mod sled;
+pub mod telemetry;
+
+mod error;
+mod handle;
+mod record;
+
+use proto::{DeviceId, Digest, Generation};
+
+use crate::class::ClassId;
+use crate::manifest::DeploymentManifest;
+
+pub use artifact::{ArtifactRecord, Footprint, LayerRecord, Serving};
+pub use assignment::{AssignmentOrder, AssignmentRecord};
+pub use calibration::CalibrationRecord;
+pub use deployment::{Applied, DeploymentPhase, DeploymentRecord, Outcome, OutcomeRecord, PredictedLatency};
+pub use derivation::{DerivationKey, DerivationRecord, DerivationState};
+pub use device::{DeviceRecord, HoldingRecord};
+pub use error::StoreError;
+pub use handle::StoreHandle;
+pub use sled::SledStore;
+pub use telemetry::{Insertion, TelemetryRecord};
+
+/// Durable records. Every write is conditional on what it read, and has been fsynced when it returns. The change
+/// closures may run more than once when writers meet, so they compute and do nothing else.
+pub trait Store: Send + Sync {
+    /// Creates or changes a device in one conditional write; `change` sees what is stored, if anything.
+    fn register_device(
+        &self,
+        id: &DeviceId,
+        change: &mut dyn FnMut(Option<DeviceRecord>) -> DeviceRecord,
+    ) -> Result<DeviceRecord, StoreError>;
+
+    /// Changes a device that exists. An unknown one is [`StoreError::Missing`]: a late heartbeat revives nothing.
+    fn update_device(
+        &self,
+        id: &DeviceId,
+        change: &mut dyn FnMut(&mut DeviceRecord),
+    ) -> Result<DeviceRecord, StoreError>;
+
+    /// One device.
+    fn device(&self, id: &DeviceId) -> Result<Option<DeviceRecord>, StoreError>;
+
+    /// All devices, by id.
+    fn devices(&self) -> Result<Vec<DeviceRecord>, StoreError>;
+
+    /// Stores what an operator wants. The same manifest again changes nothing; a different one under a known name
+    /// gets the next generation, phase `Pending` and no outcomes.
+    fn apply_deployment(
+        &self,
+        manifest: &DeploymentManifest,
+        text: &str,
+        now_unix_ms: u64,
+    ) -> Result<Applied, StoreError>;
+
+    /// Changes a deployment while it is at `generation`; [`StoreError::Superseded`] once a newer one was applied.
+    /// `change` cannot alter name or generation.
+    fn update_deployment(
+        &self,
+        name: &str,
+        generation: Generation,
+        change: &mut dyn FnMut(&mut DeploymentRecord),
+    ) -> Result<DeploymentRecord, StoreError>;
+
+    /// One deployment.
+    fn deployment(&self, name: &str) -> Result<Option<DeploymentRecord>, StoreError>;
+
+    /// All deployments, by name.
+    fn deployments(&self) -> Result<Vec<DeploymentRecord>, StoreError>;
+
+    /// Stores a derivation unless one with its key exists; returns what is stored.
+    fn insert_derivation(&self, record: DerivationRecord) -> Result<DerivationRecord, StoreError>;
+
+    /// Changes a derivation that exists.
+    fn update_derivation(
+        &self,
+        key: &DerivationKey,
+        change: &mut dyn FnMut(&mut DerivationRecord),
+    ) -> Result<DerivationRecord, StoreError>;
+
+    /// One derivation.
+    fn derivation(&self, key: &DerivationKey) -> Result<Option<DerivationRecord>, StoreError>;
+
+    /// All derivations, by key.
+    fn derivations(&self) -> Result<Vec<DerivationRecord>, StoreError>;
+
+    /// Stores or replaces what is known of an artifact.
+    fn put_artifact(&self, record: &ArtifactRecord) -> Result<(), StoreError>;
+
+    /// One artifact.
+    fn artifact(&self, digest: Digest) -> Result<Option<ArtifactRecord>, StoreError>;
+
+    /// All artifacts, by digest.
+    fn artifacts(&self) -> Result<Vec<ArtifactRecord>, StoreError>;
+
+    /// Gives a device its next assignment, in a generation above every one that it was given or says it holds. The
+    /// order that is already in force is returned as it stands, so giving it again is harmless.
+    fn assign(&self, device: &DeviceId, order: &AssignmentOrder) -> Result<AssignmentRecord, StoreError>;
+
+    /// What a device shall serve.
+    fn assignment(&self, device: &DeviceId) -> Result<Option<AssignmentRecord>, StoreError>;
+
+    /// All assignments, by device.
+    fn assignments(&self) -> Result<Vec<AssignmentRecord>, StoreError>;
+
+    /// Stores one interval exactly once by (device, epoch, sequence); again is a success that changes nothing.
+    fn insert_telemetry(&self, record: &TelemetryRecord) -> Result<Insertion, StoreError>;
+
+    /// A device's intervals, oldest first.
+    fn telemetry(&self, device: &DeviceId) -> Result<Vec<TelemetryRecord>, StoreError>;
+
+    /// Creates or changes a class's calibration in one conditional write.
+    fn update_calibration(
+        &self,
+        class: &ClassId,
+        change: &mut dyn FnMut(Option<CalibrationRecord>) -> CalibrationRecord,
+    ) -> Result<CalibrationRecord, StoreError>;
+
+    /// A class's calibration.
+    fn calibration(&self, class: &ClassId) -> Result<Option<CalibrationRecord>, StoreError>;
+}

@@ -1,0 +1,172 @@
+//! A deployment with its progress: what an operator wants, and what each device gets from it.
+
+use std::collections::BTreeMap;
+
+use proto::{DeviceId, Digest, Generation};
+use serde::{Deserialize, Serialize};
+
+use super::DerivationKey;
+use super::record::Record;
+use crate::budgeting::Ceilings;
+use crate::class::ClassId;
+use crate::manifest::DeploymentManifest;
+
+/// A deployment with its progress.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeploymentRecord {
+    /// Its name; the manifest's.
+    pub name: String,
+    /// Counts from 1, up with every different manifest. Not a device's generation.
+    pub generation: Generation,
+    /// What is wanted.
+    pub manifest: DeploymentManifest,
+    /// SHA-256 of the manifest's JSON when it was applied: tells the same manifest from another one.
+    pub manifest_digest: Digest,
+    /// The manifest as it was written.
+    pub text: String,
+    /// When this generation was applied, milliseconds since 1970.
+    pub applied_unix_ms: u64,
+    /// How far it has come.
+    pub phase: DeploymentPhase,
+    /// What each device that the selector matches gets, and why.
+    pub outcomes: BTreeMap<DeviceId, OutcomeRecord>,
+}
+
+/// How far a deployment has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase")]
+pub enum DeploymentPhase {
+    /// Nothing was done for it yet.
+    Pending,
+    /// The dense network's channels are being scored.
+    Scoring,
+    /// Models are being pruned and trained.
+    Deriving,
+    /// Devices are being changed over.
+    RollingOut,
+    /// Every device has what it can have.
+    Complete,
+    /// It was given up.
+    Failed {
+        /// Why, for an operator.
+        reason: String,
+    },
+}
+
+/// What one device gets from one deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutcomeRecord {
+    /// The device's class; `None` until it is profiled.
+    pub class: Option<ClassId>,
+    /// How far it has come.
+    pub state: Outcome,
+    /// The derivation that it waits for or got.
+    pub derivation: Option<DerivationKey>,
+    /// The artifact; `None` until derived.
+    pub digest: Option<Digest>,
+    /// The device's generation; `None` until assigned.
+    pub assignment: Option<Generation>,
+    /// Its budget, resolved.
+    pub budget: Ceilings,
+    /// What the device's latency model says of the planned network.
+    pub predicted: Option<PredictedLatency>,
+    /// The wave that it was placed in, from 0; `None` until placed.
+    pub wave: Option<u32>,
+    /// Bytes of the artifact on its disk so far.
+    pub download_bytes: u64,
+}
+
+/// A predicted time of one image.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PredictedLatency {
+    /// Median, milliseconds.
+    pub p50_ms: f64,
+    /// 95th percentile, milliseconds.
+    pub p95_ms: f64,
+}
+
+/// How far a device has come within a deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state")]
+pub enum Outcome {
+    /// Something is missing before a model can be chosen.
+    Waiting {
+        /// What, for an operator.
+        reason: String,
+    },
+    /// Its model is being pruned and trained.
+    Deriving,
+    /// No network meets its budget; it keeps what it serves.
+    NoFit {
+        /// Which ceiling.
+        ceiling: String,
+        /// What the budget allows.
+        allowed: f64,
+        /// The least that pruning reaches.
+        smallest: f64,
+        /// All of it, for an operator.
+        text: String,
+    },
+    /// Its model is ready, its wave has not come.
+    Fitted,
+    /// It was told.
+    Assigned {
+        /// When, milliseconds since 1970.
+        since_unix_ms: u64,
+    },
+    /// It serves the model.
+    Active {
+        /// Since when, milliseconds since 1970.
+        since_unix_ms: u64,
+    },
+    /// The model could not be made, or the device gave it up and serves its previous one.
+    Failed {
+        /// Why, for an operator.
+        reason: String,
+    },
+}
+
+/// What applying a manifest did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Applied {
+    /// The name was new.
+    Created(DeploymentRecord),
+    /// The name was known, the manifest differs.
+    Configured(DeploymentRecord),
+    /// The same manifest is in force.
+    Unchanged(DeploymentRecord),
+}
+
+impl Applied {
+    /// The deployment as it now stands.
+    pub fn record(&self) -> &DeploymentRecord {
+        match self {
+            Self::Created(record) | Self::Configured(record) | Self::Unchanged(record) => record,
+        }
+    }
+}
+
+impl OutcomeRecord {
+    /// A device about which nothing is known but what it waits for.
+    pub fn waiting(reason: impl Into<String>) -> Self {
+        Self {
+            class: None,
+            state: Outcome::Waiting { reason: reason.into() },
+            derivation: None,
+            digest: None,
+            assignment: None,
+            budget: Ceilings::default(),
+            predicted: None,
+            wave: None,
+            download_bytes: 0,
+        }
+    }
+}
+
+impl Record for DeploymentRecord {
+    const KIND: &'static str = "deployment";
+    const SCHEMA: u8 = 1;
+    fn key(&self) -> Vec<u8> {
+        self.name.as_str().into()
+    }
+}

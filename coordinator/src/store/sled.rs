@@ -1,0 +1,400 @@
+//! The store on sled: one tree per kind of record. Every `sled::` of this crate is here.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proto::{DeviceId, Digest, Generation};
+use sled::{Db, Tree};
+
+use super::record::{Record, decode, encode, text};
+use super::{
+    Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, CalibrationRecord, DeploymentPhase,
+    DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Insertion, Store, StoreError,
+    TelemetryRecord, telemetry,
+};
+use crate::class::ClassId;
+use crate::manifest::DeploymentManifest;
+
+/// Raised whenever older code could not use a folder that newer code wrote.
+const SCHEMA: u32 = 1;
+const SCHEMA_KEY: &str = "schema";
+
+/// A store in a folder. One process has it at a time.
+pub struct SledStore {
+    devices: Tree,
+    deployments: Tree,
+    derivations: Tree,
+    artifacts: Tree,
+    assignments: Tree,
+    telemetry: Tree,
+    calibrations: Tree,
+    disk: Disk,
+}
+
+/// Gets what was written onto the disk. Dropped last: it holds the lock that keeps other processes out.
+struct Disk {
+    db: Db,
+    /// sled's log. Its own flush starts the writing of pages but asks neither for the file's length nor for the disk's
+    /// cache to be written; that is what this handle is for.
+    log: File,
+    path: PathBuf,
+    /// Counts writes that wait for the disk.
+    asked: AtomicU64,
+    synced: Mutex<Synced>,
+    _lock: File,
+}
+
+impl SledStore {
+    /// Opens the store in `folder`, which is made if it is not there.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::File { path: folder.to_owned(), source };
+        fs::create_dir_all(folder).map_err(failed)?;
+        let lock = lock(folder)?;
+        let db = sled::Config::new().path(folder).flush_every_ms(None).open().map_err(StoreError::Engine)?;
+        check_schema(&db, folder)?;
+        let path = folder.join("db");
+        let log = File::open(&path).map_err(failed)?;
+        let tree = |kind: &str| db.open_tree(kind).map_err(StoreError::Engine);
+        let store = Self {
+            devices: tree(DeviceRecord::KIND)?,
+            deployments: tree(DeploymentRecord::KIND)?,
+            derivations: tree(DerivationRecord::KIND)?,
+            artifacts: tree(ArtifactRecord::KIND)?,
+            assignments: tree(AssignmentRecord::KIND)?,
+            telemetry: tree(TelemetryRecord::KIND)?,
+            calibrations: tree(CalibrationRecord::KIND)?,
+            disk: Disk {
+                db,
+                log,
+                path,
+                asked: AtomicU64::new(0),
+                synced: Mutex::new(Synced::UpTo(0)),
+                _lock: lock,
+            },
+        };
+        store.disk.sync()?;
+        // The names of sled's files must be on the disk as well as their contents.
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        Ok(store)
+    }
+
+    /// Replaces what is stored under `key` by what `change` makes of it; again, if another writer was faster. Returns
+    /// the record as it will be read: a share, written as `1/x`, may differ from the given one in its last bit.
+    fn swap<R: Record>(
+        &self,
+        tree: &Tree,
+        key: &[u8],
+        change: &mut dyn FnMut(Option<R>) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        loop {
+            let old = tree.get(key).map_err(StoreError::Engine)?;
+            let record = change(old.as_deref().map(|bytes| decode(key, bytes)).transpose()?)?;
+            let new = encode(&record)?;
+            if old.as_deref() == Some(new.as_slice()) {
+                // Nothing to write, but what stands there may still be on another writer's way to the disk.
+                self.disk.sync()?;
+                return decode(key, &new);
+            }
+            let swapped =
+                tree.compare_and_swap(key, old, Some(new.as_slice())).map_err(StoreError::Engine)?;
+            if swapped.is_ok() {
+                self.disk.sync()?;
+                return decode(key, &new);
+            }
+        }
+    }
+
+    /// As `swap`, where nothing stored is an error.
+    fn update<R: Record>(
+        &self,
+        tree: &Tree,
+        key: &[u8],
+        change: &mut dyn FnMut(&mut R),
+    ) -> Result<R, StoreError> {
+        self.swap(tree, key, &mut |stored: Option<R>| {
+            let mut record = stored.ok_or_else(|| StoreError::Missing { kind: R::KIND, key: text(key) })?;
+            change(&mut record);
+            Ok(record)
+        })
+    }
+}
+
+fn get<R: Record>(tree: &Tree, key: &[u8]) -> Result<Option<R>, StoreError> {
+    tree.get(key).map_err(StoreError::Engine)?.map(|bytes| decode(key, &bytes)).transpose()
+}
+
+fn list<R: Record>(tree: &Tree, prefix: &[u8]) -> Result<Vec<R>, StoreError> {
+    tree.scan_prefix(prefix)
+        .map(|entry| entry.map_err(StoreError::Engine).and_then(|(key, bytes)| decode(&key, &bytes)))
+        .collect()
+}
+
+impl Store for SledStore {
+    fn register_device(
+        &self,
+        id: &DeviceId,
+        change: &mut dyn FnMut(Option<DeviceRecord>) -> DeviceRecord,
+    ) -> Result<DeviceRecord, StoreError> {
+        self.swap(&self.devices, id.as_str().as_bytes(), &mut |stored| {
+            let mut record = change(stored);
+            record.id = id.clone();
+            Ok(record)
+        })
+    }
+
+    fn update_device(
+        &self,
+        id: &DeviceId,
+        change: &mut dyn FnMut(&mut DeviceRecord),
+    ) -> Result<DeviceRecord, StoreError> {
+        self.update(&self.devices, id.as_str().as_bytes(), &mut |record: &mut DeviceRecord| {
+            change(record);
+            record.id = id.clone();
+        })
+    }
+
+    fn device(&self, id: &DeviceId) -> Result<Option<DeviceRecord>, StoreError> {
+        get(&self.devices, id.as_str().as_bytes())
+    }
+
+    fn devices(&self) -> Result<Vec<DeviceRecord>, StoreError> {
+        list(&self.devices, &[])
+    }
+
+    fn apply_deployment(
+        &self,
+        manifest: &DeploymentManifest,
+        text: &str,
+        now_unix_ms: u64,
+    ) -> Result<Applied, StoreError> {
+        let name = &manifest.metadata.name;
+        let json = serde_json::to_vec(manifest).map_err(|source| StoreError::Encode {
+            kind: DeploymentRecord::KIND,
+            key: name.clone(),
+            source,
+        })?;
+        let manifest_digest = Digest::of(&json);
+        let mut before = None;
+        let record =
+            self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
+                before = stored.as_ref().map(|record| record.generation);
+                match stored {
+                    Some(record) if record.manifest_digest == manifest_digest => Ok(record),
+                    stored => Ok(DeploymentRecord {
+                        name: name.clone(),
+                        generation: stored.map_or(Generation(0), |record| record.generation).next(),
+                        manifest: manifest.clone(),
+                        manifest_digest,
+                        text: text.to_owned(),
+                        applied_unix_ms: now_unix_ms,
+                        phase: DeploymentPhase::Pending,
+                        outcomes: Default::default(),
+                    }),
+                }
+            })?;
+        Ok(match before {
+            None => Applied::Created(record),
+            Some(generation) if generation == record.generation => Applied::Unchanged(record),
+            Some(_) => Applied::Configured(record),
+        })
+    }
+
+    fn update_deployment(
+        &self,
+        name: &str,
+        generation: Generation,
+        change: &mut dyn FnMut(&mut DeploymentRecord),
+    ) -> Result<DeploymentRecord, StoreError> {
+        self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
+            let Some(mut record) = stored else {
+                return Err(StoreError::Missing { kind: DeploymentRecord::KIND, key: name.to_owned() });
+            };
+            if record.generation != generation {
+                let stored = record.generation;
+                return Err(StoreError::Superseded { name: name.to_owned(), expected: generation, stored });
+            }
+            change(&mut record);
+            record.name = name.to_owned();
+            record.generation = generation;
+            Ok(record)
+        })
+    }
+
+    fn deployment(&self, name: &str) -> Result<Option<DeploymentRecord>, StoreError> {
+        get(&self.deployments, name.as_bytes())
+    }
+
+    fn deployments(&self) -> Result<Vec<DeploymentRecord>, StoreError> {
+        list(&self.deployments, &[])
+    }
+
+    fn insert_derivation(&self, record: DerivationRecord) -> Result<DerivationRecord, StoreError> {
+        self.swap(
+            &self.derivations,
+            &record.key(),
+            &mut |stored| Ok(stored.unwrap_or_else(|| record.clone())),
+        )
+    }
+
+    fn update_derivation(
+        &self,
+        key: &DerivationKey,
+        change: &mut dyn FnMut(&mut DerivationRecord),
+    ) -> Result<DerivationRecord, StoreError> {
+        self.update(&self.derivations, key.to_string().as_bytes(), &mut |record: &mut DerivationRecord| {
+            change(record);
+            record.key = *key;
+        })
+    }
+
+    fn derivation(&self, key: &DerivationKey) -> Result<Option<DerivationRecord>, StoreError> {
+        get(&self.derivations, key.to_string().as_bytes())
+    }
+
+    fn derivations(&self) -> Result<Vec<DerivationRecord>, StoreError> {
+        list(&self.derivations, &[])
+    }
+
+    fn put_artifact(&self, record: &ArtifactRecord) -> Result<(), StoreError> {
+        self.swap(&self.artifacts, &record.key(), &mut |_| Ok(record.clone())).map(drop)
+    }
+
+    fn artifact(&self, digest: Digest) -> Result<Option<ArtifactRecord>, StoreError> {
+        get(&self.artifacts, digest.to_string().as_bytes())
+    }
+
+    fn artifacts(&self) -> Result<Vec<ArtifactRecord>, StoreError> {
+        list(&self.artifacts, &[])
+    }
+
+    fn assign(&self, device: &DeviceId, order: &AssignmentOrder) -> Result<AssignmentRecord, StoreError> {
+        let key = device.as_str().as_bytes();
+        self.swap(&self.assignments, key, &mut |stored: Option<AssignmentRecord>| {
+            // A device may hold more than is stored here, if the store was restored from an older copy.
+            let held = self.device(device)?.map_or(Generation(0), |record| record.holding.generation);
+            match stored {
+                Some(record) if record.fulfils(order) && record.generation >= held => Ok(record),
+                stored => {
+                    let given = stored.map_or(Generation(0), |record| record.generation);
+                    let generation = given.max(held).next();
+                    Ok(AssignmentRecord { device: device.clone(), generation, order: order.clone() })
+                }
+            }
+        })
+    }
+
+    fn assignment(&self, device: &DeviceId) -> Result<Option<AssignmentRecord>, StoreError> {
+        get(&self.assignments, device.as_str().as_bytes())
+    }
+
+    fn assignments(&self) -> Result<Vec<AssignmentRecord>, StoreError> {
+        list(&self.assignments, &[])
+    }
+
+    fn insert_telemetry(&self, record: &TelemetryRecord) -> Result<Insertion, StoreError> {
+        let key = record.key();
+        let bytes = encode(record)?;
+        let inserted =
+            self.telemetry.compare_and_swap(key, None::<&[u8]>, Some(bytes)).map_err(StoreError::Engine)?;
+        // Also where it was there: its writer may not have reached the disk yet, and this caller acknowledges it.
+        self.disk.sync()?;
+        Ok(match inserted {
+            Ok(()) => Insertion::Stored,
+            Err(_) => Insertion::AlreadyStored,
+        })
+    }
+
+    fn telemetry(&self, device: &DeviceId) -> Result<Vec<TelemetryRecord>, StoreError> {
+        list(&self.telemetry, &telemetry::prefix(device))
+    }
+
+    fn update_calibration(
+        &self,
+        class: &ClassId,
+        change: &mut dyn FnMut(Option<CalibrationRecord>) -> CalibrationRecord,
+    ) -> Result<CalibrationRecord, StoreError> {
+        self.swap(&self.calibrations, class.as_str().as_bytes(), &mut |stored| {
+            let mut record = change(stored);
+            record.class = class.clone();
+            Ok(record)
+        })
+    }
+
+    fn calibration(&self, class: &ClassId) -> Result<Option<CalibrationRecord>, StoreError> {
+        get(&self.calibrations, class.as_str().as_bytes())
+    }
+}
+
+/// How much of what was written the disk has.
+#[derive(Clone, Copy)]
+enum Synced {
+    /// So many writes.
+    UpTo(u64),
+    /// Unknown, since it refused once: the kernel forgets what it could not write, so that the next synchronisation
+    /// would succeed without it.
+    Lost,
+}
+
+impl Disk {
+    /// Returns once everything written so far is on the disk. Writers that meet here share one turn.
+    fn sync(&self) -> Result<(), StoreError> {
+        let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        // A poisoned lock means a panic within sled, after which the disk is as unknown as after a refusal.
+        let mut synced = self.synced.lock().map_err(|_| StoreError::Lost)?;
+        match *synced {
+            Synced::Lost => return Err(StoreError::Lost),
+            Synced::UpTo(done) if done >= mine => return Ok(()),
+            Synced::UpTo(_) => {}
+        }
+        let all = self.asked.load(Ordering::SeqCst);
+        let written = self.write_out();
+        *synced = if written.is_ok() { Synced::UpTo(all) } else { Synced::Lost };
+        written
+    }
+
+    fn write_out(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(StoreError::Engine)?;
+        self.log.sync_data().map_err(|source| StoreError::File { path: self.path.clone(), source })
+    }
+}
+
+/// Keeps other processes out: ours by this lock, in a file of its own so that its refusal can be told from any other
+/// failure of sled.
+fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join("lock");
+    let failed = |source: io::Error| StoreError::File { path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: folder.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Writes the schema into a new store, refuses one that says another.
+fn check_schema(db: &Db, folder: &Path) -> Result<(), StoreError> {
+    let known = SCHEMA.to_string();
+    match db.get(SCHEMA_KEY).map_err(StoreError::Engine)? {
+        Some(found) if *found == *known.as_bytes() => Ok(()),
+        Some(found) => Err(StoreError::Schema {
+            path: folder.to_owned(),
+            found: String::from_utf8_lossy(&found).into_owned(),
+            known: SCHEMA,
+        }),
+        None if !db.is_empty() || db.tree_names().len() > 1 => Err(StoreError::Schema {
+            path: folder.to_owned(),
+            found: "of another program".to_owned(),
+            known: SCHEMA,
+        }),
+        None => {
+            db.insert(SCHEMA_KEY, known.as_bytes()).map_err(StoreError::Engine)?;
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

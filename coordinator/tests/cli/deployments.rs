@@ -1,0 +1,134 @@
+//! `apply`, `plan` and `watch`.
+
+use std::io::{BufRead, BufReader};
+
+use insta::assert_snapshot;
+use proto::v1;
+
+use crate::binary::{example, reconvene, reconvene_reading, start};
+use crate::fake::{Afterwards, Fake, Replies};
+use crate::fleet;
+
+fn event(phase: &str, jobs: Vec<v1::JobProgress>) -> v1::DeploymentEvent {
+    v1::DeploymentEvent { deployment: Some(fleet::deployment(phase)), jobs }
+}
+
+fn training(done: u64, finished: bool) -> Vec<v1::JobProgress> {
+    let message = "loss 0.41, accuracy 85.0%, 900 images/s".to_owned();
+    vec![v1::JobProgress { job: "train 3f9a".to_owned(), done, total: 400, message, finished }]
+}
+
+fn watched(watches: Vec<Vec<v1::DeploymentEvent>>) -> Fake {
+    Fake::start(Replies { watches: watches.into(), ..fleet::replies() })
+}
+
+#[test]
+fn apply_says_what_became_of_it() {
+    let (fake, file) = (Fake::start(fleet::replies()), example());
+    let arguments = ["apply", "-f", file.to_str().unwrap()];
+    assert_eq!(reconvene(&fake.url, &arguments).data(), "deployment/fashion-mnist created (generation 1)\n");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let again = reconvene_reading(&text, &fake.url, &["apply", "-f", "-"]).data();
+    assert_eq!(again, "deployment/fashion-mnist configured (generation 2)\n");
+    assert_eq!(*fake.replies.applied.lock().unwrap(), [text.clone(), text], "sent as written");
+}
+
+#[test]
+fn waiting_shows_progress_and_ends_with_the_outcomes() {
+    let fake = watched(vec![vec![
+        event("Scoring", vec![]),
+        event("Deriving", training(0, false)),
+        event("Deriving", training(400, true)),
+        event("RollingOut", vec![]),
+        event("Complete", vec![]),
+    ]]);
+    let run = reconvene(&fake.url, &["apply", "--wait", "-f", example().to_str().unwrap()]);
+    assert_eq!(run.code, 0, "one device fitted, one without a fit: {run:?}");
+    assert_snapshot!("wait_talk", run.stderr);
+    assert_snapshot!("wait_outcomes", run.stdout);
+}
+
+#[test]
+fn a_failed_device_fails_the_wait() {
+    let mut failed = fleet::deployment("Complete");
+    failed.failed = 1;
+    failed.active = 0;
+    let event = v1::DeploymentEvent { deployment: Some(failed), jobs: vec![] };
+    let run = reconvene(&watched(vec![vec![event]]).url, &["watch", "deployment", "fashion-mnist"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stderr.contains("1 of 2 devices failed"), "{run:?}");
+}
+
+#[test]
+fn nothing_but_no_fit_has_its_own_exit_code() {
+    let mut none = fleet::deployment("Complete");
+    (none.matched, none.active, none.no_fit) = (1, 0, 1);
+    none.devices.remove(0);
+    let event = v1::DeploymentEvent { deployment: Some(none), jobs: vec![] };
+    let run = reconvene(&watched(vec![vec![event]]).url, &["watch", "deployment", "fashion-mnist"]);
+    assert_eq!(run.code, 4, "{run:?}");
+    assert!(run.stderr.contains("hub-2: size 1.0Ki cannot be met; the smallest is 3.9Ki"), "{run:?}");
+}
+
+#[test]
+fn a_broken_stream_is_taken_up_again() {
+    let fake = watched(vec![vec![event("Deriving", vec![])], vec![event("Complete", vec![])]]);
+    let run = reconvene(&fake.url, &["watch", "deploy", "fashion-mnist"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(run.stderr.contains("asking again until it is back"), "{run:?}");
+}
+
+#[test]
+fn a_coordinator_that_comes_back_is_found_again() {
+    let watches = vec![vec![event("Deriving", vec![])]].into();
+    let fake = Fake::start(Replies { watches, afterwards: Afterwards::StaysOpen, ..fleet::replies() });
+    let address = fake.address;
+    let mut watching = start(&fake.url, &["watch", "deploy", "fashion-mnist", "--timeout", "60s"]);
+    let mut talk = BufReader::new(watching.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(talk.next().unwrap().contains("Deriving"));
+    drop(fake); // The connection breaks in the middle of the stream.
+    assert!(talk.next().unwrap().contains("asking again until it is back"));
+    let watches = vec![vec![event("Complete", vec![])]].into();
+    let _fake = Fake::start_at(address, Replies { watches, ..fleet::replies() });
+    assert!(watching.wait().unwrap().success());
+    assert!(talk.next().unwrap().contains("Complete"));
+}
+
+#[test]
+fn a_newer_generation_ends_the_wait() {
+    let mut newer = fleet::deployment("Scoring");
+    newer.generation = 2;
+    let fake = watched(vec![vec![v1::DeploymentEvent { deployment: Some(newer), jobs: vec![] }]]);
+    let run = reconvene(&fake.url, &["apply", "--wait", "-f", example().to_str().unwrap()]);
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("was applied again: generation 2 replaced 1"), "{run:?}");
+}
+
+#[test]
+fn waiting_has_an_end() {
+    let streams = (0..20).map(|_| vec![event("Deriving", vec![])]).collect();
+    let run = reconvene(&watched(streams).url, &["watch", "deploy", "fashion-mnist", "--timeout", "1500ms"]);
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("has not ended after 1s 500ms; it goes on"), "{run:?}");
+}
+
+#[test]
+fn a_plan_tells_what_each_device_gets_and_why() {
+    let (fake, file) = (Fake::start(fleet::replies()), example());
+    let plan = |format| reconvene(&fake.url, &["plan", "-f", file.to_str().unwrap(), "-o", format]).data();
+    assert_snapshot!("plan_table", plan("table"));
+    assert_snapshot!("plan_wide", plan("wide"));
+    let json: serde_json::Value = serde_json::from_str(&plan("json")).unwrap();
+    assert_eq!((&json["kind"], &json["dense"]["params"]), (&"Plan".into(), &272_474.into()));
+    assert_eq!(json["devices"][1]["state"], "NoFit");
+    assert_eq!(serde_saphyr::from_str::<serde_json::Value>(&plan("yaml")).unwrap(), json);
+}
+
+#[test]
+fn a_plan_for_nobody_exits_with_no_fit() {
+    let mut replies = fleet::replies();
+    replies.plan.devices.remove(0);
+    let run = reconvene(&Fake::start(replies).url, &["plan", "-f", example().to_str().unwrap()]);
+    assert_eq!(run.code, 4, "{run:?}");
+    assert!(run.stdout.contains("hub-2"), "the plan is printed all the same");
+}

@@ -1,0 +1,136 @@
+//! A coordinator that answers from fixed replies, on a port of its own: a test double for the operator's service.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use proto::v1;
+use proto::v1::operator_service_server::{OperatorService, OperatorServiceServer};
+use tokio::runtime::Runtime;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+/// What the double answers, and what it was sent.
+#[derive(Debug, Default)]
+pub(crate) struct Replies {
+    pub(crate) devices: Vec<v1::Device>,
+    pub(crate) models: Vec<v1::Model>,
+    pub(crate) deployments: Vec<v1::Deployment>,
+    pub(crate) artifacts: Vec<v1::Artifact>,
+    pub(crate) telemetry: Vec<v1::TelemetrySummary>,
+    pub(crate) plan: v1::PlanResponse,
+    /// One stream of events per call.
+    pub(crate) watches: Mutex<Vec<Vec<v1::DeploymentEvent>>>,
+    /// What follows a stream's last event.
+    pub(crate) afterwards: Afterwards,
+    /// Manifests, as they arrived.
+    pub(crate) applied: Mutex<Vec<String>>,
+}
+
+/// How a stream of events goes on after its last event.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Afterwards {
+    #[default]
+    Ends,
+    StaysOpen,
+}
+
+/// The running double; it stops when dropped, and its connections break.
+pub(crate) struct Fake {
+    pub(crate) url: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) replies: Arc<Replies>,
+    _runtime: Runtime,
+}
+
+impl Fake {
+    pub(crate) fn start(replies: Replies) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), replies)
+    }
+
+    pub(crate) fn start_at(address: SocketAddr, replies: Replies) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let replies = Arc::new(replies);
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = OperatorServiceServer::new(Service(replies.clone()));
+        let server = tonic::transport::Server::builder().add_service(service);
+        runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        Self { url: format!("http://{address}"), address, replies, _runtime: runtime }
+    }
+}
+
+struct Service(Arc<Replies>);
+
+fn named<T: Clone>(items: &[T], request: Request<v1::ListRequest>, name: impl Fn(&T) -> &str) -> Vec<T> {
+    let wanted = request.into_inner().name;
+    items.iter().filter(|item| wanted.is_empty() || name(item).starts_with(&wanted)).cloned().collect()
+}
+
+#[tonic::async_trait]
+impl OperatorService for Service {
+    type WatchDeploymentStream = Pin<Box<dyn Stream<Item = Result<v1::DeploymentEvent, Status>> + Send>>;
+
+    async fn list_devices(&self, r: Request<v1::ListRequest>) -> Result<Response<v1::DeviceList>, Status> {
+        Ok(Response::new(v1::DeviceList { devices: named(&self.0.devices, r, |d| &d.id) }))
+    }
+
+    async fn list_models(&self, r: Request<v1::ListRequest>) -> Result<Response<v1::ModelList>, Status> {
+        Ok(Response::new(v1::ModelList { models: named(&self.0.models, r, |m| &m.name) }))
+    }
+
+    async fn list_deployments(
+        &self,
+        r: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::DeploymentList>, Status> {
+        let deployments = named(&self.0.deployments, r, |d| &d.name);
+        Ok(Response::new(v1::DeploymentList { deployments }))
+    }
+
+    async fn list_artifacts(
+        &self,
+        r: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ArtifactList>, Status> {
+        Ok(Response::new(v1::ArtifactList { artifacts: named(&self.0.artifacts, r, |a| &a.digest) }))
+    }
+
+    async fn list_telemetry(
+        &self,
+        r: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::TelemetryList>, Status> {
+        Ok(Response::new(v1::TelemetryList { telemetry: named(&self.0.telemetry, r, |t| &t.device_id) }))
+    }
+
+    async fn apply(&self, r: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
+        let manifest = r.into_inner().manifest;
+        if manifest.contains("/nowhere") {
+            return Err(Status::invalid_argument("dataset: /nowhere/t10k-labels-idx1-ubyte: no such file"));
+        }
+        let mut applied = self.0.applied.lock().unwrap();
+        applied.push(manifest);
+        let generation = applied.len() as u64;
+        let result = if generation == 1 { "created" } else { "configured" }.to_owned();
+        Ok(Response::new(v1::ApplyResponse { name: "fashion-mnist".to_owned(), generation, result }))
+    }
+
+    async fn plan(&self, _: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
+        Ok(Response::new(self.0.plan.clone()))
+    }
+
+    async fn watch_deployment(
+        &self,
+        r: Request<v1::WatchDeploymentRequest>,
+    ) -> Result<Response<Self::WatchDeploymentStream>, Status> {
+        let mut watches = self.0.watches.lock().unwrap();
+        if watches.is_empty() {
+            return Err(Status::not_found(format!("no deployment '{}'", r.into_inner().name)));
+        }
+        let events = tokio_stream::iter(watches.remove(0).into_iter().map(Ok));
+        Ok(Response::new(match self.0.afterwards {
+            Afterwards::Ends => Box::pin(events),
+            Afterwards::StaysOpen => Box::pin(events.chain(tokio_stream::pending())),
+        }))
+    }
+}

@@ -1,0 +1,81 @@
+//! `get` and `describe`, in every format.
+
+use insta::assert_snapshot;
+
+use crate::binary::reconvene;
+use crate::fake::Fake;
+use crate::fleet;
+
+fn data(arguments: &[&str]) -> String {
+    let fake = Fake::start(fleet::replies());
+    reconvene(&fake.url, arguments).data()
+}
+
+#[test]
+fn devices_in_every_format() {
+    assert_snapshot!("devices_table", data(&["get", "devices"]));
+    assert_snapshot!("devices_wide", data(&["get", "device", "-o", "wide"]));
+    assert_eq!(data(&["get", "dev", "-o", "name"]), "device/cam-1\ndevice/hub-2\n");
+    assert_eq!(data(&["get", "dev", "--no-headers"]).lines().count(), 2);
+}
+
+#[test]
+fn programs_get_lists_of_the_operators_messages() {
+    let list: serde_json::Value = serde_json::from_str(&data(&["get", "devices", "-o", "json"])).unwrap();
+    assert_eq!(list["apiVersion"], "reconvene/v1");
+    assert_eq!(list["kind"], "DeviceList");
+    assert_eq!(list["items"][0]["cpuQuotaCores"], 0.5);
+    assert_eq!(list["items"][0]["labels"]["tier"], "small");
+    assert_eq!(list["items"][1]["memoryTotalBytes"], serde_json::Value::Null);
+    let yaml: serde_json::Value = serde_saphyr::from_str(&data(&["get", "devices", "-o", "yaml"])).unwrap();
+    let without_age = |mut list: serde_json::Value| {
+        for item in list["items"].as_array_mut().unwrap() {
+            item["lastSeenUnixMs"] = 0.into();
+        }
+        list
+    };
+    assert_eq!(without_age(yaml), without_age(list));
+}
+
+#[test]
+fn one_thing_is_one_object() {
+    let model: serde_json::Value =
+        serde_json::from_str(&data(&["get", "model", "resnet20", "-o", "json"])).unwrap();
+    assert_eq!((&model["kind"], &model["params"]), (&"Model".into(), &272_474.into()));
+    assert_snapshot!("model_yaml", data(&["get", "model", "resnet20", "-o", "yaml"]));
+    let artifact = data(&["get", "art", &fleet::digest()[..5], "-o", "name"]);
+    assert_eq!(artifact, format!("artifact/{}\n", fleet::digest()));
+}
+
+#[test]
+fn the_other_kinds_have_tables() {
+    assert_snapshot!("models_table", data(&["get", "models"]));
+    assert_snapshot!("deployments_wide", data(&["get", "deploy", "-o", "wide"]));
+    assert_snapshot!("artifacts_table", data(&["get", "artifacts"]));
+    assert_snapshot!("telemetry_wide", data(&["get", "tel", "cam-1", "-o", "wide"]));
+}
+
+#[test]
+fn descriptions_tell_everything() {
+    assert_snapshot!("describe_device", data(&["describe", "device", "cam-1"]));
+    assert_snapshot!("describe_deployment", data(&["describe", "deploy", "fashion-mnist"]));
+    assert_snapshot!("describe_artifact", data(&["describe", "art", &fleet::digest()[..8]]));
+    assert_snapshot!("describe_model", data(&["describe", "model", "resnet20"]));
+}
+
+#[test]
+fn an_empty_list_is_said_on_standard_error() {
+    let fake = Fake::start(crate::fake::Replies::default());
+    let run = reconvene(&fake.url, &["get", "devices"]);
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (0, "", "no devices found\n"));
+    let list = reconvene(&fake.url, &["get", "devices", "-o", "json"]).data();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&list).unwrap()["items"], serde_json::json!([]));
+}
+
+#[test]
+fn colours_are_for_those_who_ask() {
+    let escape = '\u{1b}';
+    assert!(!data(&["get", "devices"]).contains(escape));
+    let painted = data(&["get", "devices", "--color", "always"]);
+    assert!(painted.contains("\u{1b}[32mOnline\u{1b}[0m"), "{painted:?}");
+}

@@ -1,0 +1,11 @@
+//! The real binary against a coordinator of fixed replies, and without any coordinator.
+#![expect(clippy::unwrap_used, reason = "all of it is test code, outside of #[test] functions too")]
+
+mod binary;
+mod fake;
+mod fleet;
+
+mod completion;
+mod deployments;
+mod lists;
+mod refusals;

@@ -1,0 +1,118 @@
+//! Bad input: one clear line that names the thing and the next step, and its own exit code.
+
+use std::net::TcpListener;
+
+use proto::v1;
+
+use crate::binary::{example, reconvene, reconvene_reading};
+use crate::fake::Fake;
+use crate::fleet;
+
+/// An address where nobody listens.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[test]
+fn a_coordinator_that_is_not_there() {
+    let (url, file) = (nobody(), example());
+    let file = file.to_str().unwrap();
+    let expected = format!(
+        "cannot reach the coordinator at {url}: Connection refused (os error 111); \
+         start it with `reconvene serve`, or name it with --server"
+    );
+    for arguments in [
+        &["get", "devices"][..],
+        &["describe", "device", "x"],
+        &["plan", "-f", file],
+        &["apply", "-f", file],
+        &["watch", "deploy", "x"],
+    ] {
+        assert_eq!(reconvene(&url, arguments).complaint(69), expected, "{arguments:?}");
+    }
+    let named = reconvene("http://unused.invalid:1", &["--server", &url, "get", "devices"]);
+    assert_eq!(named.complaint(69), expected, "the flag outranks the environment");
+}
+
+#[test]
+fn an_address_that_is_none() {
+    let line = reconvene("http://[", &["get", "devices"]).complaint(2);
+    assert!(line.starts_with("'http://[' is not a server's URL"), "{line}");
+}
+
+#[test]
+fn things_that_do_not_exist() {
+    let fake = Fake::start(fleet::replies());
+    for (arguments, expected) in [
+        (&["get", "device", "x"][..], "device 'x' not found; `reconvene get devices` lists them"),
+        (&["get", "device", "cam"], "device 'cam' not found; `reconvene get devices` lists them"),
+        (
+            &["describe", "deployment", "x"],
+            "deployment 'x' not found; `reconvene get deployments` lists them",
+        ),
+        (
+            &["describe", "artifact", "0bad"],
+            "artifact '0bad' not found; `reconvene get artifacts` lists them",
+        ),
+        (&["watch", "deployment", "x"], "no deployment 'x'"),
+    ] {
+        assert_eq!(reconvene(&fake.url, arguments).complaint(3), expected);
+    }
+}
+
+#[test]
+fn a_digest_that_is_cut_too_short() {
+    let mut replies = fleet::replies();
+    let digest = |last| format!("{}{last}", "ab".repeat(31));
+    replies.artifacts =
+        ["01", "02"].map(|last| v1::Artifact { digest: digest(last), ..Default::default() }).into();
+    let fake = Fake::start(replies);
+    let line = reconvene(&fake.url, &["describe", "artifact", "ab"]).complaint(2);
+    assert!(line.starts_with("'ab' is the beginning of 2 artifacts: abab"), "{line}");
+    let whole = reconvene(&fake.url, &["get", "artifact", &digest("02"), "-o", "name"]).data();
+    assert_eq!(whole, format!("artifact/{}\n", digest("02")));
+}
+
+#[test]
+fn a_manifest_with_an_unknown_key() {
+    let text = std::fs::read_to_string(example()).unwrap().replace("  network:", "  nework:");
+    let line_number = text.lines().position(|line| line.contains("nework")).unwrap() + 1;
+    for verb in ["apply", "plan"] {
+        // Nobody listens: what is wrong with the text is found before anything is sent.
+        let line = reconvene_reading(&text, &nobody(), &[verb, "-f", "-"]).complaint(65);
+        let expected =
+            format!("standard input: line {line_number}, column 3: unknown field 'nework'; allowed here: ");
+        assert!(line.starts_with(&expected), "{line}");
+    }
+}
+
+#[test]
+fn a_manifest_with_an_unknown_network() {
+    let text = std::fs::read_to_string(example()).unwrap().replace("network: resnet20", "network: resnet50");
+    let line = reconvene_reading(&text, &nobody(), &["apply", "-f", "-"]).complaint(65);
+    assert!(line.ends_with("there is no network 'resnet50'; known: resnet20, vgg16-bn"), "{line}");
+}
+
+#[test]
+fn a_manifest_that_is_not_there() {
+    let line = reconvene(&nobody(), &["apply", "-f", "missing.yaml"]).complaint(65);
+    assert_eq!(line, "cannot read missing.yaml: No such file or directory (os error 2)");
+}
+
+#[test]
+fn what_only_the_coordinator_can_refuse() {
+    let text = std::fs::read_to_string(example()).unwrap().replace("/usr/share/datasets", "/nowhere");
+    let fake = Fake::start(fleet::replies());
+    let line = reconvene_reading(&text, &fake.url, &["apply", "-f", "-"]).complaint(65);
+    assert_eq!(line, "dataset: /nowhere/t10k-labels-idx1-ubyte: no such file");
+}
+
+#[test]
+fn wrong_usage_has_its_own_code() {
+    for arguments in
+        [&["get", "unicorns"][..], &["frobnicate"], &["apply"], &["apply", "-f", "x", "--timeout", "1m"]]
+    {
+        assert_eq!(reconvene(&nobody(), arguments).code, 2, "{arguments:?}");
+    }
+}

@@ -1,0 +1,139 @@
+//! Random small networks for property tests: every operator, residual sums, grouped and depthwise convolutions.
+
+use candle_core::{Device, Tensor};
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::graph::tensor::TensorKind;
+use crate::graph::{Conv, Graph, Network, Node, NodeId, Op, Pool, Shape, Weights};
+use crate::group::{Keep, groups};
+
+/// A network of a few operators, with weights that leave no tensor trivial.
+pub(crate) fn network() -> impl Strategy<Value = Network> {
+    let steps = proptest::collection::vec((0..12_u8, any::<u8>(), any::<u8>()), 1..14);
+    (1..4_usize, 4..8_usize, 4..8_usize, steps, any::<u64>()).prop_map(
+        |(channels, height, width, steps, seed)| {
+            let graph = graph(Shape::new(channels, height, width), &steps);
+            let weights = weights(&graph, seed);
+            Network { graph, weights }
+        },
+    )
+}
+
+/// A network and the channels to keep in it: some group shrinks, unless all are frozen.
+pub(crate) fn network_and_keep() -> impl Strategy<Value = (Network, Keep)> {
+    (network(), any::<u64>()).prop_map(|(network, seed)| {
+        let keep = keep(&network.graph, seed);
+        (network, keep)
+    })
+}
+
+/// Random channels to keep, at least one, of about two thirds of the groups.
+pub(crate) fn keep(graph: &Graph, seed: u64) -> Keep {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut keep = Keep::new();
+    for group in groups(graph).iter().filter(|group| group.frozen.is_none()) {
+        if rng.random_range(0..3) > 0 {
+            let mut kept: Vec<usize> = (0..group.width).filter(|_| rng.random_bool(0.6)).collect();
+            if kept.is_empty() {
+                kept.push(rng.random_range(0..group.width));
+            }
+            keep.insert(group.id, kept);
+        }
+    }
+    keep
+}
+
+/// `count` images of standard normal scale, flat.
+pub(crate) fn images(shape: Shape, count: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..count * shape.numel()).map(|_| rng.random_range(-1.7..1.7)).collect()
+}
+
+/// Random values for every tensor: weights of the usual scale, batch norms far from the identity.
+pub(crate) fn weights(graph: &Graph, seed: u64) -> Weights {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let tensors = graph.tensors().map(|spec| {
+        let scale = match spec.kind {
+            TensorKind::Weight => (6.0 / spec.dims[1..].iter().product::<usize>() as f32).sqrt(),
+            TensorKind::Bias | TensorKind::Shift | TensorKind::RunningMean => 0.5,
+            TensorKind::Scale | TensorKind::RunningVar => 0.0,
+        };
+        let value = |_| match spec.kind {
+            TensorKind::Scale | TensorKind::RunningVar => rng.random_range(0.5..2.0),
+            TensorKind::Weight | TensorKind::Bias | TensorKind::Shift | TensorKind::RunningMean => {
+                rng.random_range(-scale..scale)
+            }
+        };
+        let values: Vec<f32> = (0..spec.numel()).map(value).collect();
+        let tensor = Tensor::from_vec(values, spec.dims.as_slice(), &Device::Cpu).unwrap();
+        (spec.name, tensor)
+    });
+    tensors.collect()
+}
+
+/// Each step is an operator, where it reads from and a number for its geometry; steps that do not fit become relus.
+fn graph(input: Shape, steps: &[(u8, u8, u8)]) -> Graph {
+    let mut nodes = vec![Node { name: "input".to_owned(), op: Op::Input, inputs: Vec::new() }];
+    let mut shapes = vec![input];
+    for (operator, source, number) in steps {
+        let source = if *source < 200 { nodes.len() - 1 } else { usize::from(*source) % nodes.len() };
+        let twin = shapes[..source].iter().position(|shape| *shape == shapes[source]).filter(|at| *at > 0);
+        let op = match (operator, twin) {
+            (9..12, Some(_)) => Op::Add,
+            _ => operation(*operator, usize::from(*number), shapes[source]),
+        };
+        let mut inputs = vec![NodeId(source)];
+        if op == Op::Add {
+            inputs.extend(twin.map(NodeId));
+        }
+        push(&mut nodes, &mut shapes, op, inputs);
+    }
+    let last = NodeId(nodes.len() - 1);
+    push(&mut nodes, &mut shapes, Op::Flatten, vec![last]);
+    let (last, length) = (NodeId(nodes.len() - 1), shapes[nodes.len() - 1].channels);
+    push(&mut nodes, &mut shapes, Op::Linear { inputs: length, outputs: 3, bias: true }, vec![last]);
+    Graph::new(input, nodes).unwrap()
+}
+
+fn push(nodes: &mut Vec<Node>, shapes: &mut Vec<Shape>, op: Op, inputs: Vec<NodeId>) {
+    nodes.push(Node { name: format!("n{}", nodes.len()), op, inputs });
+    let graph = Graph::new(shapes[0], nodes.clone()).unwrap();
+    shapes.push(graph.shape(graph.output()));
+}
+
+fn operation(operator: u8, number: usize, from: Shape) -> Op {
+    let side = from.height.min(from.width);
+    let window = Pool { kernel: 2, stride: 1 + number % 2, padding: number / 2 % 2 };
+    let conv = Conv {
+        inputs: from.channels,
+        outputs: 1 + number % 6,
+        kernel: if side >= 3 { 1 + number % 3 } else { 1 },
+        stride: 1 + number / 16 % 2,
+        padding: number / 32 % 2,
+        groups: 1,
+        bias: number / 64 % 2 == 1,
+    };
+    match operator {
+        0..3 => Op::Conv(conv),
+        3 if number % 4 < 2 => {
+            Op::Conv(Conv { groups: from.channels, outputs: from.channels * (1 + number % 2), ..conv })
+        }
+        3 if from.channels.is_multiple_of(2) => {
+            Op::Conv(Conv { groups: 2, outputs: 2 + 2 * (number % 3), ..conv })
+        }
+        4 | 5 => Op::BatchNorm { channels: from.channels, eps: 1e-5 },
+        6 if side >= 2 && number.is_multiple_of(2) => Op::MaxPool(window),
+        6 if side >= 2 => Op::AvgPool(window),
+        7 if from.area() == 1 || number.is_multiple_of(3) => Op::GlobalAvgPool,
+        7 => Op::Flatten,
+        8 if from.area() == 1 => {
+            Op::Linear { inputs: from.channels, outputs: 1 + number % 12, bias: number.is_multiple_of(2) }
+        }
+        // A width that an earlier node may share, so that sums come about.
+        9 => Op::Conv(Conv { outputs: 4, kernel: 1, stride: 1, padding: 0, ..conv }),
+        10 => Op::Conv(Conv { outputs: from.channels, kernel: 1, stride: 1, padding: 0, ..conv }),
+        _ => Op::Relu,
+    }
+}

@@ -1,0 +1,3 @@
+//! shim
+#![allow(missing_docs)]
+#[derive(Debug, Clone, Copy)] pub enum Measure { Density }
