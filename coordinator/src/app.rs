@@ -65,6 +65,9 @@ pub enum AppError {
     /// No threads for derivations.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// The system does not let the process hear of signals.
+    #[error("cannot listen for SIGTERM and SIGINT")]
+    Signal(#[source] io::Error),
     /// The server failed.
     #[error("serving failed")]
     Serve(#[from] tonic::transport::Error),
@@ -101,7 +104,11 @@ impl App {
     }
 
     /// Serves until `shutdown`, then stops accepting, ends sessions and jobs, and waits for them for a grace period.
-    pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), AppError> {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (driver, services) = self.parts(&tasks, &stop);
@@ -127,13 +134,21 @@ impl App {
         stop.cancel();
         tasks.close();
         if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
-            tracing::warn!(tasks = tasks.len(), "tasks are left behind; what they had acknowledged is stored");
+            tracing::warn!(
+                tasks = tasks.len(),
+                "tasks are left behind; what they had acknowledged is stored"
+            );
         }
         Ok(served?)
     }
 
-    fn parts(self, tasks: &TaskTracker, stop: &CancellationToken) -> (Driver, (SessionRpc, ArtifactRpc, OperatorRpc)) {
-        let (fleet, board, poke, subjects) = (Fleet::default(), Board::new(), Poke::default(), Subjects::default());
+    fn parts(
+        self,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> (Driver, (SessionRpc, ArtifactRpc, OperatorRpc)) {
+        let (fleet, board, poke, subjects) =
+            (Fleet::default(), Board::new(), Poke::default(), Subjects::default());
         let Self { config, store, blobs, probes, pool } = self;
         let session = SessionRpc {
             store: store.clone(),

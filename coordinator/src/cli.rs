@@ -17,6 +17,7 @@ mod plan;
 mod progress;
 //mod prune;
 mod resource;
+mod serve;
 mod table;
 mod terminal;
 mod watch;
@@ -76,6 +77,8 @@ enum Verb {
     Watch(watch::WatchArgs),
     /// Prune a network to a budget, without a coordinator
     //Prune(prune::PruneArgs),
+    /// Run the coordinator
+    Serve(serve::ServeArgs),
     /// Write a completion script for a shell
     Completion(completion::CompletionArgs),
 }
@@ -108,6 +111,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Plan(args) => plan::run(args, &context).await,
         Verb::Watch(args) => watch::run(args, &context).await,
         //Verb::Prune(args) => prune::run(args, &context),
+        Verb::Serve(args) => serve::run(args).await,
         Verb::Completion(args) => completion::run(args, &context),
     };
     match outcome {

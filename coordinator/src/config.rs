@@ -110,7 +110,12 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let file = config::Config::builder()
             .add_source(config::File::from(path).format(config::FileFormat::Toml))
-            .add_source(config::Environment::with_prefix("RECONVENE").prefix_separator("__").separator("__").try_parsing(true))
+            .add_source(
+                config::Environment::with_prefix("RECONVENE")
+                    .prefix_separator("__")
+                    .separator("__")
+                    .try_parsing(true),
+            )
             .build()
             .and_then(config::Config::try_deserialize::<ConfigFile>)
             .map_err(|source| ConfigError::File { path: path.to_owned(), source: Box::new(source) })?;
@@ -120,10 +125,9 @@ impl Config {
 
 fn check(path: &Path, file: ConfigFile) -> Result<Config, ConfigError> {
     let refuse = |key, problem: String| ConfigError::Value { path: path.to_owned(), key, problem };
-    let listen: SocketAddr = file
-        .listen
-        .parse()
-        .map_err(|_| refuse("listen", format!("'{}' is not an address such as 127.0.0.1:7370", file.listen)))?;
+    let listen: SocketAddr = file.listen.parse().map_err(|_| {
+        refuse("listen", format!("'{}' is not an address such as 127.0.0.1:7370", file.listen))
+    })?;
     if !listen.ip().is_loopback() && !file.allow_plaintext {
         let problem = format!(
             "{listen} can be reached from other machines, and connections are not encrypted yet; listen on \
@@ -132,7 +136,9 @@ fn check(path: &Path, file: ConfigFile) -> Result<Config, ConfigError> {
         return Err(refuse("listen", problem));
     }
     let duration = |key, text: &str| match humantime::parse_duration(text) {
-        Ok(duration) if duration >= Duration::from_millis(10) && duration <= Duration::from_secs(86_400) => Ok(duration),
+        Ok(duration) if duration >= Duration::from_millis(10) && duration <= Duration::from_secs(86_400) => {
+            Ok(duration)
+        }
         _ => Err(refuse(key, format!("'{text}' is not a time from 10ms to 1day, such as 5s"))),
     };
     let session = SessionConfig {
@@ -147,7 +153,9 @@ fn check(path: &Path, file: ConfigFile) -> Result<Config, ConfigError> {
     let threads = match file.derive.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads @ 1..=1024 => threads,
-        threads => return Err(refuse("derive.threads", format!("{threads} is more than 1024; 0 means all cores"))),
+        threads => {
+            return Err(refuse("derive.threads", format!("{threads} is more than 1024; 0 means all cores")));
+        }
     };
     Ok(Config { listen, state_dir: file.state_dir, session, derive: DeriveConfig { threads } })
 }

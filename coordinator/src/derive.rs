@@ -119,7 +119,8 @@ impl<'a> Derivation<'a> {
     /// Names the derivation.
     pub fn key(&self) -> DerivationKey {
         // The plan's prediction is left out: it differs between devices that get the same channels.
-        let decisive = (self.network, self.dataset, self.pruning, self.training, Vec::from_iter(&self.plan.keep));
+        let decisive =
+            (self.network, self.dataset, self.pruning, self.training, Vec::from_iter(&self.plan.keep));
         DerivationKey::of(&decisive).expect("plain values always serialise")
     }
 }

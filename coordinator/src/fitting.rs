@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::{DeviceId, HardwareProfile};
+use pruner_core::Graph;
 use pruner_core::budget::Budget;
 use pruner_core::latency::{Latency, LatencyError, LatencyModel};
-use pruner_core::Graph;
 use pruner_core::plan::{PlanError, PrunePlan};
 use pruner_core::surgery::SurgeryError;
 
@@ -121,7 +121,12 @@ pub fn fit(
             }
             Err(error) => {
                 let verdict = Verdict::Unusable(error);
-                fittings.push(Fitting { id: candidate.id.clone(), class, budget: Ceilings::default(), verdict });
+                fittings.push(Fitting {
+                    id: candidate.id.clone(),
+                    class,
+                    budget: Ceilings::default(),
+                    verdict,
+                });
             }
         }
     }
@@ -143,7 +148,8 @@ fn member<'a>(
     candidate: &'a Candidate,
     corrections: &Corrections,
 ) -> Result<Member<'a>, FitError> {
-    let model = probes.latency_model(&candidate.profile)?.corrected(corrections.factor(&candidate.class.id()));
+    let model =
+        probes.latency_model(&candidate.profile)?.corrected(corrections.factor(&candidate.class.id()));
     let dense = DenseFigures {
         params: subject.cost.params,
         macs: subject.cost.macs,
@@ -174,7 +180,8 @@ fn plan(
         memory_bytes: budget.memory_bytes,
         latency_p95_ms: budget.latency_p95_ms,
     };
-    let plan = subject.planner.plan(&budget, Some(&model), lanes(&profile) as usize).map_err(FitError::Plan)?;
+    let plan =
+        subject.planner.plan(&budget, Some(&model), lanes(&profile) as usize).map_err(FitError::Plan)?;
     let graph = subject.planned_graph(&plan).map_err(|error| FitError::Surgery(Arc::new(error)))?;
     Ok((Arc::new(plan), graph))
 }

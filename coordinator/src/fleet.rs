@@ -60,7 +60,12 @@ pub struct SessionKey {
 
 impl Fleet {
     /// A device has connected; an older session of it is closed.
-    pub fn connect(&self, device: DeviceId, outbox: mpsc::Sender<Outgoing>, presence: Presence) -> SessionKey {
+    pub fn connect(
+        &self,
+        device: DeviceId,
+        outbox: mpsc::Sender<Outgoing>,
+        presence: Presence,
+    ) -> SessionKey {
         let mut sessions = self.lock();
         sessions.opened += 1;
         let number = sessions.opened;
@@ -84,7 +89,9 @@ impl Fleet {
 
     /// Notes what a device has just said of itself.
     pub fn update(&self, key: &SessionKey, change: impl FnOnce(&mut Presence)) {
-        if let Some(session) = self.lock().live.get_mut(&key.device).filter(|session| session.number == key.number) {
+        if let Some(session) =
+            self.lock().live.get_mut(&key.device).filter(|session| session.number == key.number)
+        {
             change(&mut session.presence);
         }
     }
@@ -97,7 +104,10 @@ impl Fleet {
     /// Hands a message to a device's session. False where it is not connected or its outbox is full: it will be
     /// sent what it needs when it connects again.
     pub fn send(&self, device: &DeviceId, message: CoordinatorMessage) -> bool {
-        self.lock().live.get(device).is_some_and(|session| session.outbox.try_send(Outgoing::Message(message)).is_ok())
+        self.lock()
+            .live
+            .get(device)
+            .is_some_and(|session| session.outbox.try_send(Outgoing::Message(message)).is_ok())
     }
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {

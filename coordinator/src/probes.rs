@@ -57,7 +57,9 @@ impl ProbeSet {
 
     /// Whether a device has timed all of them.
     pub fn covers(&self, profile: &HardwareProfile) -> bool {
-        self.probes.iter().all(|probe| profile.probes.iter().any(|timing| timing.digest == probe.artifact.digest))
+        self.probes
+            .iter()
+            .all(|probe| profile.probes.iter().any(|timing| timing.digest == probe.artifact.digest))
     }
 
     /// How a device's times depend on the network, fitted to the probes that it timed.

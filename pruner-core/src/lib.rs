@@ -2,16 +2,16 @@
 //! Pure computation on values: no network, no environment; files only in `dataset`, a stopwatch only in `train`.
 
 pub mod budget;
-pub mod latency;
-pub mod plan;
-pub mod saliency;
-pub mod sensitivity;
 pub mod dataset;
 pub mod exec;
 pub mod graph;
 pub mod group;
 pub mod init;
+pub mod latency;
+pub mod plan;
 pub mod rectify;
+pub mod saliency;
+pub mod sensitivity;
 pub mod surgery;
 pub mod train;
 pub mod zoo;

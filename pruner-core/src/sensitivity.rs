@@ -1,3 +1,6 @@
 //! shim
 #![allow(missing_docs)]
-#[derive(Debug, Clone, Copy)] pub enum Measure { Density }
+#[derive(Debug, Clone, Copy)]
+pub enum Measure {
+    Density,
+}

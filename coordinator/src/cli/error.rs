@@ -4,7 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use coordinator::AppError;
+use coordinator::config::ConfigError;
 use coordinator::manifest::ManifestError;
+use coordinator::store::StoreError;
 
 /// A verb's failure.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,12 @@ pub(crate) enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// The daemon's configuration is not usable.
+    #[error(transparent)]
+    Config(ConfigError),
+    /// The daemon could not start, or stopped.
+    #[error(transparent)]
+    Serve(Box<AppError>),
     /// Standard output or standard error is gone.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
@@ -81,7 +90,20 @@ impl CliError {
             Self::NotFound { .. } | Self::Missing(_) => 3,
             Self::NoFit(_) => 4,
             Self::Unreadable { .. } | Self::Manifest { .. } | Self::BadInput(_) => 65,
+            Self::Config(_) => 64,
             Self::Unreachable { .. } => 69,
+            Self::Serve(error) => match **error {
+                AppError::Listen { ref source, .. } if source.kind() == io::ErrorKind::AddrInUse => 71,
+                AppError::StateDir { .. } | AppError::Store(StoreError::File { .. }) | AppError::Blobs(_) => {
+                    73
+                }
+                AppError::Listen { .. }
+                | AppError::Store(_)
+                | AppError::Probes(_)
+                | AppError::Pool(_)
+                | AppError::Signal(_)
+                | AppError::Serve(_) => 1,
+            },
             Self::Unwritable { .. } => 73,
         })
     }

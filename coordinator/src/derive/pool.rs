@@ -42,7 +42,10 @@ impl Pool {
     }
 
     /// Waits for its turn, then runs `job` on the pool's threads.
-    pub async fn run<R: Send + 'static>(&self, job: impl FnOnce() -> R + Send + 'static) -> Result<R, PoolError> {
+    pub async fn run<R: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, PoolError> {
         let turn = self.turn.clone().acquire_owned().await.expect("the semaphore is never closed");
         let threads = self.threads.clone();
         let result = tokio::task::spawn_blocking(move || {

@@ -8,8 +8,8 @@ use pruner_core::graph::cost::{Cost, cost};
 use pruner_core::plan::{Planner, PrunePlan, WidthPolicy};
 use pruner_core::saliency::{self, Criterion, ScoreRecipe};
 use pruner_core::sensitivity::Measure;
-use pruner_core::zoo::{self, ZooNetwork};
 use pruner_core::surgery::{self, SurgeryError};
+use pruner_core::zoo::{self, ZooNetwork};
 use pruner_core::{Graph, Network, group, init};
 
 use super::DeriveError;

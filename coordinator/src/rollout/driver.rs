@@ -21,7 +21,8 @@ use crate::fleet::Fleet;
 use crate::probes::ProbeSet;
 use crate::rpc::chain;
 use crate::store::{
-    ArtifactRecord, DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Store, StoreError, StoreHandle,
+    ArtifactRecord, DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Store, StoreError,
+    StoreHandle,
 };
 
 /// Wakes the driver: something that it decides by has changed.

@@ -6,7 +6,12 @@ use proto::session::{Holding, Phase, Progress};
 use crate::store::{Outcome, Store, StoreError};
 
 /// Records how far a device's assignment has come. How much of it is downloaded is not stored: the fleet knows.
-pub(crate) fn record(store: &dyn Store, device: &DeviceId, report: &Progress, now: u64) -> Result<(), StoreError> {
+pub(crate) fn record(
+    store: &dyn Store,
+    device: &DeviceId,
+    report: &Progress,
+    now: u64,
+) -> Result<(), StoreError> {
     let state = match &report.phase {
         Phase::Downloading { .. } | Phase::Verifying => return Ok(()),
         Phase::Active => {
@@ -23,7 +28,9 @@ pub(crate) fn record(store: &dyn Store, device: &DeviceId, report: &Progress, no
     let order = &assignment.order;
     let recorded = store.update_deployment(&order.deployment, order.deployment_generation, &mut |record| {
         let outcome = record.outcomes.get_mut(device);
-        let Some(outcome) = outcome.filter(|outcome| outcome.assignment == Some(report.generation)) else { return };
+        let Some(outcome) = outcome.filter(|outcome| outcome.assignment == Some(report.generation)) else {
+            return;
+        };
         // Reports come again after a reconnect; when it became active is when it first said so.
         if !matches!((&outcome.state, &state), (Outcome::Active { .. }, Outcome::Active { .. })) {
             outcome.state = state.clone();

@@ -38,7 +38,9 @@ impl ArtifactService for ArtifactRpc {
         let blob = status::blocking(move || blobs.open_blob(digest)).await?.map_err(status::blob)?;
         let size = blob.size.0;
         if offset > size {
-            return Err(Status::out_of_range(format!("artifact {digest} has {size} bytes; offset {offset} is past its end")));
+            return Err(Status::out_of_range(format!(
+                "artifact {digest} has {size} bytes; offset {offset} is past its end"
+            )));
         }
         let mut file = tokio::fs::File::from_std(blob.file);
         file.seek(SeekFrom::Start(offset)).await.map_err(|error| status::reading(digest, &error))?;
@@ -48,7 +50,12 @@ impl ArtifactService for ArtifactRpc {
     }
 }
 
-async fn send(digest: Digest, mut file: tokio::fs::File, mut offset: u64, chunks: mpsc::Sender<Result<v1::Chunk, Status>>) {
+async fn send(
+    digest: Digest,
+    mut file: tokio::fs::File,
+    mut offset: u64,
+    chunks: mpsc::Sender<Result<v1::Chunk, Status>>,
+) {
     loop {
         let mut data = vec![0; CHUNK];
         let chunk = match file.read(&mut data).await {

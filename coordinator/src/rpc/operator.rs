@@ -19,14 +19,16 @@ use tonic::{Request, Response, Status};
 use super::{status, view};
 use crate::board::{Board, JobId};
 use crate::clock::unix_ms;
-use crate::derive::{Pool, Subject, SubjectKey};
 use crate::corrections::Corrections;
+use crate::derive::{Pool, Subject, SubjectKey};
 use crate::fitting::{self, Candidate};
 use crate::fleet::Fleet;
 use crate::manifest::DeploymentManifest;
 use crate::probes::ProbeSet;
 use crate::rollout::driver::{Poke, Subjects, score};
-use crate::store::{Applied, DeploymentPhase, DeploymentRecord, DerivationState, Store, StoreError, StoreHandle};
+use crate::store::{
+    Applied, DeploymentPhase, DeploymentRecord, DerivationState, Store, StoreError, StoreHandle,
+};
 
 #[derive(Clone)]
 pub(crate) struct OperatorRpc {
@@ -144,7 +146,9 @@ impl OperatorService for OperatorRpc {
         let devices = self.store.call(|store| store.devices()).await.map_err(status::store)?;
         let spec = manifest.spec.clone();
         let (mut candidates, mut waiting) = (Vec::new(), Vec::new());
-        for device in devices.iter().filter(|device| crate::budgeting::matches(&spec.selector, &device.labels)) {
+        for device in
+            devices.iter().filter(|device| crate::budgeting::matches(&spec.selector, &device.labels))
+        {
             match Candidate::of(device, &self.probes) {
                 Ok(candidate) => candidates.push(candidate),
                 Err(reason) => waiting.push(view::waiting(&device.id, reason)),
@@ -181,7 +185,8 @@ fn retry_failed(store: &dyn Store, manifest: &DeploymentManifest) -> Result<bool
         return Ok(false);
     }
     for key in record.outcomes.values().filter_map(|outcome| outcome.derivation) {
-        if store.derivation(&key)?.is_some_and(|found| matches!(found.state, DerivationState::Failed { .. })) {
+        if store.derivation(&key)?.is_some_and(|found| matches!(found.state, DerivationState::Failed { .. }))
+        {
             store.update_derivation(&key, &mut |record| record.state = DerivationState::Queued)?;
         }
     }
@@ -199,7 +204,8 @@ impl OperatorRpc {
         if let Some(subject) = self.subjects.get(&key) {
             return Ok(subject);
         }
-        let id = JobId { deployment: manifest.metadata.name.clone(), title: format!("score {}", key.network) };
+        let id =
+            JobId { deployment: manifest.metadata.name.clone(), title: format!("score {}", key.network) };
         let reporter = self.board.begin(id, key.pruning.rounds.into());
         let scored = score(&self.pool, key.clone(), reporter, self.shutdown.child_token()).await;
         let subject = Arc::new(scored.map_err(status::derive)?);

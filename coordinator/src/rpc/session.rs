@@ -58,11 +58,16 @@ type MessageStream = Pin<Box<dyn Stream<Item = Result<v1::CoordinatorMessage, St
 impl SessionService for SessionRpc {
     type SessionStream = MessageStream;
 
-    async fn session(&self, request: Request<Streaming<v1::AgentMessage>>) -> Result<Response<MessageStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Result<Response<MessageStream>, Status> {
         let mut inbound = request.into_inner();
         let hello = match timeout(self.config.offline_after, inbound.message()).await {
             Err(_) => return Err(Status::deadline_exceeded("no hello")),
-            Ok(message) => message?.ok_or_else(|| Status::invalid_argument("the stream ended before its hello"))?,
+            Ok(message) => {
+                message?.ok_or_else(|| Status::invalid_argument("the stream ended before its hello"))?
+            }
         };
         let hello = match AgentMessage::try_from(hello).map_err(status::invalid)? {
             AgentMessage::Hello(hello) => hello,
@@ -210,11 +215,17 @@ impl SessionRpc {
         Ok(())
     }
 
-    async fn measured(&self, device: &DeviceId, position: SpoolPosition, interval: LatencyInterval) -> Result<(), StoreError> {
-        let record = TelemetryRecord { device: device.clone(), position, interval, received_unix_ms: unix_ms() };
-        match self.store.call(move |store| store.insert_telemetry(&record)).await? {
-            Insertion::Stored => self.poke.poke(),
-            Insertion::AlreadyStored => tracing::debug!(%device, ?position, "interval sent again"),
+    async fn measured(
+        &self,
+        device: &DeviceId,
+        position: SpoolPosition,
+        interval: LatencyInterval,
+    ) -> Result<(), StoreError> {
+        let record =
+            TelemetryRecord { device: device.clone(), position, interval, received_unix_ms: unix_ms() };
+        // Nothing waits for it: telemetry is read when something is planned the next time.
+        if self.store.call(move |store| store.insert_telemetry(&record)).await? == Insertion::AlreadyStored {
+            tracing::debug!(%device, ?position, "interval sent again");
         }
         Ok(())
     }

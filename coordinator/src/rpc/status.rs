@@ -27,7 +27,8 @@ pub(super) fn store(error: StoreError) -> Status {
         StoreError::Missing { .. } => Status::not_found(text),
         StoreError::Superseded { .. } => Status::aborted(text),
         StoreError::Locked { .. } | StoreError::Stopping => Status::unavailable(text),
-        StoreError::File { .. }
+        StoreError::Lost
+        | StoreError::File { .. }
         | StoreError::Schema { .. }
         | StoreError::RecordSchema { .. }
         | StoreError::Corrupt { .. }
@@ -48,7 +49,9 @@ pub(super) fn blob(error: BlobError) -> Status {
 pub(super) fn derive(error: DeriveError) -> Status {
     let text = chain(&error);
     match error {
-        DeriveError::Dataset(_) | DeriveError::Network(_) | DeriveError::Build { .. } => Status::invalid_argument(text),
+        DeriveError::Dataset(_) | DeriveError::Network(_) | DeriveError::Build { .. } => {
+            Status::invalid_argument(text)
+        }
         DeriveError::Cancelled => Status::unavailable(text),
         DeriveError::Store(_)
         | DeriveError::Pool(_)

@@ -106,7 +106,8 @@ pub(super) fn telemetry(intervals: &[TelemetryRecord]) -> Vec<v1::TelemetrySumma
     let summaries = served.into_iter().filter_map(|((generation, digest), records)| {
         let mut tally = LatencyTally::default();
         // Intervals that cannot be read are counted as errors: one must not hide the others.
-        let unreadable = records.iter().filter(|record| tally.add(&record.interval.histogram).is_err()).count() as u64;
+        let unreadable =
+            records.iter().filter(|record| tally.add(&record.interval.histogram).is_err()).count() as u64;
         let summary = tally.summary();
         let last = records.last()?;
         let of = |figure: fn(&Summary) -> f64| summary.as_ref().map_or(0.0, figure);
@@ -128,8 +129,11 @@ pub(super) fn telemetry(intervals: &[TelemetryRecord]) -> Vec<v1::TelemetrySumma
     summaries.collect()
 }
 
-pub(super) fn deployment(record: &DeploymentRecord, artifacts: &[ArtifactRecord], fleet: &Fleet) -> v1::Deployment {
-    let (phase, message) = phase(&record.phase);
+pub(super) fn deployment(
+    record: &DeploymentRecord,
+    artifacts: &[ArtifactRecord],
+    fleet: &Fleet,
+) -> v1::Deployment {
     let count = |wanted: fn(&Outcome) -> bool| {
         record.outcomes.values().filter(|outcome| wanted(&outcome.state)).count() as u32
     };
@@ -137,8 +141,8 @@ pub(super) fn deployment(record: &DeploymentRecord, artifacts: &[ArtifactRecord]
         name: record.name.clone(),
         generation: record.generation.0,
         network: record.manifest.spec.network.clone(),
-        phase: phase.to_owned(),
-        message,
+        phase: phase(&record.phase).to_owned(),
+        message: record.message.clone(),
         matched: record.outcomes.len() as u32,
         active: count(|state| matches!(state, Outcome::Active { .. })),
         no_fit: count(|state| matches!(state, Outcome::NoFit { .. })),
@@ -152,14 +156,14 @@ pub(super) fn deployment(record: &DeploymentRecord, artifacts: &[ArtifactRecord]
     }
 }
 
-fn phase(phase: &DeploymentPhase) -> (&'static str, String) {
+fn phase(phase: &DeploymentPhase) -> &'static str {
     match phase {
-        DeploymentPhase::Pending => ("Pending", "no device that matches has been profiled yet".to_owned()),
-        DeploymentPhase::Scoring => ("Scoring", "the network's channels are being scored".to_owned()),
-        DeploymentPhase::Deriving => ("Deriving", "models are being pruned and trained".to_owned()),
-        DeploymentPhase::RollingOut => ("RollingOut", "devices are being changed over".to_owned()),
-        DeploymentPhase::Complete => ("Complete", "every device has what it can have".to_owned()),
-        DeploymentPhase::Failed { reason } => ("Failed", reason.clone()),
+        DeploymentPhase::Pending => "Pending",
+        DeploymentPhase::Scoring => "Scoring",
+        DeploymentPhase::Deriving => "Deriving",
+        DeploymentPhase::RollingOut => "RollingOut",
+        DeploymentPhase::Complete => "Complete",
+        DeploymentPhase::Failed { .. } => "Failed",
     }
 }
 
@@ -174,7 +178,8 @@ fn outcome_of(
     artifacts: &[ArtifactRecord],
     presence: Option<Presence>,
 ) -> v1::DeviceOutcome {
-    let artifact = outcome.digest.and_then(|digest| artifacts.iter().find(|artifact| artifact.digest == digest));
+    let artifact =
+        outcome.digest.and_then(|digest| artifacts.iter().find(|artifact| artifact.digest == digest));
     let (state, reason) = state(&outcome.state, presence.is_some());
     let downloaded = presence.and_then(|presence| presence.progress).map(|progress| match progress.phase {
         Phase::Downloading { done } if Some(progress.generation) == outcome.assignment => done,

@@ -28,6 +28,8 @@ pub struct DeploymentRecord {
     pub applied_unix_ms: u64,
     /// How far it has come.
     pub phase: DeploymentPhase,
+    /// What it waits for, or how it ended, for an operator.
+    pub message: String,
     /// What each device that the selector matches gets, and why.
     pub outcomes: BTreeMap<DeviceId, OutcomeRecord>,
 }
@@ -94,7 +96,7 @@ pub enum Outcome {
         /// What, for an operator.
         reason: String,
     },
-    /// Its model is being pruned and trained.
+    /// Its network is being scored, or, once it names a derivation, its model pruned and trained.
     Deriving,
     /// No network meets its budget; it keeps what it serves.
     NoFit {
@@ -147,6 +149,19 @@ impl Applied {
 }
 
 impl OutcomeRecord {
+    /// Whether it was decided what the device gets, if anything.
+    pub fn is_fitted(&self) -> bool {
+        match self.state {
+            Outcome::Waiting { .. } => false,
+            Outcome::Deriving => self.derivation.is_some(),
+            Outcome::NoFit { .. }
+            | Outcome::Fitted
+            | Outcome::Assigned { .. }
+            | Outcome::Active { .. }
+            | Outcome::Failed { .. } => true,
+        }
+    }
+
     /// A device about which nothing is known but what it waits for.
     pub fn waiting(reason: impl Into<String>) -> Self {
         Self {

@@ -191,6 +191,7 @@ impl Store for SledStore {
                         text: text.to_owned(),
                         applied_unix_ms: now_unix_ms,
                         phase: DeploymentPhase::Pending,
+                        message: "it was applied a moment ago".to_owned(),
                         outcomes: Default::default(),
                     }),
                 }

@@ -10,15 +10,15 @@ use crate::budgeting::matches;
 use crate::clock::unix_ms;
 use crate::corrections::Corrections;
 use crate::derive::{Derivation, SubjectKey};
+use crate::fitting::{self, Candidate, Fitting, Verdict};
 use crate::manifest::DeploymentSpec;
 use crate::probes::ProbeSet;
-use crate::fitting::{self, Candidate, Fitting, Verdict};
 use crate::rollout::plan::{self, Status};
 use crate::rollout::state::{Presence, Rollout};
 use crate::rpc::chain;
 use crate::store::{
-    AssignmentOrder, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationState, DeviceRecord, Outcome,
-    OutcomeRecord, PredictedLatency, StoreError,
+    AssignmentOrder, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationState, DeviceRecord,
+    Outcome, OutcomeRecord, PredictedLatency, StoreError,
 };
 
 /// What a round makes of one deployment.
@@ -58,13 +58,13 @@ impl Driver {
     }
 
     /// Gives each device that has no model yet its plan; or asks for the network to be scored first.
-    async fn fit_devices(
-        &self,
-        next: &mut Next,
-        unfitted: Vec<Candidate>,
-    ) -> Result<(), StoreError> {
+    async fn fit_devices(&self, next: &mut Next, unfitted: Vec<Candidate>) -> Result<(), StoreError> {
         let key = SubjectKey::of(&next.record.manifest.spec);
-        let resumed = next.record.outcomes.values().any(|outcome| outcome.state == Outcome::Deriving);
+        let resumed = next
+            .record
+            .outcomes
+            .values()
+            .any(|outcome| outcome.state == Outcome::Deriving && outcome.is_fitted());
         if unfitted.is_empty() && !resumed {
             return Ok(());
         }
@@ -95,7 +95,8 @@ impl Driver {
         let step = plan::next(&Rollout::of(&next.record, presence), unix_ms());
         for placement in &step.assign {
             let digest = next.record.outcomes[&placement.device].digest;
-            let artifact = digest.and_then(|digest| snapshot.artifacts.iter().find(|record| record.digest == digest));
+            let artifact =
+                digest.and_then(|digest| snapshot.artifacts.iter().find(|record| record.digest == digest));
             let Some(artifact) = artifact else { continue }; // stored a moment ago: the next round sees it
             let order = AssignmentOrder {
                 deployment: next.record.name.clone(),
@@ -109,13 +110,18 @@ impl Driver {
                 outcome.state = Outcome::Failed { reason: expiry.reason };
             }
         }
-        next.record.phase = phase(next, step.status);
+        (next.record.phase, next.record.message) = phase(next, step.status);
     }
 }
 
 impl Next {
     /// Gives every device that the selector matches an outcome; returns those that can be fitted now.
-    fn match_devices(&mut self, snapshot: &Snapshot, owned: &BTreeSet<DeviceId>, probes: &ProbeSet) -> Vec<Candidate> {
+    fn match_devices(
+        &mut self,
+        snapshot: &Snapshot,
+        owned: &BTreeSet<DeviceId>,
+        probes: &ProbeSet,
+    ) -> Vec<Candidate> {
         let spec = &self.record.manifest.spec;
         let matched: Vec<&DeviceRecord> = snapshot
             .devices
@@ -126,19 +132,17 @@ impl Next {
         let mut unfitted = Vec::new();
         for device in matched {
             let known = self.record.outcomes.get(&device.id);
-            if known.is_some_and(|outcome| !matches!(outcome.state, Outcome::Waiting { .. })) {
+            if known.is_some_and(OutcomeRecord::is_fitted) {
                 continue;
             }
-            match Candidate::of(device, probes) {
+            let outcome = match Candidate::of(device, probes) {
                 Ok(candidate) => {
                     unfitted.push(candidate);
-                    let waiting = OutcomeRecord::waiting("its network is being scored");
-                    self.record.outcomes.insert(device.id.clone(), waiting);
+                    OutcomeRecord { state: Outcome::Deriving, ..OutcomeRecord::waiting("") }
                 }
-                Err(reason) => {
-                    self.record.outcomes.insert(device.id.clone(), OutcomeRecord::waiting(reason));
-                }
-            }
+                Err(reason) => OutcomeRecord::waiting(reason),
+            };
+            self.record.outcomes.insert(device.id.clone(), outcome);
         }
         unfitted
     }
@@ -152,8 +156,12 @@ impl Next {
                     outcome.digest = Some(*artifact);
                     outcome.state = Outcome::Fitted;
                 }
-                Some(DerivationState::Failed { reason }) => outcome.state = Outcome::Failed { reason: reason.clone() },
-                Some(DerivationState::Queued | DerivationState::Training { .. }) | None => drop(self.derivations.entry(key).or_insert(None)),
+                Some(DerivationState::Failed { reason }) => {
+                    outcome.state = Outcome::Failed { reason: reason.clone() }
+                }
+                Some(DerivationState::Queued | DerivationState::Training { .. }) | None => {
+                    drop(self.derivations.entry(key).or_insert(None))
+                }
             }
         }
     }
@@ -162,7 +170,8 @@ impl Next {
     fn note_holdings(&mut self, snapshot: &Snapshot) {
         for device in &snapshot.devices {
             let Some(outcome) = self.record.outcomes.get_mut(&device.id) else { continue };
-            let holds = outcome.assignment == Some(device.holding.generation) && outcome.digest == device.holding.digest;
+            let holds = outcome.assignment == Some(device.holding.generation)
+                && outcome.digest == device.holding.digest;
             if holds && matches!(outcome.state, Outcome::Assigned { .. }) {
                 outcome.state = Outcome::Active { since_unix_ms: unix_ms() };
             }
@@ -187,22 +196,24 @@ fn decided(
             derivation = Some((key, PrunePlan::clone(&plan)));
             Outcome::Deriving
         }
-        Verdict::NoFit { ceiling, allowed, smallest, text } => Outcome::NoFit { ceiling, allowed, smallest, text },
+        Verdict::NoFit { ceiling, allowed, smallest, text } => {
+            Outcome::NoFit { ceiling, allowed, smallest, text }
+        }
         Verdict::Unusable(error) => Outcome::Failed { reason: chain(&error) },
     };
     (fitting.id, outcome, derivation)
 }
 
-/// How far the deployment has come, from what is still missing.
-fn phase(next: &Next, status: Status) -> DeploymentPhase {
+/// How far the deployment has come, from what is still missing; and in words.
+fn phase(next: &Next, status: Status) -> (DeploymentPhase, String) {
     match status {
-        Status::Failed { reason } => DeploymentPhase::Failed { reason },
-        Status::Complete { .. } => DeploymentPhase::Complete,
-        Status::Waiting { .. } if next.to_score.is_some() => DeploymentPhase::Scoring,
-        Status::Waiting { .. } if !next.derivations.is_empty() => DeploymentPhase::Deriving,
-        Status::Waiting { .. } if next.record.outcomes.values().all(|outcome| outcome.class.is_none()) => {
-            DeploymentPhase::Pending
+        Status::Failed { reason } => (DeploymentPhase::Failed { reason: reason.clone() }, reason),
+        Status::Complete { summary } => (DeploymentPhase::Complete, summary),
+        Status::Waiting { reason } if next.to_score.is_some() => (DeploymentPhase::Scoring, reason),
+        Status::Waiting { reason } if !next.derivations.is_empty() => (DeploymentPhase::Deriving, reason),
+        Status::Waiting { reason } if !next.record.outcomes.values().any(OutcomeRecord::is_fitted) => {
+            (DeploymentPhase::Pending, reason)
         }
-        Status::Waiting { .. } => DeploymentPhase::RollingOut,
+        Status::Waiting { reason } => (DeploymentPhase::RollingOut, reason),
     }
 }

@@ -58,6 +58,7 @@ impl Driver {
             .call(move |store| {
                 store.update_deployment(&before.name, before.generation, &mut |record| {
                     record.phase = after.phase.clone();
+                    record.message = after.message.clone();
                     record.outcomes.retain(|id, outcome| {
                         after.outcomes.contains_key(id) || before.outcomes.get(id) != Some(&*outcome)
                     });

@@ -12,12 +12,12 @@ use super::{Driver, Ended, Underway};
 use crate::blob::BlobStore;
 use crate::board::{JobId, Reporter};
 use crate::clock::unix_ms;
-use crate::derive::{self, Derived, DeriveError, Pool, Subject, SubjectKey};
+use crate::derive::{self, DeriveError, Derived, Pool, Subject, SubjectKey};
 use crate::manifest::DeploymentSpec;
 use crate::rpc::chain;
 use crate::store::{
-    ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DerivationState, Footprint,
-    LayerRecord, Serving, StoreError, StoreHandle,
+    ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DerivationState,
+    Footprint, LayerRecord, Serving, StoreError, StoreHandle,
 };
 
 /// What came of a task on the pool.
@@ -72,6 +72,7 @@ impl Driver {
                     let failed = move |store: &dyn crate::store::Store| {
                         store.update_deployment(&name, generation, &mut |record| {
                             record.phase = DeploymentPhase::Failed { reason: reason.clone() };
+                            record.message = reason.clone();
                         })
                     };
                     note_failure(store.call(failed).await.map(drop));
@@ -113,7 +114,8 @@ impl Driver {
             spec: spec.clone(),
             cancel,
         };
-        let (pool, store, blobs, ended) = (self.pool.clone(), self.store.clone(), self.blobs.clone(), ended.clone());
+        let (pool, store, blobs, ended) =
+            (self.pool.clone(), self.store.clone(), self.blobs.clone(), ended.clone());
         self.tasks.spawn(async move {
             let result = training.run(&pool, &blobs).await;
             note_failure(record_result(&store, key, result).await);

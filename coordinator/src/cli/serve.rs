@@ -1,0 +1,41 @@
+//! `reconvene serve`: the daemon, until it is told to stop.
+
+use std::path::PathBuf;
+
+use coordinator::{App, AppError, Config};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::error::CliError;
+
+/// Run the coordinator until SIGTERM or SIGINT.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Settings can also be given as RECONVENE__KEY or RECONVENE__SECTION__KEY; RUST_LOG sets what is logged.
+
+Examples:
+  reconvene serve --config /etc/reconvene/coordinator.toml
+  RECONVENE__STATE_DIR=/tmp/state reconvene serve --config coordinator.toml")]
+pub(crate) struct ServeArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/reconvene/coordinator.toml")]
+    config: PathBuf,
+}
+
+pub(crate) async fn run(args: &ServeArgs) -> Result<(), CliError> {
+    let config = Config::read(&args.config).map_err(CliError::Config)?;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let failed = |error| CliError::Serve(Box::new(error));
+    let app = tokio::task::block_in_place(|| App::open(config)).map_err(failed)?;
+    let listener = app.listen().await.map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signal).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signal).map_err(failed)?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    app.run(listener, stop).await.map_err(failed)
+}
