@@ -108,7 +108,7 @@ fn nothing_is_left_undone() {
 #[test]
 fn engines_and_wire_stay_behind_their_borders() {
     let rules: [(&str, &[&str]); 3] = [
-        ("sled::", &["coordinator/src/store/"]),
+        ("sled::", &["coordinator/src/store"]),
         (
             "tonic::",
             &[
