@@ -4,7 +4,6 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::time::Duration;
 
 use fleet_tests::agent::{AgentMeans, AgentProcess};
 use fleet_tests::binaries::Binaries;
@@ -13,7 +12,7 @@ use fleet_tests::poll::{Answer, wait_until};
 use fleet_tests::proxy::{Fault, FaultProxy};
 use tempfile::TempDir;
 
-use crate::scene::{DEPLOYMENT, LIMIT, Scene, params, yaml};
+use crate::scene::{DEPLOYMENT, LIMIT, Scene, ended, params, yaml};
 
 /// How a process ended, and what it said.
 struct Ended {
@@ -25,16 +24,7 @@ async fn run(program: &Path, arguments: &[&str]) -> Ended {
     let folder = tempfile::tempdir().unwrap();
     let mut daemon =
         Daemon::start(program, arguments, &Confinement::None, &folder.path().join("log")).unwrap();
-    let status = {
-        wait_until("the end of the process", Duration::from_secs(30), async || {
-            Ok(match daemon.ended()? {
-                Some(status) => Answer::Ready(status),
-                None => Answer::NotYet("it runs".to_owned()),
-            })
-        })
-        .await
-        .unwrap()
-    };
+    let status = ended(&mut daemon).await;
     let said = daemon.log().unwrap();
     assert!(!said.contains("panicked"), "{said}");
     Ended { code: status.code(), said }

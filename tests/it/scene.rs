@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use coordinator::manifest::{
@@ -12,8 +13,10 @@ use coordinator::manifest::{
 use fleet_tests::agent::{AgentMeans, AgentProcess};
 use fleet_tests::binaries::Binaries;
 use fleet_tests::coordinator::{CoordinatorConfig, CoordinatorProcess};
+use fleet_tests::daemon::Daemon;
 use fleet_tests::dataset::patterns::Patterns;
 use fleet_tests::operator::Operator;
+use fleet_tests::poll::{Answer, wait_until};
 use proto::v1;
 use tempfile::TempDir;
 
@@ -77,6 +80,18 @@ impl Scene {
     }
 }
 
+/// A process's status, once it has ended by itself.
+pub(crate) async fn ended(daemon: &mut Daemon) -> ExitStatus {
+    wait_until("the end of the process", Duration::from_secs(60), async || {
+        Ok(match daemon.ended()? {
+            Some(status) => Answer::Ready(status),
+            None => Answer::NotYet("it runs".to_owned()),
+        })
+    })
+    .await
+    .unwrap()
+}
+
 /// The manifest as an operator would send it.
 pub(crate) fn yaml(manifest: &DeploymentManifest) -> String {
     serde_saphyr::to_string(manifest).unwrap()
@@ -93,7 +108,7 @@ fn manifest(dataset: &Path, budgets: Vec<BudgetRule>) -> DeploymentManifest {
             network: "resnet20".to_owned(),
             dataset: DatasetSpec { format: DatasetFormat::Idx, path: dataset.to_owned() },
             pruning: PruningSpec { rounds: 10, ..PruningSpec::default() },
-            training: TrainingSpec { epochs: 4, batch: 32, learning_rate: 0.05, ..TrainingSpec::default() },
+            training: TrainingSpec { epochs: 2, batch: 32, learning_rate: 0.05, ..TrainingSpec::default() },
             budgets,
             rollout: RolloutSpec::default(),
         },

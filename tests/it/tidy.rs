@@ -108,7 +108,7 @@ fn nothing_is_left_undone() {
 #[test]
 fn engines_and_wire_stay_behind_their_borders() {
     let rules: [(&str, &[&str]); 3] = [
-        ("sled::", &["coordinator/src/store/"]),
+        ("sled::", &["coordinator/src/store"]),
         (
             "tonic::",
             &[
@@ -125,7 +125,9 @@ fn engines_and_wire_stay_behind_their_borders() {
     ];
     for (word, allowed) in rules {
         let strays = sources().into_iter().filter(|source| {
-            !allowed.iter().any(|place| source.path.starts_with(place))
+            // This file holds the words as text.
+            source.path != "tests/it/tidy.rs"
+                && !allowed.iter().any(|place| source.path.starts_with(place))
                 && source.text.lines().any(|line| names(line, word))
         });
         forbid(&format!("`{word}` outside its place"), strays.map(|source| source.path));

@@ -6,7 +6,7 @@ use fleet_tests::poll::{Answer, wait_until};
 use proto::v1;
 use pruner_core::dataset::{Dataset, read_idx};
 
-use crate::scene::{DEPLOYMENT, LIMIT, Scene, params, yaml};
+use crate::scene::{DEPLOYMENT, LIMIT, Scene, ended, params, yaml};
 
 #[tokio::test]
 async fn each_device_serves_a_model_within_its_budget_and_reports_its_latency() {
@@ -97,4 +97,15 @@ async fn arrived(scene: &Scene, outcome: &v1::DeviceOutcome, count: u64) -> v1::
     })
     .await
     .unwrap()
+}
+
+#[tokio::test]
+async fn both_daemons_stop_in_good_order_when_asked() {
+    let mut scene = Scene::start().await;
+    let mut agent = scene.agent("one", scene.coordinator.address()).await;
+    for daemon in [agent.daemon(), scene.coordinator.daemon()] {
+        daemon.terminate().unwrap();
+        let status = ended(daemon).await;
+        assert_eq!(status.code(), Some(0), "{}", daemon.log_tail());
+    }
 }

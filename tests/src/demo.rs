@@ -10,7 +10,7 @@ mod progress;
 mod report;
 mod row;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
@@ -202,12 +202,4 @@ impl Stopwatch {
         self.laps.push((stage.to_owned(), start.elapsed().as_secs_f64()));
         result
     }
-}
-
-/// Where a run leaves its table.
-///
-/// # Errors
-/// When the target folder is unknown.
-pub fn table_file() -> Result<PathBuf> {
-    Ok(target_folder()?.join("demo/table.json"))
 }

@@ -1,3 +1,5 @@
+//! Sums and percentiles of histograms, and what cannot be read.
+
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer, V2DeflateSerializer, V2Serializer};
 use proptest::prelude::*;

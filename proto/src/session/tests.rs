@@ -1,3 +1,5 @@
+//! Messages there and back, and what the border refuses.
+
 use super::*;
 use crate::{ByteSize, SelfTest};
 

@@ -1,3 +1,5 @@
+//! Decisions on hand-made fleets, compared as text, and properties of them.
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 

@@ -1,3 +1,5 @@
+//! The store on a real database in a folder of its own: records, order, and races.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
