@@ -1,0 +1,204 @@
+//! The agent as a whole: opens its state, wires the tasks to one another, runs them, stops them. Owns the wiring and
+//! the order of start and stop; the work is done elsewhere.
+
+use std::error::Error;
+use std::fs::File;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::probe::task::Prober;
+use crate::runner::Runner;
+use crate::session::{self, Pulse, Session};
+use crate::slot::Slots;
+use crate::spool::shared::SharedSpool;
+use crate::spool::{self, Spool};
+use crate::state::{self, FileError, StateDir};
+use crate::update::{self, Updater};
+use crate::{report, serve, systemd};
+
+/// For everything to end after the signal to stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Why the agent does not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory {}", path.display())]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: FileError,
+    },
+    /// Two agents would overwrite each other's models.
+    #[error("another reconvene-agent uses the state directory {}; give each its own state_dir", path.display())]
+    InUse {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The configuration's address passed its check but not the transport's.
+    #[error("coordinator: the address cannot be used")]
+    Address(#[source] tonic::transport::Error),
+    /// The inference API failed.
+    #[error("the inference API stopped")]
+    Serve(#[source] std::io::Error),
+}
+
+/// An agent that has its state open and does not run yet.
+pub struct App {
+    config: Config,
+    state: StateDir,
+    slots: Slots,
+    spool: Spool,
+    lock: File,
+}
+
+/// An error with its causes on one line, for logs and for the coordinator.
+pub fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+impl App {
+    /// Opens the state directory, which must be this agent's alone.
+    pub fn open(config: Config) -> Result<Self, AppError> {
+        let path = config.state_dir.clone();
+        let refuse = |source| AppError::State { path: path.clone(), source };
+        let state = StateDir::open(&path).map_err(refuse)?;
+        let lock_path = path.join("lock");
+        let lock = File::create(&lock_path).map_err(FileError::of("create", &lock_path)).map_err(refuse)?;
+        let locked = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        if locked.is_err() {
+            return Err(AppError::InUse { path });
+        }
+        let slots = Slots::open(&state).map_err(refuse)?;
+        let spool = Spool::open(&state.spool(), spool::LIMIT).map_err(refuse)?;
+        Ok(Self { config, state, slots, spool, lock })
+    }
+
+    /// Serves on `listener` and follows the coordinator until `shutdown`; then ends what has begun, within a grace
+    /// period.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), AppError> {
+        let Self { config, state, mut slots, spool, lock } = self;
+        let (tasks, inference) = (TaskTracker::new(), TaskTracker::new());
+        let stop = CancellationToken::new();
+        let runner = Runner::start(&inference);
+        let spool = SharedSpool::new(spool, inference.clone());
+        let refuse = |source| AppError::State { path: config.state_dir.clone(), source };
+        if let Some(model) =
+            update::restore(&mut slots, &inference, config.engine.threads).await.map_err(refuse)?
+        {
+            runner.swap(model);
+        }
+        let address = listener.local_addr().map_err(AppError::Serve)?.to_string();
+        state::replace(&state.serving_address(), address.as_bytes()).map_err(refuse)?;
+        let parts = Parts { config: &config, state: &state, runner: &runner, spool: &spool, tasks: &tasks };
+        let started = Instant::now();
+        parts.spawn(slots, address.clone(), &stop)?;
+        let mut server = tasks.spawn(serve::run(listener, runner.clone(), stop.clone()));
+        let status = systemd::status(&runner);
+        tracing::info!(device = %config.device_id, address, status, "ready");
+        systemd::ready(&status);
+        let ended = tokio::select! {
+            () = shutdown => None,
+            ended = &mut server => Some(ended),
+        };
+        systemd::stopping();
+        tracing::info!("stopping");
+        stop.cancel();
+        let stopped = tokio::time::timeout(GRACE, async {
+            tasks.close();
+            tasks.wait().await;
+            runner.stop().await;
+            report::close(&runner, &spool, started.elapsed()).await;
+            inference.close();
+            inference.wait().await;
+        });
+        if stopped.await.is_err() {
+            tracing::warn!("not everything ended within {} s", GRACE.as_secs());
+        }
+        state::remove(&state.serving_address()).map_err(refuse)?;
+        drop(lock);
+        match ended {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) => Err(AppError::Serve(error)),
+            Some(Err(panic)) => Err(AppError::Serve(std::io::Error::other(panic))),
+        }
+    }
+}
+
+/// What the tasks share.
+struct Parts<'a> {
+    config: &'a Config,
+    state: &'a StateDir,
+    runner: &'a Runner,
+    spool: &'a SharedSpool,
+    tasks: &'a TaskTracker,
+}
+
+impl Parts<'_> {
+    /// Starts every task but the server.
+    fn spawn(&self, slots: Slots, serving_address: String, stop: &CancellationToken) -> Result<(), AppError> {
+        let channel = session::channel(&self.config.coordinator).map_err(AppError::Address)?;
+        let (assignments, assigned) = watch::channel(None);
+        let (probes, wanted) = watch::channel(None);
+        let (progress_tx, progress) = watch::channel(None);
+        let (profile_tx, profile) = watch::channel(None);
+        let (telemetry_interval, interval) = watch::channel(report::DEFAULT_INTERVAL);
+        let pulse = Pulse::new();
+        let threads = self.config.engine.threads;
+        let updater = Updater {
+            state: self.state.clone(),
+            slots,
+            runner: self.runner.clone(),
+            threads,
+            tracker: self.tasks.clone(),
+            channel: channel.clone(),
+            progress: progress_tx,
+        };
+        let prober = Prober {
+            state: self.state.clone(),
+            runner: self.runner.clone(),
+            threads,
+            tracker: self.tasks.clone(),
+            channel: channel.clone(),
+            profile: profile_tx,
+        };
+        let session = Session {
+            config: self.config.clone(),
+            serving_address,
+            channel,
+            runner: self.runner.clone(),
+            spool: self.spool.clone(),
+            progress,
+            profile,
+            assignments,
+            probes,
+            telemetry_interval,
+            pulse: pulse.clone(),
+        };
+        self.tasks.spawn(updater.run(assigned, stop.clone()));
+        self.tasks.spawn(prober.run(wanted, stop.clone()));
+        self.tasks.spawn(session.run(stop.clone()));
+        self.tasks.spawn(report::run(self.runner.clone(), self.spool.clone(), interval, stop.clone()));
+        self.tasks.spawn(systemd::run(self.runner.clone(), pulse, stop.clone()));
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! The command line. Owns arguments, what is printed, and the exit codes; each verb that answers works without a
+//! coordinator.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub mod profile;
+pub mod run;
+pub mod status;
+
+use crate::app::AppError;
+use crate::config::ConfigError;
+use crate::state::FileError;
+
+/// Measures this device, serves the model it is assigned, and reports to the fleet's coordinator.
+#[derive(Debug, Parser)]
+#[command(
+    name = "reconvene-agent",
+    version,
+    after_help = "Examples:\n  \
+        reconvene-agent run --config /etc/reconvene/agent.toml\n  \
+        reconvene-agent profile -o json\n  \
+        reconvene-agent status --config /etc/reconvene/agent.toml\n\n\
+        Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 64 bad config file, 71 address in use, 73 cannot write."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the agent until it is told to stop
+    #[command(
+        after_help = "Example:\n  RECONVENE_AGENT__ENGINE__THREADS=1 reconvene-agent run --config agent.toml"
+    )]
+    Run {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show what this device measures of itself
+    #[command(after_help = "Example:\n  reconvene-agent profile -o json | jq .instruction_sets")]
+    Profile {
+        /// The configuration file; names the threads, and where the times of probes are kept
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Show what is installed and whether it serves
+    #[command(after_help = "Example:\n  reconvene-agent status --config /etc/reconvene/agent.toml -o json")]
+    Status {
+        /// The configuration file; names the state directory
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+}
+
+/// How to print an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The agent.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Somebody listens there.
+    #[error("{address} is in use; stop what listens there or set serve.listen to another address")]
+    AddressInUse {
+        /// Where.
+        address: std::net::SocketAddr,
+    },
+    /// Listening failed otherwise.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The agent has never run here.
+    #[error("the state directory {} does not exist; start the agent once, or set state_dir", path.display())]
+    NoState {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The process could not be set up, or its answer not printed.
+    #[error("cannot {operation}")]
+    Process {
+        /// What was tried.
+        operation: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl CliError {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoState { .. } => 3,
+            Self::Config(_) => 64,
+            Self::AddressInUse { .. } | Self::Listen { .. } => 71,
+            Self::App(AppError::State { .. } | AppError::InUse { .. }) => 73,
+            Self::App(AppError::Address(_)) => 64,
+            Self::App(AppError::Serve(_)) | Self::File(_) | Self::Process { .. } => 1,
+        }
+    }
+
+    fn process(operation: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Process { operation, source }
+    }
+}
+
+/// Does what the command line says.
+pub fn execute(cli: Cli) -> Result<(), CliError> {
+    let text = match cli.verb {
+        Verb::Run { config } => return run::run(&config),
+        Verb::Profile { config, output } => profile::answer(config.as_deref(), output)?,
+        Verb::Status { config, output } => status::answer(&config, output)?,
+    };
+    print(&text)
+}
+
+/// Prints an answer; a reader that has seen enough is no failure.
+fn print(text: &str) -> Result<(), CliError> {
+    use std::io::Write as _;
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CliError::process("print")(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// A table without lines, for rows of two columns or more.
+fn table() -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table
+}

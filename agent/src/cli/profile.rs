@@ -1,0 +1,56 @@
+//! `profile`: what this device measures of itself, with the times of probes that are known already.
+
+use std::path::Path;
+
+use proto::{ByteSize, HardwareProfile};
+
+use super::{CliError, Format, table};
+use crate::config;
+use crate::probe::{self, timing::Timings};
+use crate::state::StateDir;
+
+/// The profile as text.
+pub fn answer(config: Option<&Path>, format: Format) -> Result<String, CliError> {
+    let profile = match config {
+        None => probe::profile(probe::default_threads(), Vec::new()),
+        Some(path) => {
+            let config = config::load(path)?;
+            let facts = probe::profile(config.engine.threads, Vec::new());
+            let timings = Timings::load(&StateDir::existing(&config.state_dir), &facts)?;
+            HardwareProfile { probes: timings.all().to_vec(), ..facts }
+        }
+    };
+    Ok(match format {
+        Format::Json => serde_json::to_string_pretty(&profile).expect("a profile is plain data"),
+        Format::Table => as_table(&profile),
+    })
+}
+
+fn as_table(profile: &HardwareProfile) -> String {
+    let unknown = || "unknown".to_owned();
+    let unlimited = || "none".to_owned();
+    let size = |size: ByteSize| size.to_string();
+    let caches = profile.caches.iter().map(|cache| format!("L{} {} {}", cache.level, cache.kind, cache.size));
+    let rows = [
+        ("Architecture", profile.arch.clone()),
+        ("System", format!("{} {}", profile.os, profile.kernel.clone().unwrap_or_else(unknown))),
+        ("Processor", profile.cpu_model.clone().unwrap_or_else(unknown)),
+        ("Instruction sets", profile.instruction_sets.join(" ")),
+        ("Cores", profile.logical_cores.to_string()),
+        ("Caches", caches.collect::<Vec<_>>().join(", ")),
+        ("Memory", profile.memory_total.map_or_else(unknown, size)),
+        ("Memory limit", profile.memory_limit.map_or_else(unlimited, size)),
+        ("CPU quota", profile.cpu_quota_cores.map_or_else(unlimited, |cores| format!("{cores} cores"))),
+        ("Engine", format!("{} {}", profile.engine, profile.engine_version)),
+        ("Inference threads", profile.inference_threads.to_string()),
+    ];
+    let mut table = table();
+    for (name, value) in rows {
+        table.add_row([name.to_owned(), value]);
+    }
+    for probe in &profile.probes {
+        let times = format!("p50 {:.3} ms, p95 {:.3} ms ({} runs)", probe.p50_ms, probe.p95_ms, probe.runs);
+        table.add_row([format!("Probe {}", probe.digest.short()), times]);
+    }
+    table.trim_fmt()
+}

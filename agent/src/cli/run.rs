@@ -1,0 +1,71 @@
+//! `run`: the daemon. Owns the order in which a start can fail: configuration, state, address.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::CliError;
+use crate::app::App;
+use crate::config;
+
+/// What the runtime waits for blocking work that did not end within the grace period.
+const LEFTOVERS: Duration = Duration::from_millis(200);
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub fn run(path: &Path) -> Result<(), CliError> {
+    let config = config::load(path)?;
+    start_log();
+    let app = App::open(config.clone())?;
+    // The engine has threads of its own; two serve the network well.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(CliError::process("start the runtime"))?;
+    let result = runtime.block_on(async {
+        let signals = Signals::listen().map_err(CliError::process("listen for signals"))?;
+        let listener = bind(config.serve.listen).await?;
+        Ok(app.run(listener, signals.any()).await?)
+    });
+    runtime.shutdown_timeout(LEFTOVERS);
+    result
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => CliError::AddressInUse { address },
+        _ => CliError::Listen { address, source },
+    })
+}
+
+fn start_log() {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(config::log_filter()))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// The signals that mean stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn any(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

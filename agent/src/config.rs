@@ -1,0 +1,201 @@
+//! Configuration: TOML and environment in, a checked value out. The only place that reads the environment.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use proto::DeviceId;
+use serde::Deserialize;
+
+use crate::probe;
+
+/// Prefix of overriding variables: `RECONVENE_AGENT__SERVE__LISTEN` sets `serve.listen`.
+const PREFIX: &str = "RECONVENE_AGENT";
+
+/// The agent's configuration, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// This device's name in the fleet.
+    pub device_id: DeviceId,
+    /// Where the coordinator listens: `http://host:port`.
+    pub coordinator: String,
+    /// Where models, telemetry and timings are kept.
+    pub state_dir: PathBuf,
+    /// For selectors.
+    pub labels: BTreeMap<String, String>,
+    /// The inference engine.
+    pub engine: EngineConfig,
+    /// The local inference API.
+    pub serve: ServeConfig,
+}
+
+/// The inference engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Threads that one inference uses, at least 1.
+    pub threads: usize,
+}
+
+/// The local inference API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServeConfig {
+    /// Where it listens; port 0: any free one.
+    pub listen: SocketAddr,
+}
+
+/// Why a configuration was refused; one line that names the key.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No such file.
+    #[error("config file {} does not exist; give --config the path of an agent.toml", path.display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The text is no configuration.
+    #[error("{}: {problem}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, on one line.
+        problem: String,
+    },
+    /// A value makes no sense.
+    #[error("{}: {key}: {problem}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong and what to set.
+        problem: String,
+    },
+}
+
+/// As written: every key optional, unknown ones refused.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ConfigFile {
+    device_id: Option<String>,
+    coordinator: Option<String>,
+    state_dir: Option<PathBuf>,
+    labels: BTreeMap<String, String>,
+    engine: EngineFile,
+    serve: ServeFile,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct EngineFile {
+    threads: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ServeFile {
+    listen: Option<String>,
+}
+
+/// More threads than this in one inference is a typing error.
+const THREADS_LIMIT: u32 = 1024;
+
+/// The configuration in `path`, overridden by the process's environment.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    load_with(
+        path,
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
+    )
+}
+
+/// The log filter that the environment asks for, `RUST_LOG`; `info` without it.
+pub fn log_filter() -> String {
+    std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned())
+}
+
+fn load_with(
+    path: &Path,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
+    if !path.is_file() {
+        return Err(ConfigError::Missing { path: path.to_owned() });
+    }
+    let variables: HashMap<String, String> = environment.collect();
+    let environment = config::Environment::with_prefix(PREFIX)
+        .prefix_separator("__")
+        .separator("__")
+        .source(Some(variables));
+    let file: ConfigFile = config::Config::builder()
+        .add_source(config::File::from(path).format(config::FileFormat::Toml))
+        .add_source(environment)
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), problem: one_line(&error) })?;
+    file.check(path)
+}
+
+fn one_line(error: &config::ConfigError) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl ConfigFile {
+    fn check(self, path: &Path) -> Result<Config, ConfigError> {
+        let refuse = |key, problem: String| ConfigError::Value { path: path.to_owned(), key, problem };
+        let device_id = match self.device_id {
+            Some(id) => id.parse().map_err(|error: proto::Invalid| refuse("device_id", error.problem))?,
+            None => default_device_id().map_err(|problem| refuse("device_id", problem))?,
+        };
+        let coordinator = self.coordinator.unwrap_or_else(|| "http://127.0.0.1:7370".to_owned());
+        check_coordinator(&coordinator).map_err(|problem| refuse("coordinator", problem))?;
+        let threads = match self.engine.threads {
+            Some(threads @ 1..=THREADS_LIMIT) => threads as usize,
+            Some(threads) => {
+                return Err(refuse("engine.threads", format!("{threads} is not in 1..={THREADS_LIMIT}")));
+            }
+            None => probe::default_threads(),
+        };
+        let listen = self.serve.listen.as_deref().unwrap_or("127.0.0.1:7380");
+        let listen = listen.parse().map_err(|_| {
+            refuse("serve.listen", format!("'{listen}' is not an address such as 127.0.0.1:7380"))
+        })?;
+        Ok(Config {
+            device_id,
+            coordinator,
+            state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/reconvene-agent")),
+            labels: self.labels,
+            engine: EngineConfig { threads },
+            serve: ServeConfig { listen },
+        })
+    }
+}
+
+fn default_device_id() -> Result<DeviceId, String> {
+    let uname = rustix::system::uname();
+    let hostname = uname.nodename().to_string_lossy();
+    sanitise(&hostname).parse().map_err(|_| {
+        format!("the hostname '{hostname}' is no device name; set device_id, such as \"gateway-7\"")
+    })
+}
+
+/// The hostname in the alphabet of device names.
+fn sanitise(hostname: &str) -> String {
+    let plain: String = hostname
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' { c } else { '-' })
+        .take(63)
+        .collect();
+    plain.trim_matches(['-', '.']).to_owned()
+}
+
+fn check_coordinator(address: &str) -> Result<(), String> {
+    let refuse = || format!("'{address}' is not an address such as http://127.0.0.1:7370");
+    let uri: tonic::codegen::http::Uri = address.parse().map_err(|_| refuse())?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => Ok(()),
+        (Some("https"), Some(_)) => Err(format!("'{address}': https is not supported yet; use http://")),
+        _ => Err(refuse()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+use super::*;
+
+fn check(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    load_with(&path, environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    let config = check("device_id = 'gw-1'", &[]).unwrap();
+    assert_eq!(config.device_id.as_str(), "gw-1");
+    assert_eq!(config.coordinator, "http://127.0.0.1:7370");
+    assert_eq!(config.state_dir, Path::new("/var/lib/reconvene-agent"));
+    assert_eq!(config.serve.listen, "127.0.0.1:7380".parse().unwrap());
+    assert!(config.engine.threads >= 1);
+}
+
+#[test]
+fn every_key_is_read_and_the_environment_wins() {
+    let text = "device_id = 'gw-1'\ncoordinator = 'http://c:1'\nstate_dir = '/s'\n\
+                [labels]\nsite = 'berlin'\n[engine]\nthreads = 3\n[serve]\nlisten = '127.0.0.1:0'\n";
+    let config = check(text, &[]).unwrap();
+    assert_eq!(config.engine.threads, 3);
+    assert_eq!(config.labels["site"], "berlin");
+    assert_eq!(config.serve.listen.port(), 0);
+    let overrides = [
+        ("RECONVENE_AGENT__ENGINE__THREADS", "2"),
+        ("RECONVENE_AGENT__DEVICE_ID", "gw-2"),
+        ("RECONVENE_AGENT__LABELS__SITE", "paris"),
+        ("UNRELATED", "x"),
+    ];
+    let config = check(text, &overrides).unwrap();
+    assert_eq!((config.engine.threads, config.device_id.as_str()), (2, "gw-2"));
+    assert_eq!(config.labels["site"], "paris");
+}
+
+#[test]
+fn what_is_wrong_is_named_on_one_line() {
+    for (text, named) in [
+        ("colour = 'red'", "colour"),
+        ("[engine]\nthread = 1", "thread"),
+        ("[engine]\nthreads = 0", "engine.threads"),
+        ("[engine]\nthreads = 'many'", "threads"),
+        ("[serve]\nlisten = 'here'", "serve.listen"),
+        ("coordinator = 'c:1'", "coordinator"),
+        ("coordinator = 'https://c:1'", "https is not supported"),
+        ("device_id = 'A b'", "device_id"),
+        ("device_id = ", "agent.toml"),
+    ] {
+        let message = check(text, &[("RECONVENE_AGENT__LABELS__X", "y")]).unwrap_err().to_string();
+        assert!(message.contains(named), "{text}: {message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+    let unknown = [("RECONVENE_AGENT__COLOUR", "red")];
+    assert!(check("", &unknown).unwrap_err().to_string().contains("colour"));
+    assert!(matches!(
+        load_with(Path::new("/nowhere.toml"), std::iter::empty()),
+        Err(ConfigError::Missing { .. })
+    ));
+}
+
+#[test]
+fn hostnames_become_device_names() {
+    for (hostname, name) in
+        [("Gate_Way-7.Local", "gate-way-7.local"), ("-x-", "x"), ("böx", "b-x"), ("___", "")]
+    {
+        assert_eq!(sanitise(hostname), name);
+    }
+    assert!(sanitise(&"x".repeat(80)).parse::<DeviceId>().is_ok());
+}

@@ -1,0 +1,142 @@
+//! Limits of the own control group, version 1 or 2. A limit of any ancestor binds too: the smallest counts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proto::ByteSize;
+
+/// What the control group allows; `None`: no limit, or none that can be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Limits {
+    pub(super) memory: Option<ByteSize>,
+    pub(super) cpu_cores: Option<f64>,
+}
+
+/// Version 1 writes "no limit" as the largest number of whole pages.
+const NO_LIMIT: u64 = 1 << 60;
+
+/// The limits of the group that `proc/self/cgroup` under `root` names.
+pub(super) fn limits(root: &Path) -> Limits {
+    let membership = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let mut limits = Limits::default();
+    for line in membership.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(group)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let has = |name: &str| controllers.split(',').any(|controller| controller == name);
+        for base in mounts(root, controllers) {
+            for folder in ancestry(&base, group) {
+                if controllers.is_empty() {
+                    limits.lower_memory(number(&folder.join("memory.max")));
+                    limits.lower_cpu(quota_v2(&folder.join("cpu.max")));
+                }
+                if has("memory") {
+                    limits.lower_memory(number(&folder.join("memory.limit_in_bytes")));
+                }
+                if has("cpu") {
+                    limits.lower_cpu(quota_v1(&folder));
+                }
+            }
+        }
+    }
+    limits
+}
+
+impl Limits {
+    fn lower_memory(&mut self, bytes: Option<u64>) {
+        let found = bytes.filter(|&bytes| bytes < NO_LIMIT).map(ByteSize);
+        self.memory = [self.memory, found].into_iter().flatten().min();
+    }
+
+    fn lower_cpu(&mut self, cores: Option<f64>) {
+        let found = cores.filter(|cores| cores.is_finite() && *cores > 0.0);
+        self.cpu_cores = [self.cpu_cores, found].into_iter().flatten().reduce(f64::min);
+    }
+}
+
+/// Where the hierarchy may be mounted.
+fn mounts(root: &Path, controllers: &str) -> Vec<PathBuf> {
+    let base = root.join("sys/fs/cgroup");
+    let names = match controllers {
+        "" => vec![base.clone(), base.join("unified")],
+        list => std::iter::once(list).chain(list.split(',')).map(|name| base.join(name)).collect(),
+    };
+    names.into_iter().filter(|path| path.is_dir()).collect()
+}
+
+/// The group's folder and its ancestors up to the mount; where the mount shows the own group as its root, only that.
+fn ancestry(base: &Path, group: &str) -> Vec<PathBuf> {
+    let folder = base.join(group.trim_start_matches('/'));
+    let mut folders: Vec<PathBuf> =
+        folder.ancestors().take_while(|path| path.starts_with(base)).map(Path::to_owned).collect();
+    folders.retain(|path| path.is_dir());
+    folders
+}
+
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn quota_v1(folder: &Path) -> Option<f64> {
+    // -1, no limit, does not parse as unsigned.
+    let quota = number(&folder.join("cpu.cfs_quota_us"))?;
+    Some(quota as f64 / number(&folder.join("cpu.cfs_period_us"))? as f64)
+}
+
+fn quota_v2(path: &Path) -> Option<f64> {
+    let text = fs::read_to_string(path).ok()?;
+    let (quota, period) = text.trim().split_once(' ')?;
+    Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits_of(files: &[(&str, &str)]) -> Limits {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        limits(root.path())
+    }
+
+    #[test]
+    fn version_2_takes_the_smallest_of_the_ancestry() {
+        let limits = limits_of(&[
+            ("proc/self/cgroup", "0::/a/b\n"),
+            ("sys/fs/cgroup/a/memory.max", "1000\n"),
+            ("sys/fs/cgroup/a/cpu.max", "max 100000\n"),
+            ("sys/fs/cgroup/a/b/memory.max", "max\n"),
+            ("sys/fs/cgroup/a/b/cpu.max", "50000 100000\n"),
+        ]);
+        assert_eq!(limits, Limits { memory: Some(ByteSize(1000)), cpu_cores: Some(0.5) });
+    }
+
+    #[test]
+    fn version_1_reads_each_controller_where_it_is_mounted() {
+        let limits = limits_of(&[
+            ("proc/self/cgroup", "4:memory:/m\n2:cpu,cpuacct:/c\n0::/\n"),
+            ("sys/fs/cgroup/memory/m/memory.limit_in_bytes", "2000\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("sys/fs/cgroup/cpu,cpuacct/c/cpu.cfs_quota_us", "150000\n"),
+            ("sys/fs/cgroup/cpu,cpuacct/c/cpu.cfs_period_us", "100000\n"),
+        ]);
+        assert_eq!(limits, Limits { memory: Some(ByteSize(2000)), cpu_cores: Some(1.5) });
+    }
+
+    #[test]
+    fn no_limit_and_no_control_group_are_none() {
+        let unlimited = limits_of(&[
+            ("proc/self/cgroup", "2:cpu:/\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
+        ]);
+        assert_eq!(unlimited, Limits::default());
+        assert_eq!(limits_of(&[]), Limits::default());
+        assert_eq!(limits_of(&[("proc/self/cgroup", "nonsense\n\n0::")]), Limits::default());
+    }
+}

@@ -1,0 +1,108 @@
+//! Keeps the profile current: fetches and times the probes that the coordinator wants, and measures again when the
+//! device's means have changed.
+
+use std::time::Duration;
+
+use proto::{ArtifactRef, HardwareProfile, ProbeTiming};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
+
+use super::profile;
+use super::timing::{self, Timings};
+use crate::app::describe;
+use crate::fetch::{self, FetchError};
+use crate::runner::Runner;
+use crate::runner::engine::EngineError;
+use crate::state::{self, FileError, StateDir};
+
+/// How often the device's means are looked at.
+const RECHECK: Duration = Duration::from_secs(60);
+
+/// Why a probe has no time.
+#[derive(Debug, thiserror::Error)]
+enum ProbeError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("the timing was cut short")]
+    Cut(#[from] tokio::task::JoinError),
+}
+
+/// The task that measures.
+pub struct Prober {
+    /// Where times are kept.
+    pub state: StateDir,
+    /// Whose engine the probes take turns with.
+    pub runner: Runner,
+    /// Threads of one inference.
+    pub threads: usize,
+    /// Of blocking work.
+    pub tracker: TaskTracker,
+    /// To the coordinator.
+    pub channel: Channel,
+    /// The last complete profile.
+    pub profile: watch::Sender<Option<HardwareProfile>>,
+}
+
+impl Prober {
+    /// Measures whenever `wanted` or the device's means change, until `stop`.
+    pub async fn run(self, mut wanted: watch::Receiver<Option<Vec<ArtifactRef>>>, stop: CancellationToken) {
+        loop {
+            let probes = wanted.borrow_and_update().clone();
+            let measure = async {
+                match &probes {
+                    Some(probes) => self.measure(probes).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = wanted.changed() => if changed.is_err() { return },
+                () = async { measure.await; tokio::time::sleep(RECHECK).await } => {}
+            }
+        }
+    }
+
+    /// Times what is not timed yet under the present conditions, and publishes the profile if it is a new one.
+    async fn measure(&self, probes: &[ArtifactRef]) {
+        let facts = profile(self.threads, Vec::new());
+        let mut timings = match Timings::load(&self.state, &facts) {
+            Ok(timings) => timings,
+            Err(error) => return tracing::error!(error = describe(&error), "no profile"),
+        };
+        for probe in probes {
+            if timings.get(probe.digest).is_some() {
+                continue;
+            }
+            let timed = match self.time(probe).await {
+                Ok(timing) => timings.add(&self.state, timing).map_err(ProbeError::from),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = timed {
+                tracing::warn!(digest = %probe.digest, error = describe(&error), "a probe has no time");
+            }
+        }
+        let times = probes.iter().filter_map(|probe| timings.get(probe.digest).cloned()).collect();
+        let profile = HardwareProfile { probes: times, ..facts };
+        self.profile.send_if_modified(|published| {
+            let is_new = published.as_ref() != Some(&profile);
+            *published = Some(profile);
+            is_new
+        });
+    }
+
+    async fn time(&self, probe: &ArtifactRef) -> Result<ProbeTiming, ProbeError> {
+        let path = fetch::fetch(&self.channel, probe, &self.state.probes(), &|_| ()).await?;
+        let bytes = state::read(&path)?.unwrap_or_default();
+        let (runner, threads) = (self.runner.clone(), self.threads);
+        let timing = self.tracker.spawn_blocking(move || timing::time(bytes, threads, &runner)).await??;
+        tracing::info!(digest = %timing.digest, runs = timing.runs, p50_ms = timing.p50_ms, p95_ms = timing.p95_ms, "probe timed");
+        state::remove(&path)?;
+        Ok(timing)
+    }
+}

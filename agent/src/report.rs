@@ -1,0 +1,62 @@
+//! Telemetry out of tallies: closes an interval at the coordinator's rhythm and hands it to the spool. Owns the
+//! rhythm; never measures and never sends. Where nothing was served, nothing is reported.
+
+use std::time::{Duration, Instant};
+
+use proto::LatencyInterval;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::probe;
+use crate::runner::{Runner, Tallies};
+use crate::spool::merge;
+use crate::spool::shared::SharedSpool;
+
+/// The rhythm until a coordinator names one.
+pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Closes an interval whenever it is due, until `stop`.
+pub async fn run(
+    runner: Runner,
+    spool: SharedSpool,
+    mut interval: watch::Receiver<Duration>,
+    stop: CancellationToken,
+) {
+    let mut started = Instant::now();
+    loop {
+        let due = started + *interval.borrow_and_update();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep_until(due.into()) => {
+                close(&runner, &spool, started.elapsed()).await;
+                started = Instant::now();
+            }
+            changed = interval.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Closes the interval that has lasted `elapsed`.
+pub async fn close(runner: &Runner, spool: &SharedSpool, elapsed: Duration) {
+    let intervals = telemetry(runner.take_tallies(), elapsed);
+    if intervals.is_empty() {
+        return;
+    }
+    if let Err(error) = spool.append(intervals).await {
+        tracing::error!(error = crate::app::describe(&error), "an interval of latencies is lost");
+    }
+}
+
+/// One interval per assignment that served.
+fn telemetry(tallies: Tallies, elapsed: Duration) -> Vec<LatencyInterval> {
+    let rss = probe::resident_memory();
+    let interval = |((digest, generation), tally): ((_, _), crate::runner::Tally)| LatencyInterval {
+        digest,
+        generation,
+        interval_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        histogram: merge::encode(&tally.histogram),
+        errors: tally.errors,
+        rss,
+    };
+    tallies.into_iter().map(interval).collect()
+}

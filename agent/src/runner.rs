@@ -1,0 +1,210 @@
+//! Inference: one thread runs the active model, one image at a time. Owns the engine, the swap of models and the
+//! measured times; never reads files and never speaks to the coordinator.
+//!
+//! A request carries the model that it was validated against, so a swap drops none: what is queued ends on the model
+//! it was meant for, what comes later finds the new one. Images of one request run one by one, because the budget
+//! of a device, memory and latency alike, is that of a single image.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use proto::{Digest, Generation};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::slot::Installed;
+
+pub mod check;
+pub mod engine;
+
+use engine::{Engine, EngineError};
+
+/// Requests that may wait.
+const QUEUE: usize = 64;
+
+/// A request waits this long for a place in the queue, and then as long for its answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A model that serves, with the assignment it came by.
+pub struct ServedModel {
+    /// The assignment's.
+    pub installed: Installed,
+    /// The loaded model.
+    pub engine: Engine,
+}
+
+/// Latencies of one model since the last report.
+#[derive(Debug, Clone)]
+pub struct Tally {
+    /// Time of the engine's call, per image, microseconds.
+    pub histogram: Histogram<u64>,
+    /// Images that failed.
+    pub errors: u64,
+}
+
+/// By assignment: the artifact and the generation it served under.
+pub type Tallies = BTreeMap<(Digest, Generation), Tally>;
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum InferError {
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Too many requests wait, or the device is too slow.
+    #[error("the device is busy: no answer within {} s", PATIENCE.as_secs())]
+    Busy,
+    /// The agent is stopping.
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+enum Job {
+    Infer { model: Arc<ServedModel>, images: Vec<f32>, reply: oneshot::Sender<Result<Vec<f32>, EngineError>> },
+    Ping(oneshot::Sender<()>),
+    Stop,
+}
+
+/// The handle to the inference thread; clones share it.
+#[derive(Clone)]
+pub struct Runner {
+    jobs: mpsc::Sender<Job>,
+    active: watch::Sender<Option<Arc<ServedModel>>>,
+    tallies: Arc<Mutex<Tallies>>,
+    turn: Arc<Mutex<()>>,
+}
+
+impl Runner {
+    /// Starts the inference thread.
+    pub fn start(tracker: &TaskTracker) -> Self {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (active, _) = watch::channel(None);
+        let runner = Self { jobs, active, tallies: Arc::default(), turn: Arc::default() };
+        let (tallies, turn) = (runner.tallies.clone(), runner.turn.clone());
+        tracker.spawn_blocking(move || run(queue, &tallies, &turn));
+        runner
+    }
+
+    /// The model that serves.
+    pub fn active(&self) -> Option<Arc<ServedModel>> {
+        self.active.borrow().clone()
+    }
+
+    /// Tells of every change of the model that serves.
+    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<ServedModel>>> {
+        self.active.subscribe()
+    }
+
+    /// Requests from now on get `model`; those that wait end on the one they were meant for.
+    pub fn swap(&self, model: ServedModel) {
+        self.active.send_replace(Some(Arc::new(model)));
+    }
+
+    /// Outputs of `model` for `images`, a whole number of its inputs, one after another.
+    pub async fn infer(&self, model: Arc<ServedModel>, images: Vec<f32>) -> Result<Vec<f32>, InferError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Job::Infer { model, images, reply }).await?;
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(result)) => Ok(result?),
+            Ok(Err(_)) => Err(InferError::Stopping),
+            Err(_) => Err(InferError::Busy),
+        }
+    }
+
+    /// Whether the inference thread answers within `limit`.
+    pub async fn is_alive(&self, limit: Duration) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let asked = async { self.jobs.send(Job::Ping(reply)).await.is_ok() && answer.await.is_ok() };
+        tokio::time::timeout(limit, asked).await.unwrap_or(false)
+    }
+
+    /// Ends the inference thread after what waits.
+    pub async fn stop(&self) {
+        if self.put(Job::Stop).await.is_err() {
+            tracing::debug!("the inference thread has stopped already");
+        }
+    }
+
+    /// Takes the tallies since the last call.
+    pub fn take_tallies(&self) -> Tallies {
+        std::mem::take(&mut *lock(&self.tallies))
+    }
+
+    /// Keeps the engine to oneself while the guard lives: probes and requests take turns, image by image.
+    pub fn turn(&self) -> MutexGuard<'_, ()> {
+        lock(&self.turn)
+    }
+
+    async fn put(&self, job: Job) -> Result<(), InferError> {
+        self.jobs.send_timeout(job, PATIENCE).await.map_err(|error| match error {
+            mpsc::error::SendTimeoutError::Timeout(_) => InferError::Busy,
+            mpsc::error::SendTimeoutError::Closed(_) => InferError::Stopping,
+        })
+    }
+}
+
+/// What the mutexes hold stays sound when a holder panics: counts, or nothing at all.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(mut queue: mpsc::Receiver<Job>, tallies: &Mutex<Tallies>, turn: &Mutex<()>) {
+    while let Some(job) = queue.blocking_recv() {
+        match job {
+            // Whoever asked may have given up by now; then nobody reads the answer.
+            Job::Ping(reply) => drop(reply.send(())),
+            Job::Infer { reply, .. } if reply.is_closed() => {}
+            Job::Infer { model, images, reply } => drop(reply.send(infer(&model, &images, tallies, turn))),
+            Job::Stop => return,
+        }
+    }
+}
+
+fn infer(
+    model: &ServedModel,
+    images: &[f32],
+    tallies: &Mutex<Tallies>,
+    turn: &Mutex<()>,
+) -> Result<Vec<f32>, EngineError> {
+    let mut outputs = Vec::new();
+    for image in images.chunks_exact(model.engine.numel()) {
+        let exclusive = lock(turn);
+        let started = Instant::now();
+        let result = model.engine.run(image);
+        let elapsed = started.elapsed();
+        drop(exclusive);
+        let outcome = if result.is_ok() { Outcome::Answered(elapsed) } else { Outcome::Failed };
+        record(&mut lock(tallies), &model.installed, outcome);
+        outputs.extend(result?);
+    }
+    Ok(outputs)
+}
+
+fn record(tallies: &mut Tallies, installed: &Installed, outcome: Outcome) {
+    let tally = tallies.entry((installed.digest(), installed.generation)).or_insert_with(Tally::new);
+    match outcome {
+        Outcome::Answered(elapsed) => {
+            let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).clamp(1, SLOWEST_US);
+            tally.histogram.record(micros).expect("the histogram grows to any value up to an hour");
+        }
+        Outcome::Failed => tally.errors += 1,
+    }
+}
+
+enum Outcome {
+    Answered(Duration),
+    Failed,
+}
+
+/// An hour: whatever is slower counts as this.
+const SLOWEST_US: u64 = 3_600_000_000;
+
+impl Tally {
+    fn new() -> Self {
+        // Grows as values come: a device that answers within a second keeps a small one.
+        let histogram = Histogram::new(3).expect("three significant digits are allowed");
+        Self { histogram, errors: 0 }
+    }
+}

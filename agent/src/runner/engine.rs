@@ -1,0 +1,190 @@
+//! One model in rten. Owns loading and running; every error and every panic of the engine comes back as a value, for
+//! a model file is hostile until it has passed its test.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use rten::{Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, op_registry};
+use rten_tensor::{NdTensorView, Tensor};
+
+/// The engine's name in the profile.
+pub const NAME: &str = "rten";
+
+/// The engine's version in the profile: the one that the workspace's lock file pins.
+pub const VERSION: &str = "0.27.0";
+
+/// Numbers in one input at most.
+const INPUT_LIMIT: usize = 64 << 20;
+
+/// A loaded model with the threads that it runs on.
+pub struct Engine {
+    model: Model,
+    input: NodeId,
+    output: NodeId,
+    shape: [usize; 3],
+    options: RunOptions,
+}
+
+/// Why a model does not load or run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The file is no model that this engine reads.
+    #[error("the engine cannot load the model: {0}")]
+    Load(String),
+    /// It has other inputs or outputs than one image in and one vector out.
+    #[error("the model's {what} must be {expected}, not {got}")]
+    Interface {
+        /// `input` or `output`.
+        what: &'static str,
+        /// What is served.
+        expected: &'static str,
+        /// What the file says.
+        got: String,
+    },
+    /// It failed while it ran.
+    #[error("the engine failed while running the model: {0}")]
+    Run(String),
+    /// The engine panicked.
+    #[error("the engine panicked while {step} the model: {message}")]
+    Panic {
+        /// `loading` or `running`.
+        step: &'static str,
+        /// What it said.
+        message: String,
+    },
+}
+
+impl Engine {
+    /// Loads an ONNX model; one inference uses `threads` threads, which are this engine's alone.
+    pub fn load(bytes: Vec<u8>, threads: usize) -> Result<Self, EngineError> {
+        guard("loading", || Self::load_unguarded(bytes, threads))
+    }
+
+    fn load_unguarded(bytes: Vec<u8>, threads: usize) -> Result<Self, EngineError> {
+        // Feed-forward operators only: a model with loops or branches has no latency that could be budgeted.
+        let ops = op_registry!(
+            Add,
+            AveragePool,
+            BatchNormalization,
+            Clip,
+            Concat,
+            Conv,
+            Flatten,
+            Gemm,
+            GlobalAveragePool,
+            HardSigmoid,
+            HardSwish,
+            Identity,
+            LeakyRelu,
+            MatMul,
+            MaxPool,
+            Mul,
+            Pad,
+            ReduceMean,
+            Relu,
+            Reshape,
+            Sigmoid,
+            Softmax,
+            Squeeze,
+            Sub,
+            Transpose,
+            Unsqueeze
+        );
+        let model = ModelOptions::with_ops(ops).load(bytes).map_err(|e| EngineError::Load(e.to_string()))?;
+        let ([input], [output]) = (model.input_ids(), model.output_ids()) else {
+            let got = format!("{} inputs and {} outputs", model.input_ids().len(), model.output_ids().len());
+            return Err(EngineError::Interface {
+                what: "interface",
+                expected: "one input and one output",
+                got,
+            });
+        };
+        let (input, output) = (*input, *output);
+        let shape = image_shape(&model)?;
+        let pool = Arc::new(ThreadPool::with_num_threads(threads));
+        let options = RunOptions::default().with_thread_pool(Some(pool));
+        Ok(Self { model, input, output, shape, options })
+    }
+
+    /// Channels, height and width of the image that it takes.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// Numbers in one image.
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The output for one image of [`Engine::numel`] numbers, row-major.
+    pub fn run(&self, image: &[f32]) -> Result<Vec<f32>, EngineError> {
+        guard("running", || {
+            let [c, h, w] = self.shape;
+            let view = NdTensorView::from_data([1, c, h, w], image);
+            let outputs = self
+                .model
+                .run(vec![(self.input, view.into())], &[self.output], Some(self.options.clone()))
+                .map_err(|error| EngineError::Run(error.to_string()))?;
+            let value = outputs.into_iter().next().expect("one output was asked for");
+            let tensor: Tensor<f32> = value.try_into().map_err(|_| EngineError::Interface {
+                what: "output",
+                expected: "32-bit floating point",
+                got: "another type".to_owned(),
+            })?;
+            Ok(tensor.into_data())
+        })
+    }
+}
+
+fn image_shape(model: &Model) -> Result<[usize; 3], EngineError> {
+    let dims = model.input_shape(0).unwrap_or_default();
+    let shape = match dims.as_slice() {
+        [_, Dimension::Fixed(c), Dimension::Fixed(h), Dimension::Fixed(w)] => Some([*c, *h, *w]),
+        _ => None,
+    };
+    let numel =
+        |shape: &[usize; 3]| shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
+    shape.filter(|shape| (1..=INPUT_LIMIT).contains(&numel(shape))).ok_or_else(|| EngineError::Interface {
+        what: "input",
+        expected: "images of fixed channels, height and width",
+        got: format!("{dims:?}"),
+    })
+}
+
+fn guard<T>(step: &'static str, call: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_else(|| "no message".to_owned());
+        Err(EngineError::Panic { step, message })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_that_of_the_lock_file() {
+        let lock = include_str!("../../../Cargo.lock");
+        assert!(lock.contains(&format!("name = \"{NAME}\"\nversion = \"{VERSION}\"\n")));
+    }
+
+    #[test]
+    fn bytes_that_are_no_model_are_an_error() {
+        for bytes in [&b""[..], b"not a model", &[0xff; 64], &[0x08, 0x08, 0x3a, 0x00]] {
+            assert!(Engine::load(bytes.to_vec(), 1).is_err());
+        }
+    }
+
+    #[test]
+    fn a_panic_becomes_an_error_with_its_words() {
+        let result: Result<(), _> = guard("running", || panic!("index {} out of bounds", 3));
+        assert_eq!(
+            result.unwrap_err().to_string(),
+            "the engine panicked while running the model: index 3 out of bounds"
+        );
+    }
+}

@@ -1,0 +1,336 @@
+//! The conversation with the coordinator: one stream, built up again whenever it breaks. Owns what is said and when;
+//! decides nothing about models. Wire types end here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Hello, Progress, Welcome};
+use proto::v1::session_service_client::SessionServiceClient;
+use proto::{ArtifactRef, HardwareProfile, Invalid, SpoolPosition, v1};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+
+use crate::app::describe;
+use crate::config::Config;
+use crate::runner::{Runner, ServedModel};
+use crate::spool::shared::SharedSpool;
+use crate::state::FileError;
+use crate::update::holding;
+
+pub(crate) mod backoff;
+
+use backoff::Backoff;
+
+/// To connect, and then to be welcomed.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// For the coordinator to take a message, or to acknowledge telemetry.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Intervals on their way at once.
+const WINDOW: u64 = 8;
+
+/// Messages that may wait for the network.
+const OUTBOX: usize = 32;
+
+/// A session that lasted this long makes the next wait short again.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// The loop turns at least this often, connected or not; see [`Pulse`].
+const BEAT: Duration = Duration::from_secs(10);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("the coordinator is not reachable: {}", .0.message())]
+    Call(Status),
+    #[error("the coordinator ended the session: {}", .0.message())]
+    Broken(Status),
+    #[error("the coordinator closed the session")]
+    Closed,
+    #[error("the coordinator did not {0}")]
+    Silent(&'static str),
+    #[error("the coordinator's greeting is invalid")]
+    Greeting(#[source] Invalid),
+    #[error("the coordinator's first message is no welcome")]
+    NoWelcome,
+    #[error(transparent)]
+    Spool(#[from] FileError),
+}
+
+/// When the session's loop last turned: what the watchdog looks at.
+#[derive(Debug, Clone)]
+pub struct Pulse {
+    start: Instant,
+    last_ms: Arc<AtomicU64>,
+}
+
+impl Pulse {
+    /// A pulse that beats now.
+    pub fn new() -> Self {
+        Self { start: Instant::now(), last_ms: Arc::default() }
+    }
+
+    fn beat(&self) {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// Time since the last beat.
+    pub fn age(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
+    }
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What the session tells and hears.
+pub struct Session {
+    /// Who speaks.
+    pub config: Config,
+    /// Where the inference API listens.
+    pub serving_address: String,
+    /// To the coordinator.
+    pub channel: Channel,
+    /// What serves.
+    pub runner: Runner,
+    /// Telemetry to be sent.
+    pub spool: SharedSpool,
+    /// How far the last assignment has come.
+    pub progress: watch::Receiver<Option<Progress>>,
+    /// The last complete profile.
+    pub profile: watch::Receiver<Option<HardwareProfile>>,
+    /// The assignments, to whoever follows them.
+    pub assignments: watch::Sender<Option<Assignment>>,
+    /// The probes, to whoever times them.
+    pub probes: watch::Sender<Option<Vec<ArtifactRef>>>,
+    /// The rhythm of telemetry, to whoever closes intervals.
+    pub telemetry_interval: watch::Sender<Duration>,
+    /// For the watchdog.
+    pub pulse: Pulse,
+}
+
+/// A channel to the coordinator at `address`, which is connected when it is first used and again when it broke.
+pub fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(address.to_owned())?
+        .connect_timeout(GREETING / 2)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true);
+    Ok(endpoint.connect_lazy())
+}
+
+impl Session {
+    /// Keeps a session up until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut backoff = Backoff::new();
+        loop {
+            let started = Instant::now();
+            let Some(ended) = stop.run_until_cancelled(self.converse()).await else { return };
+            if started.elapsed() >= SETTLED {
+                backoff.reset();
+            }
+            let wait = backoff.next_delay();
+            if let Err(error) = ended {
+                tracing::warn!(
+                    error = describe(&error),
+                    wait_ms = wait.as_millis() as u64,
+                    "no session; trying again"
+                );
+            }
+            self.pulse.beat();
+            if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// One session, from hello to its end, which is never expected.
+    async fn converse(&mut self) -> Result<(), SessionError> {
+        let mut active = self.runner.subscribe();
+        let (outbox, messages) = mpsc::channel(OUTBOX);
+        let outbox = Outbox(outbox);
+        let hello = self.hello(active.borrow_and_update().as_ref());
+        outbox.send(AgentMessage::Hello(hello)).await?;
+        let mut client = SessionServiceClient::new(self.channel.clone());
+        let call = tokio::time::timeout(GREETING, client.session(ReceiverStream::new(messages)));
+        let response = call.await.map_err(|_| SessionError::Silent("answer"))?;
+        let mut inbox = response.map_err(SessionError::Call)?.into_inner();
+        let welcome = self.welcome(&mut inbox).await?;
+        let mut heartbeat =
+            tokio::time::interval(Duration::from_millis(u64::from(welcome.heartbeat_interval_ms)));
+        let mut pulse = tokio::time::interval(BEAT);
+        let mut appended = self.spool.subscribe();
+        let mut flow = Flow::begin(&self.spool).await;
+        self.progress.mark_changed();
+        self.profile.mark_changed();
+        appended.mark_changed();
+        loop {
+            self.pulse.beat();
+            tokio::select! {
+                message = inbox.message() => self.hear(message, &mut flow, &outbox).await?,
+                _ = pulse.tick() => {}
+                _ = heartbeat.tick() => outbox.send(heartbeat_of(&active)).await?,
+                Ok(()) = active.changed() => outbox.send(heartbeat_of(&active)).await?,
+                Ok(()) = self.progress.changed() => {
+                    let progress = self.progress.borrow_and_update().clone();
+                    outbox.send_some(progress.map(AgentMessage::Progress)).await?;
+                }
+                Ok(()) = self.profile.changed() => {
+                    let profile = self.profile.borrow_and_update().clone();
+                    outbox.send_some(profile.map(AgentMessage::Profile)).await?;
+                }
+                Ok(()) = appended.changed() => flow.pump(&self.spool, &outbox).await?,
+                () = flow.overdue() => return Err(SessionError::Silent("acknowledge telemetry")),
+            }
+        }
+    }
+
+    fn hello(&self, active: Option<&Arc<ServedModel>>) -> Hello {
+        Hello {
+            device_id: self.config.device_id.clone(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            labels: self.config.labels.clone(),
+            holding: holding(active),
+            serving_address: self.serving_address.clone(),
+        }
+    }
+
+    async fn welcome(&self, inbox: &mut Streaming<v1::CoordinatorMessage>) -> Result<Welcome, SessionError> {
+        let first = tokio::time::timeout(GREETING, inbox.message());
+        let first = first.await.map_err(|_| SessionError::Silent("welcome this device"))?;
+        let first = first.map_err(SessionError::Call)?.ok_or(SessionError::Closed)?;
+        match CoordinatorMessage::try_from(first).map_err(SessionError::Greeting)? {
+            CoordinatorMessage::Welcome(welcome) => {
+                tracing::info!(
+                    coordinator = self.config.coordinator,
+                    probes = welcome.probes.len(),
+                    "session"
+                );
+                self.telemetry_interval
+                    .send_replace(Duration::from_millis(u64::from(welcome.telemetry_interval_ms)));
+                self.probes.send_replace(Some(welcome.probes.clone()));
+                Ok(welcome)
+            }
+            CoordinatorMessage::Assignment(_) | CoordinatorMessage::TelemetryAck(_) => {
+                Err(SessionError::NoWelcome)
+            }
+        }
+    }
+
+    async fn hear(
+        &self,
+        message: Result<Option<v1::CoordinatorMessage>, Status>,
+        flow: &mut Flow,
+        outbox: &Outbox,
+    ) -> Result<(), SessionError> {
+        let message = message.map_err(SessionError::Broken)?.ok_or(SessionError::Closed)?;
+        match CoordinatorMessage::try_from(message) {
+            Ok(CoordinatorMessage::Assignment(assignment)) => self.assign(assignment),
+            Ok(CoordinatorMessage::TelemetryAck(position)) => {
+                flow.acknowledged(position, &self.spool, outbox).await?
+            }
+            Ok(CoordinatorMessage::Welcome(_)) => tracing::warn!("a second welcome is ignored"),
+            Err(invalid) => tracing::warn!(error = %invalid, "an invalid message is ignored"),
+        }
+        Ok(())
+    }
+
+    /// An assignment that is older than the last one was overtaken on its way.
+    fn assign(&self, assignment: Assignment) {
+        self.assignments.send_if_modified(|wanted| {
+            let overtaken = wanted.as_ref().is_some_and(|wanted| wanted.generation > assignment.generation);
+            if !overtaken {
+                *wanted = Some(assignment);
+            }
+            !overtaken
+        });
+    }
+}
+
+fn heartbeat_of(active: &watch::Receiver<Option<Arc<ServedModel>>>) -> AgentMessage {
+    AgentMessage::Heartbeat(holding(active.borrow().as_ref()))
+}
+
+/// The way out, which must not block for ever.
+struct Outbox(mpsc::Sender<v1::AgentMessage>);
+
+impl Outbox {
+    async fn send(&self, message: AgentMessage) -> Result<(), SessionError> {
+        use mpsc::error::SendTimeoutError::{Closed, Timeout};
+        self.0.send_timeout(message.into(), PATIENCE).await.map_err(|error| match error {
+            Timeout(_) => SessionError::Silent("take a message"),
+            Closed(_) => SessionError::Closed,
+        })
+    }
+
+    async fn send_some(&self, message: Option<AgentMessage>) -> Result<(), SessionError> {
+        match message {
+            Some(message) => self.send(message).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Telemetry within one session: a window of intervals is on its way, the rest waits for acknowledgements.
+struct Flow {
+    acked: u64,
+    sent: u64,
+    deadline: Option<tokio::time::Instant>,
+}
+
+impl Flow {
+    async fn begin(spool: &SharedSpool) -> Self {
+        let acked = spool.with(|spool| spool.acked()).await;
+        Self { acked, sent: acked, deadline: None }
+    }
+
+    async fn pump(&mut self, spool: &SharedSpool, outbox: &Outbox) -> Result<(), SessionError> {
+        while self.sent - self.acked < WINDOW {
+            let sent = self.sent;
+            let next = spool.with(move |spool| {
+                let Some((position, interval)) = spool.after(sent) else { return Ok(None) };
+                let interval = interval.clone();
+                spool.mark_sent(position.sequence)?;
+                Ok::<_, FileError>(Some((position, interval)))
+            });
+            let Some((position, interval)) = next.await? else { return Ok(()) };
+            outbox.send(AgentMessage::Telemetry(position, interval)).await?;
+            self.sent = position.sequence;
+            self.deadline.get_or_insert_with(|| tokio::time::Instant::now() + PATIENCE);
+        }
+        Ok(())
+    }
+
+    async fn acknowledged(
+        &mut self,
+        position: SpoolPosition,
+        spool: &SharedSpool,
+        outbox: &Outbox,
+    ) -> Result<(), SessionError> {
+        let acked = spool.with(move |spool| spool.acknowledge(position).map(|()| spool.acked())).await?;
+        if acked > self.acked {
+            self.acked = acked;
+            self.sent = self.sent.max(acked);
+            let waiting = self.sent > self.acked;
+            self.deadline = waiting.then(|| tokio::time::Instant::now() + PATIENCE);
+        }
+        self.pump(spool, outbox).await
+    }
+
+    async fn overdue(&self) {
+        match self.deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Two slots on disk, one of them active. Owns what is installed and the order of writes that makes every crash end
+//! in a device with an intact model; never speaks to the coordinator and never runs a model.
+//!
+//! ```text
+//! slots/a/{manifest.json,model.onnx}   slots/b/...   active   ("a" or "b")
+//! ```
+//! Installing writes the inactive slot: the manifest first, then the model by rename, then the pointer. A slot counts
+//! only if its model has the digest that its manifest names, so a crash between any two steps leaves the slot empty
+//! or complete, and the pointer at a slot that was complete before.
+
+use std::path::{Path, PathBuf};
+
+use proto::{Digest, Generation, ModelManifest};
+use serde::{Deserialize, Serialize};
+
+use crate::state::{self, FileError, StateDir};
+
+/// One of the two places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// `slots/a`.
+    A,
+    /// `slots/b`.
+    B,
+}
+
+impl Slot {
+    /// Both, in order.
+    pub const ALL: [Self; 2] = [Self::A, Self::B];
+
+    /// The one that is not this.
+    pub fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+}
+
+/// What an assignment put into a slot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Installed {
+    /// The assignment's.
+    pub generation: Generation,
+    /// Where the assignment came from.
+    pub deployment: String,
+    /// The model.
+    pub model: ModelManifest,
+}
+
+impl Installed {
+    /// The model's digest.
+    pub fn digest(&self) -> Digest {
+        self.model.artifact.digest
+    }
+}
+
+/// The slots as they are on disk.
+#[derive(Debug)]
+pub struct Slots {
+    root: PathBuf,
+    active: Option<Slot>,
+    contents: [Option<Installed>; 2],
+}
+
+impl Slots {
+    /// Reads both slots, creating their folders; a slot whose model does not match its manifest is empty. If the
+    /// active one is empty, nothing is active until [`Slots::activate`] points at the other.
+    pub fn open(state: &StateDir) -> Result<Self, FileError> {
+        for slot in Slot::ALL {
+            state::make_folder(&folder(state.root(), slot))?;
+        }
+        Self::read(state)
+    }
+
+    /// As [`Slots::open`], of a state directory that another process may own: nothing is written.
+    pub fn read(state: &StateDir) -> Result<Self, FileError> {
+        let root = state.root().to_owned();
+        let contents = [read_slot(&root, Slot::A)?, read_slot(&root, Slot::B)?];
+        let pointer = state::read(&root.join("active"))?;
+        let named =
+            pointer.and_then(|text| Slot::ALL.into_iter().find(|slot| slot.name().as_bytes() == text));
+        let active = named.filter(|slot| contents[*slot as usize].is_some());
+        Ok(Self { root, active, contents })
+    }
+
+    /// The active slot's place.
+    pub fn active_slot(&self) -> Option<Slot> {
+        self.active
+    }
+
+    /// What is active.
+    pub fn active(&self) -> Option<&Installed> {
+        self.active.and_then(|slot| self.installed(slot))
+    }
+
+    /// What a slot holds.
+    pub fn installed(&self, slot: Slot) -> Option<&Installed> {
+        self.contents[slot as usize].as_ref()
+    }
+
+    /// Where the next model goes.
+    pub fn inactive_slot(&self) -> Slot {
+        self.active.map_or(Slot::A, Slot::other)
+    }
+
+    /// What may serve after a start, best first: the active slot, then the other; without a pointer the newest first.
+    pub fn candidates(&self) -> Vec<Slot> {
+        let mut slots: Vec<Slot> =
+            Slot::ALL.into_iter().filter(|&slot| self.installed(slot).is_some()).collect();
+        slots.sort_by_key(|&slot| {
+            let generation = self.installed(slot).map(|installed| installed.generation);
+            (self.active != Some(slot), std::cmp::Reverse(generation))
+        });
+        slots
+    }
+
+    /// A slot's model, whose digest is checked once more.
+    pub fn model_bytes(&self, slot: Slot) -> Result<Option<Vec<u8>>, FileError> {
+        let Some(installed) = self.installed(slot) else { return Ok(None) };
+        let bytes = state::read(&model_path(&self.root, slot))?;
+        Ok(bytes.filter(|bytes| Digest::of(bytes) == installed.digest()))
+    }
+
+    /// Puts the model file `staged`, durable and verified, into the inactive slot. The pointer stays.
+    pub fn install(&mut self, staged: &Path, installed: Installed) -> Result<Slot, FileError> {
+        let slot = self.inactive_slot();
+        self.write_manifest(slot, &installed)?;
+        state::rename(staged, &model_path(&self.root, slot))?;
+        self.contents[slot as usize] = Some(installed);
+        Ok(slot)
+    }
+
+    /// Names the model that the inactive slot already holds by a new assignment. The pointer stays.
+    pub fn adopt(&mut self, installed: Installed) -> Result<Slot, FileError> {
+        let slot = self.inactive_slot();
+        self.write_manifest(slot, &installed)?;
+        self.contents[slot as usize] = Some(installed);
+        Ok(slot)
+    }
+
+    /// Points at `slot`: from here on it is what a restart serves.
+    pub fn activate(&mut self, slot: Slot) -> Result<(), FileError> {
+        state::replace(&self.root.join("active"), slot.name().as_bytes())?;
+        self.active = Some(slot);
+        Ok(())
+    }
+
+    fn write_manifest(&mut self, slot: Slot, installed: &Installed) -> Result<(), FileError> {
+        self.contents[slot as usize] = None;
+        let json = serde_json::to_vec_pretty(installed).expect("a manifest is plain data");
+        state::replace(&folder(&self.root, slot).join("manifest.json"), &json)
+    }
+}
+
+fn folder(root: &Path, slot: Slot) -> PathBuf {
+    root.join("slots").join(slot.name())
+}
+
+fn model_path(root: &Path, slot: Slot) -> PathBuf {
+    folder(root, slot).join("model.onnx")
+}
+
+/// A slot's content, if it is whole and intact.
+fn read_slot(root: &Path, slot: Slot) -> Result<Option<Installed>, FileError> {
+    let Some(json) = state::read(&folder(root, slot).join("manifest.json"))? else { return Ok(None) };
+    let Ok(installed) = serde_json::from_slice::<Installed>(&json) else { return Ok(None) };
+    let model = state::read(&model_path(root, slot))?;
+    let intact = model.is_some_and(|bytes| Digest::of(&bytes) == installed.digest());
+    Ok(intact.then_some(installed))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! Files of the state directory: where they are, and how one is replaced so that a crash leaves the old or the new
+//! one, never a mixture. Owns names and durability; never knows what a file means.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// An operation on a file of the state directory that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {}", path.display())]
+pub struct FileError {
+    /// What was tried, as an infinitive.
+    pub operation: &'static str,
+    /// On which file.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// Says what was tried on which file: for `map_err`.
+    pub fn of(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self { operation, path, source }
+    }
+}
+
+/// Replaces `path` by `bytes`: temporary file, fsync, rename, fsync of the folder.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary).map_err(FileError::of("create", &temporary))?;
+    file.write_all(bytes).map_err(FileError::of("write", &temporary))?;
+    file.sync_all().map_err(FileError::of("flush", &temporary))?;
+    rename(&temporary, path)
+}
+
+/// Renames a file whose bytes are already durable, and makes the new name durable.
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).map_err(FileError::of("rename", from))?;
+    sync_folder_of(to)
+}
+
+/// Removes a file, which need not exist.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::of("remove", path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Reads a file; `None` where it does not exist.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::of("read", path)(error)),
+    }
+}
+
+/// Makes a folder with its parents.
+pub fn make_folder(path: &Path) -> Result<(), FileError> {
+    fs::create_dir_all(path).map_err(FileError::of("create", path))
+}
+
+/// Makes names created or removed beside `path` durable.
+pub fn sync_folder_of(path: &Path) -> Result<(), FileError> {
+    let folder = path.parent().expect("state files lie in a folder");
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(FileError::of("flush", folder))
+}
+
+/// Where everything lies.
+#[derive(Debug, Clone)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// Opens or creates the state directory at `root`, and proves that it can be written.
+    pub fn open(root: &Path) -> Result<Self, FileError> {
+        let state = Self(root.to_owned());
+        for folder in [root, &state.staging(), &state.probes()] {
+            make_folder(folder)?;
+        }
+        let probe = root.join("writable");
+        replace(&probe, b"")?;
+        remove(&probe)?;
+        Ok(state)
+    }
+
+    /// The state directory at `root` as it is, for reading; nothing is created.
+    pub fn existing(root: &Path) -> Self {
+        Self(root.to_owned())
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+
+    /// Downloads of models, until they are installed.
+    pub fn staging(&self) -> PathBuf {
+        self.0.join("staging")
+    }
+
+    /// Downloads of probe models, until they are timed.
+    pub fn probes(&self) -> PathBuf {
+        self.0.join("probes")
+    }
+
+    /// The times of probe models.
+    pub fn timings(&self) -> PathBuf {
+        self.0.join("probe-timings.json")
+    }
+
+    /// Telemetry that is not acknowledged.
+    pub fn spool(&self) -> PathBuf {
+        self.0.join("telemetry.spool")
+    }
+
+    /// The address that the inference API is bound to while the agent runs.
+    pub fn serving_address(&self) -> PathBuf {
+        self.0.join("serving-address")
+    }
+}

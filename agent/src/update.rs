@@ -1,0 +1,264 @@
+//! Carries an assignment through: fetch, check, install, switch, say so. Owns the slots while the agent runs; what
+//! comes next is decided by `reconcile`, and what serves goes on serving until the new model has passed its test.
+
+use std::sync::Arc;
+
+use proto::session::{Assignment, Phase, Progress};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
+
+use crate::app::describe;
+use crate::fetch::{self, FetchError};
+use crate::reconcile::{self, Action, Desired};
+use crate::runner::check::{CheckError, check};
+use crate::runner::{Runner, ServedModel};
+use crate::slot::{Installed, Slots};
+use crate::state::{self, FileError, StateDir};
+
+/// Why an assignment was given up.
+#[derive(Debug, thiserror::Error)]
+enum UpdateError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl UpdateError {
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Fetch(error) => error.is_retryable(),
+            Self::Check(_) => false,
+            Self::File(_) => true,
+        }
+    }
+}
+
+/// Where the bytes of the next model come from.
+enum Source {
+    Active,
+    Other,
+    Coordinator,
+}
+
+/// How the work on one assignment ended.
+enum Ending {
+    Done,
+    /// A newer assignment came while this one was being fetched.
+    Superseded,
+}
+
+/// The task that follows assignments.
+pub struct Updater {
+    /// Where models lie.
+    pub state: StateDir,
+    /// What is installed.
+    pub slots: Slots,
+    /// What serves.
+    pub runner: Runner,
+    /// Threads of one inference.
+    pub threads: usize,
+    /// Of blocking work.
+    pub tracker: TaskTracker,
+    /// To the coordinator.
+    pub channel: Channel,
+    /// How far the last assignment has come.
+    pub progress: watch::Sender<Option<Progress>>,
+}
+
+/// The first model, best first, that still passes its test; the pointer follows it.
+pub async fn restore(
+    slots: &mut Slots,
+    tracker: &TaskTracker,
+    threads: usize,
+) -> Result<Option<ServedModel>, FileError> {
+    for slot in slots.candidates() {
+        let (Some(installed), Some(bytes)) = (slots.installed(slot).cloned(), slots.model_bytes(slot)?)
+        else {
+            continue;
+        };
+        match check(tracker, bytes, &installed.model, threads).await {
+            Ok(engine) => {
+                if slots.active_slot() != Some(slot) {
+                    tracing::warn!(digest = %installed.digest(), "the active slot was damaged; the other one serves");
+                    slots.activate(slot)?;
+                }
+                return Ok(Some(ServedModel { installed, engine }));
+            }
+            Err(error) => {
+                tracing::error!(digest = %installed.digest(), error = describe(&error), "an installed model does not pass");
+            }
+        }
+    }
+    Ok(None)
+}
+
+impl Updater {
+    /// Follows `assignments`, the newest first, until `stop`.
+    pub async fn run(
+        mut self,
+        mut assignments: watch::Receiver<Option<Assignment>>,
+        stop: CancellationToken,
+    ) {
+        let mut failed = None;
+        loop {
+            let wanted = assignments.borrow_and_update().clone();
+            if let Some(assignment) = wanted
+                && let Some(Ending::Superseded) =
+                    stop.run_until_cancelled(self.follow(&assignment, &mut failed, &mut assignments)).await
+            {
+                continue;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = assignments.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn follow(
+        &mut self,
+        assignment: &Assignment,
+        failed: &mut Option<(Desired, String)>,
+        newer: &mut watch::Receiver<Option<Assignment>>,
+    ) -> Ending {
+        let desired = desired(assignment);
+        let installed = reconcile::Installed {
+            active: self.runner.active().map(|model| held(&model.installed)),
+            other: self.slots.installed(self.slots.inactive_slot()).map(Installed::digest),
+            failed: failed.as_ref().map(|(desired, _)| *desired),
+        };
+        let action = reconcile::next(desired, installed);
+        tracing::info!(generation = %desired.generation, digest = %desired.digest, ?action, "assignment");
+        let source = match action {
+            Action::Refuse { .. } => return Ending::Done,
+            Action::Confirm => {
+                self.report(desired, Phase::Active);
+                return Ending::Done;
+            }
+            Action::RepeatFailure => {
+                let reason = failed.as_ref().map(|(_, reason)| reason.clone()).unwrap_or_default();
+                self.report(desired, Phase::Failed { reason });
+                return Ending::Done;
+            }
+            Action::ReuseActive => Source::Active,
+            Action::ReuseOther => Source::Other,
+            Action::Fetch => Source::Coordinator,
+        };
+        match self.update(assignment, source, newer).await {
+            Ok(ending) => ending,
+            Err(error) => {
+                let reason = describe(&error);
+                tracing::error!(generation = %desired.generation, reason, "assignment given up");
+                *failed = (!error.is_retryable()).then(|| (desired, reason.clone()));
+                self.report(desired, Phase::Failed { reason });
+                Ending::Done
+            }
+        }
+    }
+
+    async fn update(
+        &mut self,
+        assignment: &Assignment,
+        source: Source,
+        newer: &mut watch::Receiver<Option<Assignment>>,
+    ) -> Result<Ending, UpdateError> {
+        if let Source::Coordinator = source {
+            let is_newer = |wanted: &Option<Assignment>| {
+                wanted.as_ref().is_some_and(|wanted| wanted.generation > assignment.generation)
+            };
+            tokio::select! {
+                fetched = self.fetch(assignment) => fetched?,
+                _ = newer.wait_for(is_newer) => return Ok(Ending::Superseded),
+            }
+        }
+        self.report(desired(assignment), Phase::Verifying);
+        self.switch(assignment, source).await?;
+        self.report(desired(assignment), Phase::Active);
+        Ok(Ending::Done)
+    }
+
+    async fn fetch(&self, assignment: &Assignment) -> Result<(), FetchError> {
+        let desired = desired(assignment);
+        self.report(desired, Phase::Downloading { done: 0 });
+        let on_bytes = |done| self.report(desired, Phase::Downloading { done });
+        fetch::fetch(&self.channel, &assignment.model.artifact, &self.state.staging(), &on_bytes).await?;
+        Ok(())
+    }
+
+    /// Checks the model and makes it the one that serves, now and after a restart.
+    async fn switch(&mut self, assignment: &Assignment, source: Source) -> Result<(), UpdateError> {
+        let installed = Installed {
+            generation: assignment.generation,
+            deployment: assignment.deployment.clone(),
+            model: assignment.model.clone(),
+        };
+        let staged = self.state.staging().join(installed.digest().to_string());
+        let bytes = match source {
+            Source::Coordinator => state::read(&staged)?,
+            Source::Other => self.slots.model_bytes(self.slots.inactive_slot())?,
+            Source::Active => match self.slots.active_slot() {
+                Some(slot) => self.slots.model_bytes(slot)?,
+                None => None,
+            },
+        };
+        let bytes = bytes.ok_or_else(|| lost(&staged))?;
+        if let Source::Active = source {
+            state::replace(&staged, &bytes)?;
+        }
+        let engine = match check(&self.tracker, bytes, &installed.model, self.threads).await {
+            Ok(engine) => engine,
+            Err(error) => {
+                state::remove(&staged)?;
+                return Err(error.into());
+            }
+        };
+        let slot = match source {
+            Source::Active | Source::Coordinator => self.slots.install(&staged, installed.clone())?,
+            Source::Other => self.slots.adopt(installed.clone())?,
+        };
+        self.slots.activate(slot)?;
+        self.runner.swap(ServedModel { installed, engine });
+        self.clear_staging()?;
+        Ok(())
+    }
+
+    /// Downloads of assignments that were superseded are of no use any more.
+    fn clear_staging(&self) -> Result<(), FileError> {
+        let folder = self.state.staging();
+        for entry in std::fs::read_dir(&folder).map_err(FileError::of("read", &folder))? {
+            state::remove(&entry.map_err(FileError::of("read", &folder))?.path())?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, desired: Desired, phase: Phase) {
+        let Desired { generation, digest } = desired;
+        self.progress.send_replace(Some(Progress { generation, digest, phase }));
+    }
+}
+
+fn desired(assignment: &Assignment) -> Desired {
+    Desired { generation: assignment.generation, digest: assignment.model.artifact.digest }
+}
+
+fn held(installed: &Installed) -> Desired {
+    Desired { generation: installed.generation, digest: installed.digest() }
+}
+
+/// The file was there a moment ago.
+fn lost(path: &std::path::Path) -> FileError {
+    FileError::of("read", path)(std::io::Error::from(std::io::ErrorKind::NotFound))
+}
+
+/// What the device holds, as the session tells it.
+pub fn holding(active: Option<&Arc<ServedModel>>) -> proto::session::Holding {
+    active.map_or_else(proto::session::Holding::default, |model| proto::session::Holding {
+        generation: model.installed.generation,
+        digest: Some(model.installed.digest()),
+    })
+}
