@@ -160,7 +160,7 @@ impl Next {
                     outcome.state = Outcome::Failed { reason: reason.clone() }
                 }
                 Some(DerivationState::Queued | DerivationState::Training { .. }) | None => {
-                    let _ = self.derivations.entry(key).or_insert(None)
+                    let _ = self.derivations.entry(key).or_insert(None);
                 }
             }
         }
