@@ -67,14 +67,23 @@ impl Geometry {
                 });
             }
         });
-        self.total_weights(partials, gradients.weights);
+        if self.is_thin() {
+            self.total_turned(partials, gradients.weights);
+        } else {
+            self.total(partials, 0, gradients.weights);
+        }
         if let Some(bias) = gradients.bias {
-            self.total_bias(partials, bias);
+            self.total(partials, self.weights(), bias);
         }
     }
 
-    /// Adds a block's part to a partial sum, which holds each group's gradient as taps x filters: the matrix product
-    /// reads the long, thin patches nearly twice as fast that way round.
+    /// Whether partial sums hold each group's gradient as taps x filters, not filters x taps: with few filters the
+    /// matrix product is nearly twice as fast that way round, with many turning the sum back costs more than it gains.
+    fn is_thin(&self) -> bool {
+        self.filters() <= 128
+    }
+
+    /// Adds a block's part to a partial sum.
     fn weights_of_block<T: Scalar>(
         &self,
         (x, dy): (&[T], &[T]),
@@ -90,12 +99,13 @@ impl Geometry {
                 let dy = Matrix::rows(&dy[group * filters * stride + first..], filters, columns, stride);
                 let weights = &mut weights[group * filters * taps..][..filters * taps];
                 self.patches(Part { images, group, tile }, x, buffer, |patches| {
-                    gemm(
-                        &mut MatrixMut::rows(weights, taps, filters, filters),
-                        patches,
-                        dy.transposed(),
-                        *write,
-                    );
+                    if self.is_thin() {
+                        let mut sum = MatrixMut::rows(weights, taps, filters, filters);
+                        gemm(&mut sum, patches, dy.transposed(), *write);
+                    } else {
+                        let mut sum = MatrixMut::rows(weights, filters, taps, taps);
+                        gemm(&mut sum, dy, patches.transposed(), *write);
+                    }
                 });
             }
             *write = Write::Add;
@@ -103,7 +113,7 @@ impl Geometry {
     }
 
     /// Sums the weights' partials in their order, and turns taps x filters to filters x taps.
-    fn total_weights<T: Scalar>(&self, partials: &[T], sums: &mut [T]) {
+    fn total_turned<T: Scalar>(&self, partials: &[T], sums: &mut [T]) {
         let (filters, taps) = (self.filters(), self.taps());
         // Filters are strided over in the partials: as many at once as share a cache line or two.
         const FILTERS: usize = 16;
@@ -124,12 +134,16 @@ impl Geometry {
         }
     }
 
-    /// Sums the biases' partials in their order.
-    fn total_bias<T: Scalar>(&self, partials: &[T], sums: &mut [T]) {
-        sums.fill(T::ZERO);
-        for partial in partials.chunks_exact(self.partial_len()) {
-            sums.iter_mut().zip(&partial[self.weights()..]).for_each(|(sum, &value)| *sum += value);
-        }
+    /// Sums the partials' numbers from a place on, in their order.
+    fn total<T: Scalar>(&self, partials: &[T], from: usize, sums: &mut [T]) {
+        const CHUNK: usize = 1 << 14;
+        sums.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, sums)| {
+            let at = from + chunk * CHUNK;
+            sums.copy_from_slice(&partials[at..][..sums.len()]);
+            for partial in partials.chunks_exact(self.partial_len()).skip(1) {
+                sums.iter_mut().zip(&partial[at..]).for_each(|(sum, &value)| *sum += value);
+            }
+        });
     }
 
     /// Gradient of the input, set or added.
