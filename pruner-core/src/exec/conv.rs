@@ -18,7 +18,7 @@ pub(super) use backward::Gradients;
 /// Fewest columns of a matrix product worth its overhead, if the block has as many.
 const TILE_COLUMNS: usize = 256;
 /// Most numbers in a tile's patches, if a single row of the image allows it: half a megabyte of f32.
-const TILE_PATCHES: usize = 1 << 17;
+const TILE_PATCHES: usize = 1 << 16;
 
 /// A convolution on features of known shape.
 #[derive(Debug, Clone, Copy)]

@@ -67,12 +67,23 @@ impl Geometry {
                 });
             }
         });
-        total(partials, len, 0, gradients.weights);
+        if self.is_thin() {
+            self.total_turned(partials, gradients.weights);
+        } else {
+            self.total(partials, 0, gradients.weights);
+        }
         if let Some(bias) = gradients.bias {
-            total(partials, len, self.weights(), bias);
+            self.total(partials, self.weights(), bias);
         }
     }
 
+    /// Whether partial sums hold each group's gradient as taps x filters, not filters x taps: with few filters the
+    /// matrix product is nearly twice as fast that way round, with many turning the sum back costs more than it gains.
+    fn is_thin(&self) -> bool {
+        self.filters() <= 128
+    }
+
+    /// Adds a block's part to a partial sum.
     fn weights_of_block<T: Scalar>(
         &self,
         (x, dy): (&[T], &[T]),
@@ -88,16 +99,51 @@ impl Geometry {
                 let dy = Matrix::rows(&dy[group * filters * stride + first..], filters, columns, stride);
                 let weights = &mut weights[group * filters * taps..][..filters * taps];
                 self.patches(Part { images, group, tile }, x, buffer, |patches| {
-                    gemm(
-                        &mut MatrixMut::rows(weights, filters, taps, taps),
-                        dy,
-                        patches.transposed(),
-                        *write,
-                    );
+                    if self.is_thin() {
+                        let mut sum = MatrixMut::rows(weights, taps, filters, filters);
+                        gemm(&mut sum, patches, dy.transposed(), *write);
+                    } else {
+                        let mut sum = MatrixMut::rows(weights, filters, taps, taps);
+                        gemm(&mut sum, dy, patches.transposed(), *write);
+                    }
                 });
             }
             *write = Write::Add;
         }
+    }
+
+    /// Sums the weights' partials in their order, and turns taps x filters to filters x taps.
+    fn total_turned<T: Scalar>(&self, partials: &[T], sums: &mut [T]) {
+        let (filters, taps) = (self.filters(), self.taps());
+        // Filters are strided over in the partials: as many at once as share a cache line or two.
+        const FILTERS: usize = 16;
+        for (group, sums) in sums.chunks_exact_mut(filters * taps).enumerate() {
+            sums.par_chunks_mut(FILTERS * taps).enumerate().for_each(|(chunk, rows)| {
+                let count = rows.len() / taps;
+                for tap in 0..taps {
+                    let at = (group * taps + tap) * filters + chunk * FILTERS;
+                    let mut sum = [T::ZERO; FILTERS];
+                    for partial in partials.chunks_exact(self.partial_len()) {
+                        sum.iter_mut().zip(&partial[at..at + count]).for_each(|(sum, &value)| *sum += value);
+                    }
+                    for (row, sum) in sum[..count].iter().enumerate() {
+                        rows[row * taps + tap] = *sum;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Sums the partials' numbers from a place on, in their order.
+    fn total<T: Scalar>(&self, partials: &[T], from: usize, sums: &mut [T]) {
+        const CHUNK: usize = 1 << 14;
+        sums.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, sums)| {
+            let at = from + chunk * CHUNK;
+            sums.copy_from_slice(&partials[at..][..sums.len()]);
+            for partial in partials.chunks_exact(self.partial_len()).skip(1) {
+                sums.iter_mut().zip(&partial[at..]).for_each(|(sum, &value)| *sum += value);
+            }
+        });
     }
 
     /// Gradient of the input, set or added.
@@ -175,16 +221,4 @@ impl Geometry {
             }
         });
     }
-}
-
-/// Sums the same place of every partial, in their order.
-fn total<T: Scalar>(partials: &[T], len: usize, from: usize, sums: &mut [T]) {
-    const CHUNK: usize = 1 << 14;
-    sums.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, sums)| {
-        let at = from + chunk * CHUNK;
-        sums.copy_from_slice(&partials[at..][..sums.len()]);
-        for partial in partials.chunks_exact(len).skip(1) {
-            sums.iter_mut().zip(&partial[at..]).for_each(|(sum, &value)| *sum += value);
-        }
-    });
 }

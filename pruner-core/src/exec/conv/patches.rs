@@ -147,9 +147,8 @@ fn gather_shifted<T: Scalar>(geometry: &Geometry, part: Part, tap: Tap, channel:
         let skip = skip.min(inside.len());
         let len = (inside.len() - skip).min(image.len().saturating_sub(first));
         inside[skip..skip + len].copy_from_slice(&image[first.min(image.len())..][..len]);
-        for line in inside.chunks_exact_mut(width) {
-            line[..left].fill(T::ZERO);
-            line[right..].fill(T::ZERO);
+        for column in (0..left).chain(right..width) {
+            inside[column..].iter_mut().step_by(width).for_each(|value| *value = T::ZERO);
         }
     }
 }
