@@ -1,3 +1,5 @@
+//! What a configuration means, and which key a refusal names.
+
 use super::*;
 
 fn check(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {

@@ -1,3 +1,5 @@
+//! Updates that are cut short after every step, and what serves afterwards.
+
 use std::fs;
 
 use proto::{ArtifactRef, ByteSize, SelfTest};

@@ -1,3 +1,5 @@
+//! Intervals across restarts: their numbers, their order, and what is merged when there is no room.
+
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use proto::{Digest, Generation};

@@ -1,3 +1,5 @@
+//! Devices whose times are known exactly, and how closely the model tells them.
+
 use super::*;
 use crate::graph::Shape;
 use crate::zoo::{self, ZooNetwork};

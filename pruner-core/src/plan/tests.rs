@@ -1,3 +1,5 @@
+//! Plans for budgets that are met, just met, and cannot be met.
+
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
 

@@ -1,3 +1,5 @@
+//! Scores computed by hand on tiny networks, and properties of those of real ones.
+
 use candle_core::{Device, Tensor};
 
 use super::synflow::Flow;
