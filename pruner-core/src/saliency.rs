@@ -98,10 +98,10 @@ pub fn score(
         layout.entries().iter().filter(|entry| entry.role == Role::Weight).collect();
     let scores = match recipe.criterion {
         Criterion::SynFlow => synflow::scores(&network.graph, weights, &prunable, recipe, on_round)?,
-        Criterion::Magnitude => one_shot(weights, &prunable, recipe.density, f64::abs),
+        Criterion::Magnitude => one_shot(weights, &prunable, recipe.density, f64::abs)?,
         Criterion::Random => {
             let mut random = ChaCha8Rng::seed_from_u64(recipe.seed);
-            one_shot(weights, &prunable, recipe.density, |_| 1.0 - random.random::<f64>())
+            one_shot(weights, &prunable, recipe.density, |_| 1.0 - random.random::<f64>())?
         }
     };
     Ok(Scores::of(&prunable, &scores))
@@ -113,12 +113,15 @@ fn one_shot(
     prunable: &[&ParamEntry],
     density: f64,
     mut score: impl FnMut(f64) -> f64,
-) -> Vec<f64> {
+) -> Result<Vec<f64>, SaliencyError> {
     for entry in prunable {
         values[entry.range.clone()].iter_mut().for_each(|value| *value = score(*value));
     }
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(SaliencyError::NotFinite);
+    }
     mask::keep(&mut values, prunable, density, Selection::Exact);
-    values
+    Ok(values)
 }
 
 impl Scores {

@@ -11,30 +11,26 @@ pub enum Selection {
     ReferenceStrict,
 }
 
-/// How many of `total` weights are kept at `density`: total - trunc((1 - density) * total), as the Synaptic-Flow code counts.
+/// How many of `total` weights are kept at `density`: total - trunc((1 - density) * total), as the Synaptic-Flow code
+/// counts, but at least one: a density too small for 1 - density to tell from 1 would keep none.
 pub fn kept_count(total: usize, density: f64) -> usize {
-    total - ((1.0 - density) * total as f64) as usize
+    (total - ((1.0 - density) * total as f64) as usize).max(1)
 }
 
-/// Sets the scores of the weights that are dropped to 0. Scores are not negative; a score of 0 is never kept.
+/// Sets the scores of the weights that are dropped to 0. Scores are finite and not negative; a score of 0 is never kept.
 pub(super) fn keep(scores: &mut [f64], prunable: &[&ParamEntry], density: f64, selection: Selection) {
     let total: usize = prunable.iter().map(|entry| entry.range.len()).sum();
     let kept = kept_count(total, density);
-    // Dropped weights stay at 0 for ever, so a round orders only those that are alive.
-    let mut alive: Vec<f64> = Vec::new();
-    for entry in prunable {
-        alive.extend(scores[entry.range.clone()].iter().filter(|&&score| score > 0.0));
-    }
-    let threshold = match selection {
-        Selection::Exact if alive.len() <= kept => return,
-        Selection::Exact => *alive.select_nth_unstable_by(kept - 1, |a, b| b.total_cmp(a)).1,
+    let ranks = Ranks::of(scores, prunable);
+    let (threshold, mut ties) = match selection {
+        Selection::Exact if ranks.alive <= kept => return,
+        Selection::Exact => {
+            let (threshold, higher) = ranks.at(kept - 1, scores, prunable);
+            (threshold, kept - higher)
+        }
         Selection::ReferenceStrict if kept == total => return,
-        Selection::ReferenceStrict if alive.len() <= kept => 0.0,
-        Selection::ReferenceStrict => *alive.select_nth_unstable_by(kept, |a, b| b.total_cmp(a)).1,
-    };
-    let mut ties = match selection {
-        Selection::Exact => kept - alive.iter().filter(|&&score| score > threshold).count(),
-        Selection::ReferenceStrict => 0,
+        Selection::ReferenceStrict if ranks.alive <= kept => (0.0, 0),
+        Selection::ReferenceStrict => (ranks.at(kept, scores, prunable).0, 0),
     };
     for entry in prunable {
         for score in &mut scores[entry.range.clone()] {
@@ -47,6 +43,49 @@ pub(super) fn keep(scores: &mut [f64], prunable: &[&ParamEntry], density: f64, s
                 *score = 0.0;
             }
         }
+    }
+}
+
+/// Scores counted by their leading 16 bits, which order numbers that are not negative: with millions of scores, finding
+/// one by its rank so takes two passes and sorts next to nothing.
+struct Ranks {
+    counts: Vec<usize>,
+    /// Scores above 0.
+    alive: usize,
+}
+
+fn leading(score: f64) -> usize {
+    (score.to_bits() >> 48) as usize
+}
+
+impl Ranks {
+    fn of(scores: &[f64], prunable: &[&ParamEntry]) -> Self {
+        let (mut counts, mut alive) = (vec![0; 1 << 16], 0);
+        for entry in prunable {
+            for &score in &scores[entry.range.clone()] {
+                counts[leading(score)] += 1;
+                alive += usize::from(score > 0.0);
+            }
+        }
+        Self { counts, alive }
+    }
+
+    /// The score with `rank` others before it when the highest come first, and how many are higher than it.
+    fn at(&self, rank: usize, scores: &[f64], prunable: &[&ParamEntry]) -> (f64, usize) {
+        let mut before = 0;
+        let bucket = self.counts.iter().enumerate().rev().find(|(_, count)| {
+            before += **count;
+            before > rank
+        });
+        let (bucket, count) = bucket.expect("the rank is one of the scores'");
+        before -= count;
+        let mut close: Vec<f64> = Vec::with_capacity(*count);
+        for entry in prunable {
+            let scores = scores[entry.range.clone()].iter();
+            close.extend(scores.filter(|score| leading(**score) == bucket));
+        }
+        let (higher, &mut score, _) = close.select_nth_unstable_by(rank - before, |a, b| b.total_cmp(a));
+        (score, before + higher.iter().filter(|&&other| other > score).count())
     }
 }
 
@@ -76,6 +115,7 @@ mod tests {
         ] {
             assert_eq!(kept_count(total, density), kept, "{total} at {density}");
         }
+        assert_eq!(kept_count(1000, f64::MIN_POSITIVE), 1);
     }
 
     #[test]
@@ -92,5 +132,35 @@ mod tests {
         assert_eq!(kept(0.5, Selection::ReferenceStrict), [3.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         assert_eq!(kept(1.0, Selection::Exact), scores);
         assert_eq!(kept(1.0, Selection::ReferenceStrict), scores);
+    }
+
+    #[test]
+    fn as_many_are_kept_as_sorting_them_all_would_keep() {
+        // Two layers, scores from the least positive number up, every fourth one 0 and many alike.
+        let score = |i: usize| match i % 4 {
+            0 => 0.0,
+            1 => f64::from_bits(i as u64),
+            _ => 10f64.powi((i * 37 % 600) as i32 - 300),
+        };
+        let scores: Vec<f64> = (0..4000).map(score).collect();
+        let entry = |range: std::ops::Range<usize>| ParamEntry {
+            tensor: "w".into(),
+            node: NodeId(1),
+            role: Role::Weight,
+            dims: vec![range.len()],
+            range,
+        };
+        let (first, second) = (entry(0..1000), entry(1000..4000));
+        let mut sorted: Vec<usize> = (0..4000).collect();
+        sorted.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        for density in [0.001, 0.1, 0.25, 0.6, 0.75, 0.9] {
+            let mut masked = scores.clone();
+            keep(&mut masked, &[&first, &second], density, Selection::Exact);
+            let mut expected = vec![0.0; 4000];
+            for &i in &sorted[..kept_count(4000, density)] {
+                expected[i] = scores[i];
+            }
+            assert_eq!(masked, expected, "{density}");
+        }
     }
 }
