@@ -52,12 +52,13 @@ impl Widths {
     }
 
     /// The width of each group that is not full at this scale. A width of at least `round_to` is rounded down to a
-    /// multiple of it.
+    /// multiple of it; a group that the rule leaves whole stays so.
     pub(super) fn at(&self, scale: f64, round_to: usize) -> BTreeMap<GroupId, usize> {
         let width = |entry: &Entry| {
             // The hair keeps a scale from its own list from being rounded up to the next channel.
             let share = (entry.width as f64 * scale * entry.weight - 1e-9).ceil() as usize;
-            rounded(share.clamp(self.min_channels, entry.width), round_to, self.min_channels)
+            let share = share.clamp(self.min_channels, entry.width);
+            if share == entry.width { share } else { rounded(share, round_to, self.min_channels) }
         };
         let widths = self.groups.iter().map(|entry| (entry, width(entry)));
         widths.filter(|(entry, width)| *width < entry.width).map(|(entry, width)| (entry.id, width)).collect()
@@ -82,7 +83,7 @@ fn density(group: &ChannelGroup, sensitivity: &Sensitivity) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::rounded;
+    use super::{Entry, GroupId, Widths, rounded};
 
     /// Test vector T7: 64 wide, 10 dropped, multiples of 8.
     #[test]
@@ -92,5 +93,13 @@ mod tests {
         assert_eq!(rounded(7, 8, 2), 7, "less than one vector is left as it is");
         assert_eq!(rounded(9, 8, 9), 9, "never below the least width");
         assert_eq!(rounded(5, 1, 2), 5);
+    }
+
+    #[test]
+    fn a_group_that_is_left_whole_is_not_rounded() {
+        let entry = Entry { id: GroupId(0), width: 20, weight: 1.0 };
+        let widths = Widths { groups: vec![entry], min_channels: 2 };
+        assert!(widths.at(1.0, 16).is_empty());
+        assert_eq!(widths.at(0.95, 16)[&GroupId(0)], 16);
     }
 }
