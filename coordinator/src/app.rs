@@ -86,7 +86,7 @@ impl App {
         let path = &config.state_dir;
         std::fs::create_dir_all(path).map_err(|source| AppError::StateDir { path: path.clone(), source })?;
         let store = StoreHandle::new(SledStore::open(&path.join("store"))?);
-        let blobs = BlobStore::open(&path.join("artifacts"))?;
+        let blobs = BlobStore::open(path.join("artifacts"))?;
         let probes = Arc::new(ProbeSet::publish(&blobs)?);
         let pool = Pool::start(config.derive.threads)?;
         Ok(Self { config, store, blobs, probes, pool })

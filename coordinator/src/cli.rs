@@ -15,6 +15,7 @@ mod outcome;
 mod output;
 mod plan;
 mod progress;
+mod prune;
 mod resource;
 mod serve;
 mod table;
@@ -41,6 +42,7 @@ Exit codes:
    3  not found
 
 Examples:
+  reconvene prune --network resnet20 --budget params=1/16.21 --out m.onnx
   reconvene get devices
   reconvene plan -f deployment.yaml
   reconvene apply -f deployment.yaml --wait")]
@@ -75,6 +77,8 @@ enum Verb {
     Watch(watch::WatchArgs),
     /// Run the coordinator
     Serve(serve::ServeArgs),
+    /// Prune a network to a budget, without a coordinator
+    Prune(prune::PruneArgs),
     /// Write a completion script for a shell
     Completion(completion::CompletionArgs),
 }
@@ -107,6 +111,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Plan(args) => plan::run(args, &context).await,
         Verb::Watch(args) => watch::run(args, &context).await,
         Verb::Serve(args) => serve::run(args).await,
+        Verb::Prune(args) => prune::run(args, &context),
         Verb::Completion(args) => completion::run(args, &context),
     };
     match outcome {

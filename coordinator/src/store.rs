@@ -3,7 +3,6 @@
 
 pub mod artifact;
 pub mod assignment;
-pub mod calibration;
 pub mod deployment;
 pub mod derivation;
 pub mod device;
@@ -16,12 +15,10 @@ mod record;
 
 use proto::{DeviceId, Digest, Generation};
 
-use crate::class::ClassId;
 use crate::manifest::DeploymentManifest;
 
 pub use artifact::{ArtifactRecord, Footprint, LayerRecord, Serving};
 pub use assignment::{AssignmentOrder, AssignmentRecord};
-pub use calibration::CalibrationRecord;
 pub use deployment::{Applied, DeploymentPhase, DeploymentRecord, Outcome, OutcomeRecord, PredictedLatency};
 pub use derivation::{DerivationKey, DerivationRecord, DerivationState};
 pub use device::{DeviceRecord, HoldingRecord};
@@ -117,14 +114,4 @@ pub trait Store: Send + Sync {
 
     /// A device's intervals, oldest first.
     fn telemetry(&self, device: &DeviceId) -> Result<Vec<TelemetryRecord>, StoreError>;
-
-    /// Creates or changes a class's calibration in one conditional write.
-    fn update_calibration(
-        &self,
-        class: &ClassId,
-        change: &mut dyn FnMut(Option<CalibrationRecord>) -> CalibrationRecord,
-    ) -> Result<CalibrationRecord, StoreError>;
-
-    /// A class's calibration.
-    fn calibration(&self, class: &ClassId) -> Result<Option<CalibrationRecord>, StoreError>;
 }

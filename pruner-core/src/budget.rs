@@ -67,12 +67,14 @@ impl Budget {
 }
 
 impl Ceiling {
-    /// A figure with its unit.
+    /// A figure with its name and unit.
     pub fn figure(self, value: f64) -> String {
         match self {
-            Self::Params | Self::Macs => format!("{value:.0}"),
-            Self::Bytes | Self::Memory => format!("{value:.0} bytes"),
-            Self::Latency => format!("{value:.3} ms"),
+            Self::Params => format!("{value:.0} parameters"),
+            Self::Macs => format!("{value:.0} MACs"),
+            Self::Bytes => format!("a file of {value:.0} bytes"),
+            Self::Memory => format!("{value:.0} bytes of memory"),
+            Self::Latency => format!("a p95 latency of {value:.3} ms"),
         }
     }
 }

@@ -86,7 +86,7 @@ impl PrunePlan {
 pub enum PlanError {
     /// Even the smallest network breaks a ceiling.
     #[error(
-        "no network fits: the budget allows {} of {ceiling}, the smallest reachable has {}",
+        "no network fits: the budget allows {}, the smallest reachable has {}",
         ceiling.figure(*allowed), ceiling.figure(*smallest)
     )]
     NoFit {

@@ -64,6 +64,14 @@ pub(crate) enum CliError {
     /// The daemon could not start, or stopped.
     #[error(transparent)]
     Serve(Box<AppError>),
+    /// A file that cannot be written.
+    #[error("cannot write {path}", path = .path.display())]
+    Unwritable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Standard output or standard error is gone.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
@@ -96,6 +104,7 @@ impl CliError {
                 | AppError::Signal(_)
                 | AppError::Serve(_) => 1,
             },
+            Self::Unwritable { .. } => 73,
         })
     }
 
@@ -137,11 +146,11 @@ mod tests {
 
     #[test]
     fn causes_follow_in_one_line() {
-        let error = CliError::Unreadable {
-            path: "m.yaml".into(),
+        let error = CliError::Unwritable {
+            path: "m.onnx".into(),
             source: io::Error::new(io::ErrorKind::PermissionDenied, "no permission"),
         };
-        assert_eq!(error.line().unwrap(), "cannot read m.yaml: no permission");
-        assert_eq!(error.exit_code(), ExitCode::from(65));
+        assert_eq!(error.line().unwrap(), "cannot write m.onnx: no permission");
+        assert_eq!(error.exit_code(), ExitCode::from(73));
     }
 }

@@ -73,6 +73,6 @@ mod tests {
         let pool = Pool::start(2).unwrap();
         let panicked = pool.run(|| -> u32 { panic!("bad {}", 7) }).await;
         assert!(matches!(panicked, Err(PoolError::Panicked { message }) if message == "bad 7"));
-        assert_eq!(pool.run(|| rayon::current_num_threads()).await.unwrap(), 2);
+        assert_eq!(pool.run(rayon::current_num_threads).await.unwrap(), 2);
     }
 }

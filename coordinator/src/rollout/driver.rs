@@ -7,7 +7,7 @@ mod work;
 pub(crate) use work::score;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
@@ -52,7 +52,9 @@ pub struct Driver {
 
 /// The networks that were scored since the start, for whoever plans. Few and small beside a training.
 #[derive(Clone, Default)]
-pub struct Subjects(Arc<std::sync::Mutex<Vec<(SubjectKey, Arc<Subject>)>>>);
+pub struct Subjects(Arc<Mutex<Vec<Scored>>>);
+
+type Scored = (SubjectKey, Arc<Subject>);
 
 impl Subjects {
     /// The scored network, if it was scored since the start.

@@ -44,15 +44,8 @@ pub struct DerivationRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state")]
 pub enum DerivationState {
-    /// Waits for its turn.
+    /// Waits for its turn, or is under way; begun again after a restart.
     Queued,
-    /// In training.
-    Training {
-        /// Epochs finished.
-        epoch: u32,
-        /// Epochs in all.
-        epochs: u32,
-    },
     /// Its artifact is stored.
     Ready {
         /// The artifact.

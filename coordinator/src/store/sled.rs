@@ -11,11 +11,9 @@ use sled::{Db, Tree};
 
 use super::record::{Record, decode, encode, text};
 use super::{
-    Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, CalibrationRecord, DeploymentPhase,
-    DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Insertion, Store, StoreError,
-    TelemetryRecord, telemetry,
+    Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, DeploymentPhase, DeploymentRecord,
+    DerivationKey, DerivationRecord, DeviceRecord, Insertion, Store, StoreError, TelemetryRecord, telemetry,
 };
-use crate::class::ClassId;
 use crate::manifest::DeploymentManifest;
 
 /// Raised whenever older code could not use a folder that newer code wrote.
@@ -30,7 +28,6 @@ pub struct SledStore {
     artifacts: Tree,
     assignments: Tree,
     telemetry: Tree,
-    calibrations: Tree,
     disk: Disk,
 }
 
@@ -65,7 +62,6 @@ impl SledStore {
             artifacts: tree(ArtifactRecord::KIND)?,
             assignments: tree(AssignmentRecord::KIND)?,
             telemetry: tree(TelemetryRecord::KIND)?,
-            calibrations: tree(CalibrationRecord::KIND)?,
             disk: Disk {
                 db,
                 log,
@@ -310,22 +306,6 @@ impl Store for SledStore {
 
     fn telemetry(&self, device: &DeviceId) -> Result<Vec<TelemetryRecord>, StoreError> {
         list(&self.telemetry, &telemetry::prefix(device))
-    }
-
-    fn update_calibration(
-        &self,
-        class: &ClassId,
-        change: &mut dyn FnMut(Option<CalibrationRecord>) -> CalibrationRecord,
-    ) -> Result<CalibrationRecord, StoreError> {
-        self.swap(&self.calibrations, class.as_str().as_bytes(), &mut |stored| {
-            let mut record = change(stored);
-            record.class = class.clone();
-            Ok(record)
-        })
-    }
-
-    fn calibration(&self, class: &ClassId) -> Result<Option<CalibrationRecord>, StoreError> {
-        get(&self.calibrations, class.as_str().as_bytes())
     }
 }
 

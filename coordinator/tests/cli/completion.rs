@@ -15,7 +15,7 @@ fn shells_get_their_scripts() {
 
 #[test]
 fn every_verb_has_help_with_examples() {
-    for verb in ["get", "describe", "apply", "plan", "watch", "completion"] {
+    for verb in ["get", "describe", "apply", "plan", "watch", "serve", "prune", "completion"] {
         let help = reconvene("", &[verb, "--help"]).data();
         assert!(help.contains("Examples:") && help.contains(&format!("reconvene {verb}")), "{verb}: {help}");
     }

@@ -8,4 +8,5 @@ mod fleet;
 mod completion;
 mod deployments;
 mod lists;
+mod prune;
 mod refusals;

@@ -159,7 +159,7 @@ impl Next {
                 Some(DerivationState::Failed { reason }) => {
                     outcome.state = Outcome::Failed { reason: reason.clone() }
                 }
-                Some(DerivationState::Queued | DerivationState::Training { .. }) | None => {
+                Some(DerivationState::Queued) | None => {
                     let _ = self.derivations.entry(key).or_insert(None);
                 }
             }

@@ -101,7 +101,7 @@ impl Driver {
                 self.poke.poke(); // ended before: the next round sees it
                 return Ok(());
             }
-            DerivationState::Queued | DerivationState::Training { .. } => {}
+            DerivationState::Queued => {}
         }
         let cancel = self.shutdown.child_token();
         underway.derivations.insert(key, cancel.clone());

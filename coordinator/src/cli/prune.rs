@@ -1,0 +1,149 @@
+//! `reconvene prune`: one network to one budget on this machine, with no coordinator. Read `prune` top to bottom.
+
+mod arguments;
+mod destination;
+mod report;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use pruner_core::graph::cost::cost;
+use pruner_core::graph::onnx::{self, BatchNorms};
+use pruner_core::plan::{PlanError, Planner, WidthPolicy};
+use pruner_core::saliency::{self, Criterion, ScoreRecipe, Scores};
+use pruner_core::sensitivity::Measure;
+use pruner_core::zoo::{self, ZooNetwork};
+use pruner_core::{Network, Shape, init, rectify, surgery};
+
+use self::arguments::{CeilingArg, parse_shape, parse_share};
+use self::destination::Destination;
+use self::report::{Report, ReportFormat};
+use super::Context;
+use super::error::{CliError, chain};
+use super::progress::{Job, Progress, Stage};
+
+/// What to prune, and how far.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  reconvene prune --network resnet20 --budget params=1/16.21 --out m.onnx
+  reconvene prune --network vgg16-bn --budget macs=25%,size=2Mi --round-to 8 --out m.onnx
+  reconvene prune --network resnet20 --budget memory=256Ki --input 1x28x28 --out m.onnx -o json
+
+A ceiling is a figure (90k, 40M, 200Ki) or a share of what the dense network has (1/16.21, 25%).
+Exit code 4 if no network meets the budget; nothing is written then.")]
+pub(crate) struct PruneArgs {
+    /// The dense network: resnet20 or vgg16-bn
+    #[arg(long)]
+    network: String,
+    /// Ceilings: params=, macs=, size= (of the ONNX file) or memory= (at batch 1), separated by commas
+    #[arg(long, required = true, value_delimiter = ',', value_name = "CEILING")]
+    budget: Vec<CeilingArg>,
+    /// Where to write the ONNX file
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Channels, height and width of an image
+    #[arg(long, value_name = "CxHxW", default_value = "3x32x32", value_parser = parse_shape)]
+    input: Shape,
+    /// Classes to tell apart
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    classes: u16,
+    /// Seed of the weights
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Rounds of scoring
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Share of the weights that the last round keeps
+    #[arg(long, default_value = "1/16.21", value_parser = parse_share)]
+    density: f64,
+    /// No layer is left with fewer channels
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    min_channels: u16,
+    /// Make widths multiples of this
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    round_to: u16,
+    /// How to print the report
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: ReportFormat,
+}
+
+pub(crate) fn run(args: &PruneArgs, context: &Context) -> Result<(), CliError> {
+    let which: ZooNetwork =
+        args.network.parse().map_err(|error: zoo::UnknownNetwork| CliError::Missing(error.to_string()))?;
+    let destination = Destination::check(&args.out)?;
+    let report = prune(args, which, &destination, context)?;
+    context.terminal.say(&format!(
+        "{} is untrained: its weights are fresh, drawn from seed {}; train it before it serves",
+        args.out.display(),
+        args.seed
+    ));
+    report.print(args.output, &context.terminal)
+}
+
+/// Score, plan, surgery, fresh weights, ONNX.
+fn prune(
+    args: &PruneArgs,
+    which: ZooNetwork,
+    destination: &Destination,
+    context: &Context,
+) -> Result<Report, CliError> {
+    let graph = zoo::build(which, args.input, args.classes.into()).map_err(|e| CliError::Usage(chain(&e)))?;
+    let dense = cost(&graph);
+    let budget = arguments::budget(&args.budget, &dense)?;
+    let network = Network { weights: init::init(&graph, args.seed), graph };
+
+    let began = Instant::now();
+    let scores = score(args, which, &network, context)?;
+    let scored = Instant::now();
+
+    let policy = WidthPolicy { min_channels: args.min_channels.into(), ..WidthPolicy::default() };
+    let planner = Planner::new(&network.graph, &scores, Measure::Density, policy);
+    let plan = planner.plan(&budget, None, args.round_to.into()).map_err(refuse)?;
+    let pruned = surgery::apply(&network, &plan.keep).map_err(|e| CliError::Failed(chain(&e)))?;
+    let pruned = rectify::reinit(pruned, &network.graph, args.seed);
+    let file = onnx::encode(&pruned, BatchNorms::Folded).map_err(|e| CliError::Failed(chain(&e)))?;
+    destination.write(&file)?;
+
+    Ok(Report {
+        network: which.to_string(),
+        file: args.out.display().to_string(),
+        digest: proto::Digest::of(&file).to_string(),
+        dense,
+        pruned: cost(&pruned.graph),
+        layers: plan.layers.iter().map(report::layer).collect(),
+        seconds_to_score: (scored - began).as_secs_f64(),
+        seconds_to_prune: scored.elapsed().as_secs_f64(),
+    })
+}
+
+fn score(
+    args: &PruneArgs,
+    which: ZooNetwork,
+    network: &Network,
+    context: &Context,
+) -> Result<Scores, CliError> {
+    let recipe = ScoreRecipe {
+        criterion: Criterion::SynFlow,
+        rounds: args.rounds,
+        density: args.density,
+        seed: args.seed,
+    };
+    let name = format!("score {which}");
+    let mut progress = Progress::new(&context.terminal);
+    let scores = saliency::score(network, &recipe, &mut |done, total| {
+        let stage = if done == total { Stage::Finished } else { Stage::Running };
+        progress.job(&Job { name: &name, done: done.into(), total: total.into(), message: "", stage });
+        ControlFlow::Continue(())
+    });
+    progress.finish();
+    scores.map_err(|error| CliError::Failed(chain(&error)))
+}
+
+fn refuse(error: PlanError) -> CliError {
+    match error {
+        PlanError::NoFit { .. } => CliError::NoFit(format!("{error}; nothing was written")),
+        PlanError::NoLatencyModel => CliError::Failed(error.to_string()),
+    }
+}

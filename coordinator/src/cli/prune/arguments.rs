@@ -1,0 +1,131 @@
+//! What an operator writes for budgets, shapes and shares. Owns their spelling, never their meaning.
+
+use std::str::FromStr;
+
+use coordinator::limit::{Count, Limit};
+use proto::{ByteSize, Invalid};
+use pruner_core::Shape;
+use pruner_core::budget::Budget;
+use pruner_core::graph::cost::Cost;
+
+use crate::cli::error::CliError;
+
+/// One ceiling: `params=1/16.21`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum CeilingArg {
+    Params(Limit<Count>),
+    Macs(Limit<Count>),
+    Size(Limit<ByteSize>),
+    Memory(Limit<ByteSize>),
+}
+
+impl FromStr for CeilingArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, limit) = text.split_once('=').ok_or("a ceiling is written as in params=1/16.21")?;
+        let problem = |invalid: Invalid| invalid.problem;
+        match name {
+            "params" => limit.parse().map(Self::Params).map_err(problem),
+            "macs" => limit.parse().map(Self::Macs).map_err(problem),
+            "size" => limit.parse().map(Self::Size).map_err(problem),
+            "memory" => limit.parse().map(Self::Memory).map_err(problem),
+            "latencyP95" | "latency" => {
+                Err("a latency needs a device that has measured itself: use `reconvene plan`".to_owned())
+            }
+            _ => Err(format!("'{name}' is no ceiling; known: params, macs, size, memory")),
+        }
+    }
+}
+
+/// The ceilings as figures, given the dense network's cost.
+pub(super) fn budget(ceilings: &[CeilingArg], dense: &Cost) -> Result<Budget, CliError> {
+    let mut budget = Budget::default();
+    for ceiling in ceilings {
+        let (name, slot, figure) = match *ceiling {
+            CeilingArg::Params(limit) => ("params", &mut budget.params, limit.resolve(Count(dense.params)).0),
+            CeilingArg::Macs(limit) => ("macs", &mut budget.macs, limit.resolve(Count(dense.macs)).0),
+            CeilingArg::Size(limit) => ("size", &mut budget.bytes, limit.resolve(ByteSize(dense.bytes)).0),
+            CeilingArg::Memory(limit) => {
+                ("memory", &mut budget.memory_bytes, limit.resolve(ByteSize(dense.memory_bytes)).0)
+            }
+        };
+        if slot.replace(figure).is_some() {
+            return Err(CliError::Usage(format!("--budget gives {name} twice")));
+        }
+    }
+    Ok(budget)
+}
+
+/// `3x32x32`.
+pub(super) fn parse_shape(text: &str) -> Result<Shape, String> {
+    let refuse = || format!("'{text}' is not channels x height x width, as in 3x32x32");
+    let sides: Vec<u16> = text.split('x').map(str::parse).collect::<Result<_, _>>().map_err(|_| refuse())?;
+    match sides[..] {
+        [channels, height, width] if channels > 0 && height > 0 && width > 0 => {
+            Ok(Shape::new(channels.into(), height.into(), width.into()))
+        }
+        _ => Err(refuse()),
+    }
+}
+
+/// `1/16.21`, `6%` or `0.06`: more than 0, at most 1.
+pub(super) fn parse_share(text: &str) -> Result<f64, String> {
+    let share = match text.parse::<f64>() {
+        Ok(share) => Some(share),
+        Err(_) => match text.parse::<Limit<Count>>() {
+            Ok(Limit::OfDense(share)) => Some(share),
+            Ok(Limit::Absolute(_)) | Err(_) => None,
+        },
+    };
+    share
+        .filter(|&share| share > 0.0 && share <= 1.0)
+        .ok_or_else(|| format!("'{text}' is not a share above 0 and at most 1, such as 1/16.21, 6% or 0.06"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DENSE: Cost = Cost { params: 272_474, macs: 40_000_000, bytes: 1000, memory_bytes: 2000 };
+
+    fn read(texts: &[&str]) -> Result<Budget, String> {
+        let ceilings = texts.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>()?;
+        budget(&ceilings, &DENSE).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn ceilings_become_figures() {
+        let budget = read(&["params=1/16.21", "macs=10M", "size=25%", "memory=1Ki"]).unwrap();
+        assert_eq!((budget.params, budget.macs), (Some(16_809), Some(10_000_000)));
+        assert_eq!((budget.bytes, budget.memory_bytes), (Some(250), Some(1024)));
+        assert_eq!(budget.latency_p95_ms, None);
+    }
+
+    #[test]
+    fn ceilings_that_are_none_say_what_is_allowed() {
+        for (text, expected) in [
+            ("params", "a ceiling is written as in params=1/16.21"),
+            ("weights=5", "'weights' is no ceiling; known: params, macs, size, memory"),
+            ("params=lots", "'lots' is not a positive number such as 16800, 90k or 1.2M"),
+        ] {
+            assert_eq!(read(&[text]).unwrap_err(), expected);
+        }
+        assert_eq!(read(&["macs=1M", "macs=2M"]).unwrap_err(), "--budget gives macs twice");
+        assert!(read(&["latency=1ms"]).unwrap_err().contains("reconvene plan"));
+    }
+
+    #[test]
+    fn shapes_and_shares() {
+        assert_eq!(parse_shape("1x28x28"), Ok(Shape::new(1, 28, 28)));
+        for bad in ["", "3", "3x32", "3x32x32x1", "0x1x1", "ax1x1", "99999999x1x1"] {
+            assert!(parse_shape(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_share("25%"), Ok(0.25));
+        assert_eq!(parse_share("1/4"), Ok(0.25));
+        assert_eq!(parse_share("0.25"), Ok(0.25));
+        for bad in ["", "0", "2", "nan", "90k", "1/0.5"] {
+            assert!(parse_share(bad).is_err(), "{bad}");
+        }
+    }
+}

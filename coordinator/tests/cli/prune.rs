@@ -1,0 +1,98 @@
+//! `prune` end to end: a real network, scored in a few rounds, to a file.
+
+use std::path::Path;
+
+use insta::assert_snapshot;
+
+use crate::binary::{Run, reconvene};
+
+fn prune(out: &Path, arguments: &[&str]) -> Run {
+    let mut all = vec!["prune", "--network", "resnet20", "--rounds", "5", "--out", out.to_str().unwrap()];
+    all.extend(arguments);
+    // Nobody listens there: this verb needs no coordinator.
+    reconvene("http://127.0.0.1:9", &all)
+}
+
+fn report(run: Run) -> serde_json::Value {
+    serde_json::from_str(&run.data()).unwrap()
+}
+
+#[test]
+fn a_sixteenth_of_resnet20() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("m.onnx");
+    let run = prune(&out, &["--budget", "params=1/16.21", "-o", "json"]);
+    assert!(run.stderr.contains("is untrained"), "{run:?}");
+    let report = report(run);
+    assert_eq!(report["dense"]["params"], 272_474);
+    let pruned = report["pruned"]["params"].as_u64().unwrap();
+    assert!((12_000..=16_809).contains(&pruned), "fits the budget and uses it: {pruned}");
+    let file = std::fs::read(&out).unwrap();
+    assert_eq!(report["pruned"]["bytes"].as_u64().unwrap(), file.len() as u64, "the promised length");
+    assert_eq!(report["digest"], proto::Digest::of(&file).to_string());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing but the file");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let digest = |name: &str, seed: &str| {
+        let budget = ["--budget", "macs=25%,size=1Mi", "-o", "json", "--seed", seed];
+        report(prune(&folder.path().join(name), &budget))["digest"].clone()
+    };
+    assert_eq!(digest("a", "7"), digest("b", "7"));
+    assert_ne!(digest("a", "7"), digest("c", "8"));
+}
+
+#[test]
+fn people_read_layers_and_totals() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("m.onnx");
+    let table = prune(&out, &["--budget", "params=25%", "--round-to", "4"]).data();
+    assert!(table.starts_with("LAYER ") && table.contains("\nTOTAL "), "{table}");
+    assert!(table.contains("layer3.2.conv1"), "{table}");
+    let row = table.lines().find(|line| line.starts_with("params")).unwrap();
+    assert!(row.contains("272,474") && row.contains("1/"), "{row}");
+}
+
+#[test]
+fn a_budget_that_cannot_be_met() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("m.onnx");
+    std::fs::write(&out, "as it was").unwrap();
+    let run = prune(&out, &["--budget", "params=100"]);
+    assert_eq!((run.code, run.stdout.as_str()), (4, ""));
+    let line = run.stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
+    assert_snapshot!("no_fit", line);
+    assert_eq!(std::fs::read(&out).unwrap(), b"as it was");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn bad_input_is_refused_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("m.onnx");
+    let unwritable = folder.path().join("missing/m.onnx");
+    let line = prune(&unwritable, &["--budget", "params=25%"]).complaint(73);
+    let missing = unwritable.parent().unwrap().display();
+    assert_eq!(line, format!("cannot write {}: there is no folder {missing}", unwritable.display()));
+    assert!(prune(folder.path(), &["--budget", "params=25%"]).complaint(73).ends_with("is a directory"));
+    let file = out.to_str().unwrap();
+    let unknown = ["prune", "--network", "resnet50", "--budget", "params=25%", "--out", file];
+    let line = reconvene("", &unknown).complaint(3);
+    assert_eq!(line, "there is no network 'resnet50'; known: resnet20, vgg16-bn");
+    for (arguments, expected) in [
+        (&["--budget", "weights=5"][..], "'weights' is no ceiling; known: params, macs, size, memory"),
+        (
+            &["--budget", "params=25%", "--input", "32"],
+            "'32' is not channels x height x width, as in 3x32x32",
+        ),
+        (&["--budget", "params=1/2,params=1/4"], "--budget gives params twice"),
+        (&[], "--budget <CEILING>"),
+    ] {
+        let run = prune(&out, arguments);
+        assert_eq!(run.code, 2, "{run:?}");
+        assert!(run.stderr.contains(expected), "{run:?}");
+    }
+    assert!(!out.exists());
+}
