@@ -19,6 +19,7 @@ use crate::slot::Installed;
 
 pub mod check;
 pub mod engine;
+pub mod framing;
 
 use engine::{Engine, EngineError};
 

@@ -189,14 +189,14 @@ async fn what_does_not_pass_fails_with_a_reason_and_the_previous_model_serves() 
     let reason = ending(&mut fake, 4).await.unwrap_err();
     assert!(reason.starts_with("self-test: output 3 is"), "{reason}");
 
-    let garbage = Model { bytes: b"\x08\x08 no model at all".to_vec(), ..next.clone() };
+    let garbage = Model { bytes: vec![0xff; 64], ..next.clone() };
     let mut assignment = next.assignment(5);
     assignment.model.artifact.digest = proto::Digest::of(&garbage.bytes);
     assignment.model.artifact.size = proto::ByteSize(garbage.bytes.len() as u64);
     fake.serve_file(assignment.model.artifact.digest, whole(&garbage));
     fake.assign(assignment).await;
     let reason = ending(&mut fake, 5).await.unwrap_err();
-    assert!(reason.contains("cannot load the model"), "{reason}");
+    assert!(reason.contains("the model file is not sound"), "{reason}");
 
     fake.assign({
         let mut unknown = next.assignment(6);
