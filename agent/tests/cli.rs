@@ -1,4 +1,5 @@
 //! The real binary: what it prints and how it exits.
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, fail the test by panicking")]
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;

@@ -1,4 +1,5 @@
 //! The agent against a coordinator that the test plays: real wire, real files, real models.
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, fail the test by panicking")]
 
 use std::time::Duration;
 
