@@ -53,7 +53,7 @@ pub enum LatencyError {
 
 impl LatencyModel {
     /// The model that comes closest to the measured times, by least squares of the relative errors. `lanes`: f32 numbers
-    /// per vector register; output channels are counted in whole vectors.
+    /// per vector register; the positions of a map are counted in whole pairs of vectors.
     pub fn fit(lanes: u32, samples: &[(&Graph, Latency)]) -> Result<Self, LatencyError> {
         if lanes == 0 {
             return Err(LatencyError::NoLanes);
