@@ -6,6 +6,7 @@
 //! of a device, memory and latency alike, is that of a single image.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::slot::Installed;
 
 pub mod check;
 pub mod engine;
+pub mod framing;
 
 use engine::{Engine, EngineError};
 
@@ -72,8 +74,7 @@ enum Job {
 pub struct Runner {
     jobs: mpsc::Sender<Job>,
     active: watch::Sender<Option<Arc<ServedModel>>>,
-    tallies: Arc<Mutex<Tallies>>,
-    turn: Arc<Mutex<()>>,
+    bench: Arc<Bench>,
 }
 
 impl Runner {
@@ -81,9 +82,9 @@ impl Runner {
     pub fn start(tracker: &TaskTracker) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (active, _) = watch::channel(None);
-        let runner = Self { jobs, active, tallies: Arc::default(), turn: Arc::default() };
-        let (tallies, turn) = (runner.tallies.clone(), runner.turn.clone());
-        tracker.spawn_blocking(move || run(queue, &tallies, &turn));
+        let runner = Self { jobs, active, bench: Arc::default() };
+        let bench = runner.bench.clone();
+        tracker.spawn_blocking(move || bench.run(queue));
         runner
     }
 
@@ -113,11 +114,15 @@ impl Runner {
         }
     }
 
-    /// Whether the inference thread answers within `limit`.
+    /// Whether the inference thread answers within `limit`, or at least finishes images meanwhile.
     pub async fn is_alive(&self, limit: Duration) -> bool {
+        let before = self.bench.images.load(Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         let asked = async { self.jobs.send(Job::Ping(reply)).await.is_ok() && answer.await.is_ok() };
-        tokio::time::timeout(limit, asked).await.unwrap_or(false)
+        match tokio::time::timeout(limit, asked).await {
+            Ok(answered) => answered,
+            Err(_) => self.bench.images.load(Ordering::Relaxed) != before,
+        }
     }
 
     /// Ends the inference thread after what waits.
@@ -129,12 +134,12 @@ impl Runner {
 
     /// Takes the tallies since the last call.
     pub fn take_tallies(&self) -> Tallies {
-        std::mem::take(&mut *lock(&self.tallies))
+        std::mem::take(&mut *lock(&self.bench.tallies))
     }
 
     /// Keeps the engine to oneself while the guard lives: probes and requests take turns, image by image.
     pub fn turn(&self) -> MutexGuard<'_, ()> {
-        lock(&self.turn)
+        lock(&self.bench.turn)
     }
 
     async fn put(&self, job: Job) -> Result<(), InferError> {
@@ -150,36 +155,44 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn run(mut queue: mpsc::Receiver<Job>, tallies: &Mutex<Tallies>, turn: &Mutex<()>) {
-    while let Some(job) = queue.blocking_recv() {
-        match job {
-            // Whoever asked may have given up by now; then nobody reads the answer.
-            Job::Ping(reply) => drop(reply.send(())),
-            Job::Infer { reply, .. } if reply.is_closed() => {}
-            Job::Infer { model, images, reply } => drop(reply.send(infer(&model, &images, tallies, turn))),
-            Job::Stop => return,
-        }
-    }
+/// What the inference thread and the handles share.
+#[derive(Default)]
+struct Bench {
+    tallies: Mutex<Tallies>,
+    /// Held while the engine computes.
+    turn: Mutex<()>,
+    /// Images that were finished, well or not.
+    images: AtomicU64,
 }
 
-fn infer(
-    model: &ServedModel,
-    images: &[f32],
-    tallies: &Mutex<Tallies>,
-    turn: &Mutex<()>,
-) -> Result<Vec<f32>, EngineError> {
-    let mut outputs = Vec::new();
-    for image in images.chunks_exact(model.engine.numel()) {
-        let exclusive = lock(turn);
-        let started = Instant::now();
-        let result = model.engine.run(image);
-        let elapsed = started.elapsed();
-        drop(exclusive);
-        let outcome = if result.is_ok() { Outcome::Answered(elapsed) } else { Outcome::Failed };
-        record(&mut lock(tallies), &model.installed, outcome);
-        outputs.extend(result?);
+impl Bench {
+    fn run(&self, mut queue: mpsc::Receiver<Job>) {
+        while let Some(job) = queue.blocking_recv() {
+            match job {
+                // Whoever asked may have given up by now; then nobody reads the answer.
+                Job::Ping(reply) => drop(reply.send(())),
+                Job::Infer { reply, .. } if reply.is_closed() => {}
+                Job::Infer { model, images, reply } => drop(reply.send(self.infer(&model, &images))),
+                Job::Stop => return,
+            }
+        }
     }
-    Ok(outputs)
+
+    fn infer(&self, model: &ServedModel, images: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let mut outputs = Vec::new();
+        for image in images.chunks_exact(model.engine.numel()) {
+            let exclusive = lock(&self.turn);
+            let started = Instant::now();
+            let result = model.engine.run(image);
+            let elapsed = started.elapsed();
+            drop(exclusive);
+            self.images.fetch_add(1, Ordering::Relaxed);
+            let outcome = if result.is_ok() { Outcome::Answered(elapsed) } else { Outcome::Failed };
+            record(&mut lock(&self.tallies), &model.installed, outcome);
+            outputs.extend(result?);
+        }
+        Ok(outputs)
+    }
 }
 
 fn record(tallies: &mut Tallies, installed: &Installed, outcome: Outcome) {

@@ -17,6 +17,10 @@ use crate::runner::{Runner, ServedModel};
 use crate::slot::{Installed, Slots};
 use crate::state::{self, FileError, StateDir};
 
+mod trial;
+
+use trial::Trials;
+
 /// Why an assignment was given up.
 #[derive(Debug, thiserror::Error)]
 enum UpdateError {
@@ -24,6 +28,8 @@ enum UpdateError {
     Fetch(#[from] FetchError),
     #[error(transparent)]
     Check(#[from] CheckError),
+    #[error("the agent died {} times while checking this model", trial::LIMIT)]
+    Deadly,
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -32,7 +38,7 @@ impl UpdateError {
     fn is_retryable(&self) -> bool {
         match self {
             Self::Fetch(error) => error.is_retryable(),
-            Self::Check(_) => false,
+            Self::Check(_) | Self::Deadly => false,
             Self::File(_) => true,
         }
     }
@@ -210,7 +216,14 @@ impl Updater {
         if let Source::Active = source {
             state::replace(&staged, &bytes)?;
         }
-        let engine = match check(&self.tracker, bytes, &installed.model, self.threads).await {
+        let trials = Trials::of(&self.state);
+        if trials.unfinished(desired(assignment))? >= trial::LIMIT {
+            return Err(UpdateError::Deadly);
+        }
+        trials.begin(desired(assignment))?;
+        let checked = check(&self.tracker, bytes, &installed.model, self.threads).await;
+        trials.end()?;
+        let engine = match checked {
             Ok(engine) => engine,
             Err(error) => {
                 state::remove(&staged)?;

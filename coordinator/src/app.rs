@@ -100,6 +100,7 @@ impl App {
         let bound = listener.local_addr().map_err(refuse)?;
         let path = self.config.state_dir.join(ADDRESS_FILE);
         write_address(&path, bound).map_err(|source| AppError::StateDir { path, source })?;
+        tracing::info!(address = %bound, state_dir = %self.config.state_dir.display(), "listening");
         Ok(listener)
     }
 

@@ -50,7 +50,7 @@ async fn a_coordinator_killed_while_it_trains_ends_in_the_same_state() {
     let found = scene.operator.deployment(DEPLOYMENT).await.unwrap().expect("what was applied is kept");
     assert_eq!(found.generation, generation);
     assert_ne!(found.phase, "Complete", "it was not killed in the middle");
-    let deployment = scene.operator.completed(DEPLOYMENT, generation, LIMIT).await.unwrap();
+    let deployment = scene.settled(generation).await;
     assert_eq!(&digests(&deployment), undisturbed().await);
 }
 
@@ -67,7 +67,7 @@ async fn a_coordinator_killed_while_it_rolls_out_ends_in_the_same_state() {
     scene.coordinator.kill9().unwrap();
     proxy.set(Fault::None);
     scene.coordinator.restart().await.unwrap();
-    let deployment = scene.operator.completed(DEPLOYMENT, generation, LIMIT).await.unwrap();
+    let deployment = scene.settled(generation).await;
     assert_eq!(&digests(&deployment), undisturbed().await);
 }
 
@@ -90,7 +90,7 @@ async fn an_agent_killed_in_a_download_ends_in_the_same_state() {
     one.kill9().unwrap();
     proxy.set(Fault::None);
     one.restart().unwrap();
-    let deployment = scene.operator.completed(DEPLOYMENT, generation, LIMIT).await.unwrap();
+    let deployment = scene.settled(generation).await;
     let expected = &undisturbed().await["one"];
     assert_eq!(&digests(&deployment)["one"], expected);
     let device = scene.operator.device("one").await.unwrap().unwrap();
@@ -104,7 +104,8 @@ async fn a_download_that_is_cut_again_and_again_goes_on_where_it_was() {
     let _one = scene.agent("one", proxy.address()).await;
     // No connection brings the whole file: one that began anew each time would never end.
     proxy.set(Fault::CutAfter(400_000));
-    let deployment = scene.complete(&manifest(&scene)).await;
+    let generation = scene.apply(&manifest(&scene)).await;
+    let deployment = scene.settled(generation).await;
     assert_eq!(digests(&deployment)["one"], undisturbed().await["one"]);
     let size = scene.operator.artifact(&digests(&deployment)["one"]).await.unwrap().footprint.unwrap().bytes;
     assert!(size > 800_000, "{size} bytes come through in less than three connections");

@@ -15,7 +15,7 @@ use fleet_tests::binaries::Binaries;
 use fleet_tests::coordinator::{CoordinatorConfig, CoordinatorProcess};
 use fleet_tests::daemon::Daemon;
 use fleet_tests::dataset::patterns::Patterns;
-use fleet_tests::operator::Operator;
+use fleet_tests::operator::{Operator, describe};
 use fleet_tests::poll::{Answer, wait_until};
 use proto::v1;
 use tempfile::TempDir;
@@ -77,6 +77,20 @@ impl Scene {
     pub(crate) async fn complete(&self, manifest: &DeploymentManifest) -> v1::Deployment {
         let generation = self.apply(manifest).await;
         self.operator.completed(DEPLOYMENT, generation, LIMIT).await.unwrap()
+    }
+}
+
+impl Scene {
+    /// A deployment, once every device serves what it was given. One that was away when the deployment completed gets
+    /// there later.
+    pub(crate) async fn settled(&self, generation: u64) -> v1::Deployment {
+        wait_until("every device to be active", LIMIT, async || {
+            let deployment = self.operator.completed(DEPLOYMENT, generation, LIMIT).await?;
+            let is_settled = deployment.devices.iter().all(|outcome| outcome.state == "Active");
+            Ok(if is_settled { Answer::Ready(deployment) } else { Answer::NotYet(describe(&deployment)) })
+        })
+        .await
+        .unwrap()
     }
 }
 

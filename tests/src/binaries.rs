@@ -51,18 +51,8 @@ fn build() -> Result<Binaries> {
     let target = folder.parent().context("the target folder has no parent")?;
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args([
-            "build",
-            "--locked",
-            "--quiet",
-            "-p",
-            "coordinator",
-            "-p",
-            "agent",
-            "--bins",
-            "--profile",
-            profile,
-        ])
+        // The whole workspace: another selection would unify other features and compile the large crates once more.
+        .args(["build", "--locked", "--quiet", "--workspace", "--bins", "--profile", profile])
         .arg("--target-dir")
         .arg(target)
         .arg("--manifest-path")

@@ -58,7 +58,7 @@ impl Scale {
     /// Images that each device is asked about, one at a time.
     fn requests(self) -> usize {
         match self {
-            Self::Quick => 300,
+            Self::Quick => 500,
             Self::Full => 1_000,
         }
     }

@@ -47,6 +47,8 @@ fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(config::log_filter()))
         .with_writer(std::io::stderr)
+        // A log that nobody reads any more must not stop the agent.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use rten::{Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, op_registry};
 use rten_tensor::{NdTensorView, Tensor};
 
+use super::framing::{self, FramingError};
+
 /// The engine's name in the profile.
 pub const NAME: &str = "rten";
 
@@ -28,6 +30,9 @@ pub struct Engine {
 /// Why a model does not load or run.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// The file is damaged, or made to do damage.
+    #[error("the model file is not sound")]
+    Framing(#[from] FramingError),
     /// The file is no model that this engine reads.
     #[error("the engine cannot load the model: {0}")]
     Load(String),
@@ -57,6 +62,7 @@ pub enum EngineError {
 impl Engine {
     /// Loads an ONNX model; one inference uses `threads` threads, which are this engine's alone.
     pub fn load(bytes: Vec<u8>, threads: usize) -> Result<Self, EngineError> {
+        framing::check(&bytes)?;
         guard("loading", || Self::load_unguarded(bytes, threads))
     }
 
@@ -79,7 +85,6 @@ impl Engine {
             MatMul,
             MaxPool,
             Mul,
-            Pad,
             ReduceMean,
             Relu,
             Reshape,

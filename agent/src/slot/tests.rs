@@ -73,7 +73,8 @@ fn an_empty_device_has_nothing() {
 fn an_update_survives_a_crash_after_every_step() {
     // Each step is what `install` and `activate` do to the disk, in their order; a restart looks after each.
     let json = serde_json::to_vec(&installed(2, b"two")).unwrap();
-    let steps: [(&str, &dyn Fn(&Device)); 5] = [
+    type Step<'a> = (&'a str, &'a dyn Fn(&Device));
+    let steps: [Step; 5] = [
         ("manifest half written", &|d| fs::write(d.path("slots/b/manifest.new"), &json[..9]).unwrap()),
         ("manifest there", &|d| fs::write(d.path("slots/b/manifest.json"), &json).unwrap()),
         ("model there", &|d| fs::rename(d.staged(b"two"), d.path("slots/b/model.onnx")).unwrap()),

@@ -1,5 +1,6 @@
 //! `reconvene serve`: the daemon, until it is told to stop.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use coordinator::{App, AppError, Config};
@@ -25,7 +26,8 @@ pub(crate) struct ServeArgs {
 pub(crate) async fn run(args: &ServeArgs) -> Result<(), CliError> {
     let config = Config::read(&args.config).map_err(CliError::Config)?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     let failed = |error| CliError::Serve(Box::new(error));
     let app = tokio::task::block_in_place(|| App::open(config)).map_err(failed)?;
     let listener = app.listen().await.map_err(failed)?;

@@ -1,0 +1,71 @@
+//! Checks that ended the process. Owns the count, on disk, of how often one assignment was being checked when the
+//! agent died: a model file that exhausts memory would else do so at every start, for ever.
+
+use std::path::PathBuf;
+
+use proto::{Digest, Generation};
+use serde::{Deserialize, Serialize};
+
+use crate::reconcile::Desired;
+use crate::state::{self, FileError, StateDir};
+
+/// So many deaths are no accident: one may be a power cut, three of the same check are not.
+pub(super) const LIMIT: u32 = 3;
+
+/// The check under way, if any.
+#[derive(Debug, Serialize, Deserialize)]
+struct Trial {
+    generation: Generation,
+    digest: Digest,
+    begun: u32,
+}
+
+/// Where it is written.
+#[derive(Debug, Clone)]
+pub(super) struct Trials(PathBuf);
+
+impl Trials {
+    pub(super) fn of(state: &StateDir) -> Self {
+        Self(state.root().join("checking.json"))
+    }
+
+    /// How often a check of `desired` was begun and did not end.
+    pub(super) fn unfinished(&self, desired: Desired) -> Result<u32, FileError> {
+        let stored = state::read(&self.0)?.and_then(|json| serde_json::from_slice::<Trial>(&json).ok());
+        let same = |trial: &Trial| trial.generation == desired.generation && trial.digest == desired.digest;
+        Ok(stored.filter(same).map_or(0, |trial| trial.begun))
+    }
+
+    /// Notes that a check of `desired` begins.
+    pub(super) fn begin(&self, desired: Desired) -> Result<(), FileError> {
+        let begun = self.unfinished(desired)? + 1;
+        let trial = Trial { generation: desired.generation, digest: desired.digest, begun };
+        state::replace(&self.0, &serde_json::to_vec(&trial).expect("a trial is plain data"))
+    }
+
+    /// Notes that the check ended, one way or the other.
+    pub(super) fn end(&self) -> Result<(), FileError> {
+        state::remove(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_unfinished_checks_of_the_same_assignment_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let trials = Trials::of(&StateDir::open(dir.path()).unwrap());
+        let desired = |generation| Desired { generation: Generation(generation), digest: Digest::of(b"m") };
+        assert_eq!(trials.unfinished(desired(1)).unwrap(), 0);
+        trials.begin(desired(1)).unwrap();
+        trials.begin(desired(1)).unwrap();
+        assert_eq!(trials.unfinished(desired(1)).unwrap(), 2);
+        assert_eq!(trials.unfinished(desired(2)).unwrap(), 0);
+        trials.begin(desired(2)).unwrap();
+        assert_eq!(trials.unfinished(desired(2)).unwrap(), 1);
+        trials.end().unwrap();
+        assert_eq!(trials.unfinished(desired(2)).unwrap(), 0);
+    }
+}

@@ -1,0 +1,175 @@
+//! The real binary: what it prints and how it exits.
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, fail the test by panicking")]
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+fn agent(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reconvene-agent"));
+    command.args(arguments).env_remove("RUST_LOG");
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    agent(arguments).output().unwrap()
+}
+
+/// Standard error, which must be one line.
+fn line(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+fn config(dir: &Path, text: &str) -> String {
+    let path = dir.join("agent.toml");
+    let state = dir.join("state");
+    // Nobody listens on port 9: no test finds a coordinator that happens to run on this machine.
+    let base =
+        format!("device_id = 'gw-1'\ncoordinator = 'http://127.0.0.1:9'\nstate_dir = '{}'", state.display());
+    std::fs::write(&path, format!("{base}\n{text}")).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A running agent, killed when it goes out of scope.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Running {
+    /// Starts `run` and waits until it says that it is ready.
+    fn start(config: &str) -> Self {
+        let mut child = agent(&["run", "--config", config]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut seen = String::new();
+        while !seen.contains("ready") {
+            let read = log.read_line(&mut seen).unwrap();
+            assert!(read > 0, "it ended: {seen}");
+        }
+        Self(child)
+    }
+
+    fn terminate(mut self) -> i32 {
+        let pid = rustix::process::Pid::from_raw(self.0.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < deadline {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code().unwrap();
+            }
+            std::thread::yield_now();
+        }
+        panic!("it does not stop");
+    }
+}
+
+#[test]
+fn a_bad_config_exits_64_with_one_line_that_names_the_key() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, named) in [
+        ("colour = 'red'", "colour"),
+        ("[serve]\nlisten = 'here'", "serve.listen"),
+        ("[engine]\nthreads = 0", "engine.threads"),
+    ] {
+        let output = output(&["run", "--config", &config(dir.path(), text)]);
+        assert_eq!(output.status.code(), Some(64));
+        assert!(line(&output).contains(named));
+    }
+    assert!(!dir.path().join("state").exists(), "nothing was made");
+}
+
+#[test]
+fn a_missing_config_exits_64_and_says_which() {
+    let output = output(&["run", "--config", "/nowhere/agent.toml"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(line(&output).contains("/nowhere/agent.toml does not exist"));
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_made_exits_73() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("state"), "a file").unwrap();
+    let output = output(&["run", "--config", &config(dir.path(), "")]);
+    assert_eq!(output.status.code(), Some(73));
+    assert!(line(&output).contains("cannot use the state directory"));
+}
+
+#[test]
+fn a_port_in_use_exits_71() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let output = output(&["run", "--config", &config(dir.path(), &format!("[serve]\nlisten = '{address}'"))]);
+    assert_eq!(output.status.code(), Some(71));
+    assert!(line(&output).contains(&format!("{address} is in use")));
+}
+
+#[test]
+fn the_profile_needs_nothing_and_parses() {
+    let output = output(&["profile", "-o", "json"]);
+    assert!(output.status.success());
+    let profile: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(profile["arch"], std::env::consts::ARCH);
+    assert_eq!(profile["engine"], "rten");
+    assert!(profile["logical_cores"].as_u64().unwrap() >= 1);
+    assert!(profile["memory_total"].as_u64().unwrap() > 0);
+    let table = agent(&["profile"]).output().unwrap();
+    assert!(String::from_utf8(table.stdout).unwrap().contains("Instruction sets"));
+}
+
+#[test]
+fn the_shipped_config_is_the_default() {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config/agent.toml");
+    let output = agent(&["profile", "--config", shipped, "-o", "json"])
+        .env("RECONVENE_AGENT__STATE_DIR", "/nonexistent")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", line(&output));
+}
+
+#[test]
+fn usage_errors_exit_2_and_help_has_examples() {
+    assert_eq!(output(&["fly"]).status.code(), Some(2));
+    let help = output(&["--help"]);
+    assert!(String::from_utf8(help.stdout).unwrap().contains("Examples:"));
+}
+
+#[test]
+fn status_tells_a_running_agent_from_a_stopped_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "[serve]\nlisten = '127.0.0.1:0'");
+    let before = output(&["status", "--config", &config]);
+    assert_eq!(before.status.code(), Some(3));
+    assert!(line(&before).contains("does not exist"));
+
+    let status = || -> Value {
+        let output = output(&["status", "--config", &config, "-o", "json"]);
+        assert!(output.status.success());
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let running = Running::start(&config);
+    let seen = status();
+    assert_eq!((&seen["running"], &seen["ready"]), (&Value::Bool(true), &Value::Bool(false)));
+    let bound = std::fs::read_to_string(dir.path().join("state/serving-address")).unwrap();
+    assert_eq!(seen["serving_address"], bound);
+
+    let second = output(&["run", "--config", &config]);
+    assert_eq!(second.status.code(), Some(73));
+    assert!(line(&second).contains("another reconvene-agent"));
+
+    assert_eq!(running.terminate(), 0);
+    assert_eq!(status()["running"], false);
+    drop(Running::start(&config));
+    assert_eq!(status()["running"], false, "killed, its stale address is not believed");
+    assert_eq!(Running::start(&config).terminate(), 0);
+}

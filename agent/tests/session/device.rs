@@ -1,0 +1,85 @@
+//! An agent in this process, with a state directory of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agent::config::{Config, EngineConfig, ServeConfig};
+use agent::{App, AppError};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A running agent.
+pub(crate) struct Device {
+    pub(crate) api: SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), AppError>>,
+}
+
+impl Device {
+    /// Starts an agent on `state_dir` that looks for its coordinator at `coordinator`.
+    pub(crate) async fn start(state_dir: PathBuf, coordinator: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = listener.local_addr().unwrap();
+        let config = Config {
+            device_id: "gw-1".parse().unwrap(),
+            coordinator: format!("http://{coordinator}"),
+            state_dir,
+            labels: [("site".to_owned(), "berlin".to_owned())].into(),
+            engine: EngineConfig { threads: 1 },
+            serve: ServeConfig { listen: api },
+        };
+        let app = App::open(config).unwrap();
+        let stop = CancellationToken::new();
+        let task = TaskTracker::new().spawn(app.run(listener, stop.clone().cancelled_owned()));
+        Self { api, stop, task }
+    }
+
+    /// Stops it as SIGTERM does.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(15), self.task).await;
+        ended.expect("it stops within its grace period").unwrap().unwrap();
+    }
+
+    /// A GET of the inference API: status and body.
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        call(self.api, path.to_owned(), None).await
+    }
+
+    /// A POST to the inference API: status and body.
+    pub(crate) async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        call(self.api, path.to_owned(), Some(body)).await
+    }
+
+    /// Waits until it serves some model.
+    pub(crate) async fn ready(&self) {
+        let poll = async {
+            while self.get("/v2/health/ready").await.0 != 200 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), poll).await.expect("it serves");
+    }
+}
+
+/// One call of the inference API.
+pub(crate) async fn call(api: SocketAddr, path: String, body: Option<Value>) -> (u16, Value) {
+    let blocking = move || {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(30)))
+            .build()
+            .into();
+        let url = format!("http://{api}{path}");
+        let mut response = match body {
+            Some(body) => agent.post(&url).send_json(body).unwrap(),
+            None => agent.get(&url).call().unwrap(),
+        };
+        (response.status().as_u16(), response.body_mut().read_json().unwrap())
+    };
+    TaskTracker::new().spawn_blocking(blocking).await.unwrap()
+}

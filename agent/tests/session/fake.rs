@@ -1,0 +1,231 @@
+//! A coordinator that says what the test tells it to, over the real wire.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Welcome};
+use proto::v1::artifact_service_server::{ArtifactService, ArtifactServiceServer};
+use proto::v1::session_service_server::{SessionService, SessionServiceServer};
+use proto::{ArtifactRef, Digest, SpoolPosition, v1};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::{Server, TcpIncoming};
+use tonic::{Request, Response, Status, Streaming};
+
+/// A file as the coordinator sends it, which need not be what its digest says.
+#[derive(Clone)]
+pub(crate) struct File {
+    pub(crate) bytes: Vec<u8>,
+    /// The first download ends with an error after so many bytes.
+    pub(crate) cut_after: Option<usize>,
+}
+
+#[derive(Default)]
+struct Script {
+    probes: Vec<ArtifactRef>,
+    files: HashMap<Digest, File>,
+    downloads: Vec<(Digest, u64)>,
+    assignment: Option<Assignment>,
+    outbox: Option<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
+    stored: Vec<(SpoolPosition, proto::LatencyInterval)>,
+}
+
+/// The coordinator; dropping it closes every connection.
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
+    script: Arc<Mutex<Script>>,
+    heard: mpsc::UnboundedReceiver<AgentMessage>,
+    tell: mpsc::UnboundedSender<AgentMessage>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Clone)]
+struct Service {
+    script: Arc<Mutex<Script>>,
+    tell: mpsc::UnboundedSender<AgentMessage>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Fake {
+    pub(crate) async fn start() -> Self {
+        let (tell, heard) = mpsc::unbounded_channel();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let mut fake = Self { address, script: Arc::default(), heard, tell, tasks, stop };
+        fake.listen().await;
+        fake
+    }
+
+    /// Listens again after [`Fake::stop`], on the same port, with what it had stored.
+    pub(crate) async fn listen(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.address = listener.local_addr().unwrap();
+        (self.tasks, self.stop) = (TaskTracker::new(), CancellationToken::new());
+        let service = Service {
+            script: self.script.clone(),
+            tell: self.tell.clone(),
+            tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
+        };
+        let server = Server::builder()
+            .add_service(SessionServiceServer::new(service.clone()))
+            .add_service(ArtifactServiceServer::new(service))
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener), self.stop.clone().cancelled_owned());
+        self.tasks.spawn(server);
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        self.stop.cancel();
+        self.script.lock().unwrap().outbox = None;
+        self.tasks.close();
+        tokio::time::timeout(Duration::from_secs(10), self.tasks.wait()).await.expect("connections close");
+        while self.heard.try_recv().is_ok() {}
+    }
+
+    pub(crate) fn serve_file(&self, digest: Digest, file: File) {
+        self.script.lock().unwrap().files.insert(digest, file);
+    }
+
+    pub(crate) fn ask_for(&self, probe: ArtifactRef) {
+        self.script.lock().unwrap().probes.push(probe);
+    }
+
+    /// Sends the assignment now, and again at every new session.
+    pub(crate) async fn assign(&self, assignment: Assignment) {
+        let outbox = {
+            let mut script = self.script.lock().unwrap();
+            script.assignment = Some(assignment.clone());
+            script.outbox.clone()
+        };
+        if let Some(outbox) = outbox {
+            outbox.send(Ok(CoordinatorMessage::Assignment(assignment).into())).await.unwrap();
+        }
+    }
+
+    /// Offsets of the downloads of one file so far.
+    pub(crate) fn offsets(&self, digest: Digest) -> Vec<u64> {
+        let script = self.script.lock().unwrap();
+        script.downloads.iter().filter(|(known, _)| *known == digest).map(|(_, offset)| *offset).collect()
+    }
+
+    /// Telemetry as it was stored, once per position.
+    pub(crate) fn stored(&self) -> Vec<(SpoolPosition, proto::LatencyInterval)> {
+        self.script.lock().unwrap().stored.clone()
+    }
+
+    /// The first message from now on that `pick` takes.
+    pub(crate) async fn hear<T>(
+        &mut self,
+        what: &str,
+        mut pick: impl FnMut(&AgentMessage) -> Option<T>,
+    ) -> T {
+        let search = async {
+            loop {
+                let message = self.heard.recv().await.expect("the fake holds a sender");
+                if let Some(found) = pick(&message) {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), search)
+            .await
+            .unwrap_or_else(|_| panic!("never heard {what}"))
+    }
+}
+
+#[tonic::async_trait]
+impl SessionService for Service {
+    type SessionStream = ReceiverStream<Result<v1::CoordinatorMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (outbox, messages) = mpsc::channel(64);
+        let (probes, assignment) = {
+            let mut script = self.script.lock().unwrap();
+            script.outbox = Some(outbox.clone());
+            (script.probes.clone(), script.assignment.clone())
+        };
+        let welcome = Welcome { heartbeat_interval_ms: 100, telemetry_interval_ms: 200, probes };
+        outbox.send(Ok(CoordinatorMessage::Welcome(welcome).into())).await.unwrap();
+        if let Some(assignment) = assignment {
+            outbox.send(Ok(CoordinatorMessage::Assignment(assignment).into())).await.unwrap();
+        }
+        let service = self.clone();
+        self.tasks.spawn(async move {
+            let stop = service.stop.clone();
+            let ended = stop.run_until_cancelled(service.listen(request.into_inner(), &outbox)).await;
+            if ended.is_none() {
+                drop(outbox.send(Err(Status::unavailable("stopping"))).await);
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+impl Service {
+    async fn listen(
+        &self,
+        mut inbox: Streaming<v1::AgentMessage>,
+        outbox: &mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
+    ) {
+        while let Ok(Some(message)) = inbox.message().await {
+            let message = AgentMessage::try_from(message).expect("the agent sends valid messages");
+            if let AgentMessage::Telemetry(position, interval) = &message {
+                self.store(*position, interval);
+                drop(outbox.send(Ok(CoordinatorMessage::TelemetryAck(*position).into())).await);
+            }
+            drop(self.tell.send(message));
+        }
+    }
+
+    fn store(&self, position: SpoolPosition, interval: &proto::LatencyInterval) {
+        let mut script = self.script.lock().unwrap();
+        match script.stored.last() {
+            Some((last, _)) if last.epoch == position.epoch && position.sequence <= last.sequence => {}
+            Some((last, _)) => {
+                assert_eq!((position.epoch, position.sequence), (last.epoch, last.sequence + 1), "a gap");
+                script.stored.push((position, interval.clone()));
+            }
+            None => script.stored.push((position, interval.clone())),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ArtifactService for Service {
+    type DownloadStream = Pin<Box<dyn Stream<Item = Result<v1::Chunk, Status>> + Send>>;
+
+    async fn download(
+        &self,
+        request: Request<v1::DownloadRequest>,
+    ) -> Result<Response<Self::DownloadStream>, Status> {
+        let request = request.into_inner();
+        let digest: Digest = request.digest.parse().unwrap();
+        let mut script = self.script.lock().unwrap();
+        script.downloads.push((digest, request.offset));
+        let file = script.files.get_mut(&digest).ok_or_else(|| Status::not_found("no such artifact"))?;
+        let end = file.cut_after.unwrap_or(file.bytes.len());
+        let was_cut = file.cut_after.take().is_some();
+        let start = request.offset as usize;
+        let mut answers: Vec<Result<v1::Chunk, Status>> = Vec::new();
+        for (index, data) in file.bytes[start..end].chunks(4096).enumerate() {
+            let offset = request.offset + index as u64 * 4096;
+            answers.push(Ok(v1::Chunk { offset, data: data.to_vec() }));
+        }
+        if was_cut {
+            answers.push(Err(Status::unavailable("cut")));
+        }
+        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
+    }
+}
