@@ -73,6 +73,6 @@ impl ProbeSet {
 }
 
 /// Single-precision numbers per vector register; 4 where the device does not say, the least of those in use.
-pub fn lanes(profile: &HardwareProfile) -> u32 {
+fn lanes(profile: &HardwareProfile) -> u32 {
     profile.vector_lanes().unwrap_or(4)
 }

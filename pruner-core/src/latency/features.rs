@@ -1,8 +1,8 @@
 //! What an engine pays for, counted on the graph that it runs: batch norms folded, ReLUs nearly free, shapes known.
 //!
 //! An engine runs a convolution as a matrix product of its filters with the gathered columns, one column per output
-//! position, and its kernels take two vector registers of columns at a time (rten: 32 with AVX-512, 16 with AVX2, 8 with
-//! NEON): the positions of a small map are padded to that. So it is they that count in whole tiles here, not channels.
+//! position, and its kernels take two vector registers of columns at a time (rten: 32 with AVX-512, 16 with AVX2; others
+//! are taken to be alike): the positions of a small map are padded to that. So it is they that count in whole tiles here, not channels.
 
 use crate::graph::{Graph, Node, NodeId, Op, Shape};
 
