@@ -28,7 +28,7 @@ pub(super) fn latency_and_accuracy(rows: &[Row]) -> String {
     axes(&mut svg, &scale);
     let mut devices: Vec<&str> = rows.iter().map(|row| row.device.as_str()).collect();
     devices.dedup();
-    for (device, colour) in devices.iter().zip(COLOURS.iter().cycle()) {
+    for (index, (device, colour)) in devices.iter().zip(COLOURS.iter().cycle()).enumerate() {
         let own: Vec<_> = points.iter().filter(|(row, _)| row.device == *device).collect();
         if let [(_, dense), (_, fitted)] = own[..] {
             let ((x1, y1), (x2, y2)) = (scale.place(*dense), scale.place(*fitted));
@@ -39,7 +39,9 @@ pub(super) fn latency_and_accuracy(rows: &[Row]) -> String {
             );
         }
         for (row, point) in own {
-            dot(&mut svg, row, scale.place(*point), colour);
+            let place = scale.place(*point);
+            dot(&mut svg, place, row.model, colour);
+            name(&mut svg, place, row, (colour, index));
         }
     }
     svg.push_str("</svg>");
@@ -50,21 +52,29 @@ fn point(row: &Row) -> Option<Point> {
     Some(Point { p95_ms: row.measured_p95_ms?, percent: row.test_accuracy? * 100.0 })
 }
 
-/// A filled dot for a fitted model, an open one for a dense one; both named.
-fn dot(svg: &mut String, row: &Row, (x, y): (f64, f64), colour: &str) {
-    let fill = if row.model == "fitted" { colour } else { "white" };
-    let params = row.footprint.map_or(0, |footprint| footprint.params);
-    // Towards the middle, so that no text runs off the picture.
-    let (anchor, dx) = if x > WIDTH * 0.6 { ("end", -10.0) } else { ("start", 10.0) };
+/// A filled dot for a fitted model, an open one for a dense one.
+fn dot(svg: &mut String, (x, y): (f64, f64), model: &str, colour: &str) {
+    let fill = if model == "fitted" { colour } else { "white" };
     let _ = writeln!(
         svg,
-        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"6\" fill=\"{fill}\" stroke=\"{colour}\" stroke-width=\"2\"/>\n\
-         <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{} {} ({}k)</text>",
+        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"6\" fill=\"{fill}\" stroke=\"{colour}\" stroke-width=\"2\"/>"
+    );
+}
+
+/// Device and model beside a dot: below a fitted one; above a dense one, each device higher than the one before, since
+/// devices that hold the same dense network have the same accuracy.
+fn name(svg: &mut String, (x, y): (f64, f64), row: &Row, (colour, index): (&str, usize)) {
+    let params = row.footprint.map_or(0, |footprint| footprint.params).div_ceil(1000);
+    // Towards the middle, so that no text runs off the picture.
+    let (anchor, dx) = if x > WIDTH * 0.6 { ("end", -10.0) } else { ("start", 10.0) };
+    let dy = if row.model == "fitted" { 18.0 } else { -8.0 - 15.0 * index as f64 };
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{} {} ({params}k)</text>",
         x + dx,
-        y - 8.0,
+        y + dy,
         row.device,
-        row.model,
-        params.div_ceil(1000)
+        row.model
     );
 }
 
@@ -115,7 +125,7 @@ impl Scale {
         });
         let low = (tight.low / 10.0).floor() * 10.0;
         let high = ((tight.high / 10.0).ceil() * 10.0).max(low + 10.0);
-        Self { p95_ms: (tight.p95_ms * 1.1).max(0.1), low, high }
+        Self { p95_ms: 4.0 * round_step(tight.p95_ms / 4.0), low, high }
     }
 
     fn place(&self, point: Point) -> (f64, f64) {
@@ -123,6 +133,16 @@ impl Scale {
         let up = (point.percent - self.low) / (self.high - self.low);
         (MARGIN + across * (WIDTH - 2.0 * MARGIN), HEIGHT - MARGIN - up * (HEIGHT - 2.0 * MARGIN))
     }
+}
+
+/// The least of 1, 2, 2.5, 5 and 10 times a power of ten that is larger than `least`.
+fn round_step(least: f64) -> f64 {
+    let power = 10f64.powf(least.max(0.01).log10().floor());
+    [1.0, 2.0, 2.5, 5.0]
+        .map(|step| step * power)
+        .into_iter()
+        .find(|&step| step > least)
+        .unwrap_or(10.0 * power)
 }
 
 #[cfg(test)]

@@ -51,3 +51,8 @@ fn a_device_without_a_model_has_no_dot() {
     let absent = Row { measured_p95_ms: None, ..row("gw-a", "fitted", 1.0, 0.5) };
     assert_eq!(latency_and_accuracy(&[absent]).matches("<circle").count(), 0);
 }
+
+#[test]
+fn steps_are_round() {
+    assert_eq!([0.3, 1.17, 2.2, 4.0, 7.0, 12.0].map(round_step), [0.5, 2.0, 2.5, 5.0, 10.0, 20.0]);
+}
