@@ -15,9 +15,9 @@ use crate::daemon::{Confinement, Daemon, last_core};
 use crate::operator::Operator;
 use crate::poll::{Answer, wait_until};
 
-/// Period of a quota: what the kernel and systemd take by default. Much longer than one inference, so that the stall at
-/// its end strikes few of them: it shows in the 99th percentile and in the rate, hardly in the 95th.
-const QUOTA_PERIOD: Duration = Duration::from_millis(100);
+/// About as long as an inference takes, and the kernel's least for half a core: each image then waits for its share. With
+/// long periods most images run at full speed and a few stop for the rest of a period, which no model of times predicts.
+const QUOTA_PERIOD: Duration = Duration::from_millis(2);
 
 /// How long an agent may take until the coordinator holds its whole profile.
 const PROFILE_LIMIT: Duration = Duration::from_secs(120);

@@ -82,8 +82,9 @@ impl Report {
         let stages: Vec<String> = self.seconds.iter().map(|(stage, s)| format!("{stage} {s:.1}")).collect();
         let test_images = self.rows.iter().map(|row| row.test_images).max().unwrap_or(0);
         let requests = self.rows.iter().map(|row| row.requests).max().unwrap_or(0);
+        let explanations: String = self.rows.iter().filter_map(explanation).collect();
         format!(
-            "{table}\naccuracy: on {test_images} test images; measured: by the agent itself, {requests} of them, one \
+            "{table}\n{explanations}accuracy: on {test_images} test images; measured: by the agent itself, {requests} of them, one \
              at a time, while the other devices and the trainer rest\nseconds: {} (in all {total:.1})\nfiles: {}",
             stages.join(", "),
             self.folder.display()
@@ -107,7 +108,7 @@ fn cells(row: &Row) -> [String; 11] {
         or_dash(row.test_accuracy.map(|accuracy| format!("{:.2} %", accuracy * 100.0))),
         pair(row.predicted_p50_ms, row.predicted_p95_ms),
         pair(row.measured_p50_ms, row.measured_p95_ms),
-        outcome(&row.outcome),
+        verdict(&row.outcome).to_owned(),
     ]
 }
 
@@ -125,14 +126,25 @@ fn budget(budget: &v1::Ceilings) -> String {
     if ceilings.is_empty() { "none".to_owned() } else { ceilings.join("\n") }
 }
 
-fn outcome(outcome: &Outcome) -> String {
+/// The last column: a word; why follows below the table.
+fn verdict(outcome: &Outcome) -> &'static str {
     match outcome {
-        Outcome::Unbounded => "-".to_owned(),
-        Outcome::Met => "met".to_owned(),
-        Outcome::NoFit { reason } => format!("no fit: {reason}"),
-        Outcome::Disturbed { miss, cause } => format!("missed: {miss}; {cause}"),
-        Outcome::Missed { miss } => format!("missed: {miss}"),
+        Outcome::Unbounded => "-",
+        Outcome::Met => "met",
+        Outcome::NoFit { .. } => "no fit",
+        Outcome::Disturbed { .. } | Outcome::Missed { .. } => "missed",
     }
+}
+
+/// Why a row is not met.
+fn explanation(row: &Row) -> Option<String> {
+    let why = match &row.outcome {
+        Outcome::Unbounded | Outcome::Met => return None,
+        Outcome::NoFit { reason } => reason.clone(),
+        Outcome::Disturbed { miss, cause } => format!("{miss}; {cause}"),
+        Outcome::Missed { miss } => miss.clone(),
+    };
+    Some(format!("{} {}: {why}\n", row.device, row.model))
 }
 
 /// `12,345`.
