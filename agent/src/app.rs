@@ -110,7 +110,6 @@ impl App {
         let address = listener.local_addr().map_err(AppError::Serve)?.to_string();
         state::replace(&state.serving_address(), address.as_bytes()).map_err(refuse)?;
         let parts = Parts { config: &config, state: &state, runner: &runner, spool: &spool, tasks: &tasks };
-        let started = Instant::now();
         parts.spawn(slots, address.clone(), &stop)?;
         let mut server = tasks.spawn(serve::run(listener, runner.clone(), stop.clone()));
         let status = systemd::status(&runner);
@@ -122,12 +121,13 @@ impl App {
         };
         systemd::stopping();
         tracing::info!("stopping");
+        let stopping = Instant::now();
         stop.cancel();
         let stopped = tokio::time::timeout(GRACE, async {
             tasks.close();
             tasks.wait().await;
             runner.stop().await;
-            report::close(&runner, &spool, started.elapsed()).await;
+            report::close(&runner, &spool, stopping.elapsed()).await;
             inference.close();
             inference.wait().await;
         });

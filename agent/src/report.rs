@@ -26,7 +26,10 @@ pub async fn run(
     loop {
         let due = started + *interval.borrow_and_update();
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => {
+                close(&runner, &spool, started.elapsed()).await;
+                return;
+            }
             () = tokio::time::sleep_until(due.into()) => {
                 close(&runner, &spool, started.elapsed()).await;
                 started = Instant::now();

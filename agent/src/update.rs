@@ -236,7 +236,10 @@ impl Updater {
         };
         self.slots.activate(slot)?;
         self.runner.swap(ServedModel { installed, engine });
-        self.clear_staging()?;
+        if let Err(error) = self.clear_staging() {
+            // The model serves and is on the disk: leftovers do not make that a failure.
+            tracing::warn!(error = crate::app::describe(&error), "superseded downloads are left behind");
+        }
         Ok(())
     }
 

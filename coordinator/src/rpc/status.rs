@@ -7,7 +7,7 @@ use proto::{Digest, Invalid};
 use tonic::Status;
 
 use crate::blob::BlobError;
-use crate::derive::{DeriveError, PoolError};
+use crate::derive::DeriveError;
 use crate::manifest::ManifestError;
 use crate::store::StoreError;
 
@@ -61,10 +61,6 @@ pub(super) fn derive(error: DeriveError) -> Status {
         | DeriveError::Run(_)
         | DeriveError::Encode(_) => internal(text),
     }
-}
-
-pub(super) fn pool(error: PoolError) -> Status {
-    internal(chain(&error))
 }
 
 pub(super) fn reading(digest: Digest, error: &io::Error) -> Status {
