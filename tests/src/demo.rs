@@ -43,7 +43,7 @@ impl Scale {
     fn images(self) -> usize {
         match self {
             Self::Quick => 3_000,
-            Self::Full => 15_000,
+            Self::Full => 12_000,
         }
     }
 
@@ -51,7 +51,7 @@ impl Scale {
     fn epochs(self) -> u32 {
         match self {
             Self::Quick => 2,
-            Self::Full => 8,
+            Self::Full => 6,
         }
     }
 
