@@ -1,7 +1,6 @@
 //! The agent as a whole: opens its state, wires the tasks to one another, runs them, stops them. Owns the wiring and
 //! the order of start and stop; the work is done elsewhere.
 
-use std::error::Error;
 use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
@@ -58,18 +57,6 @@ pub struct App {
     slots: Slots,
     spool: Spool,
     lock: File,
-}
-
-/// An error with its causes on one line, for logs and for the coordinator.
-pub fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 impl App {

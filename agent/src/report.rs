@@ -46,7 +46,7 @@ pub async fn close(runner: &Runner, spool: &SharedSpool, elapsed: Duration) {
         return;
     }
     if let Err(error) = spool.append(intervals).await {
-        tracing::error!(error = crate::app::describe(&error), "an interval of latencies is lost");
+        tracing::error!(error = crate::causes::describe(&error), "an interval of latencies is lost");
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-use crate::app::describe;
+use crate::causes::describe;
 use crate::config::Config;
 use crate::runner::{Runner, ServedModel};
 use crate::spool::shared::SharedSpool;

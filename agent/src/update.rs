@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
-use crate::app::describe;
+use crate::causes::describe;
 use crate::fetch::{self, FetchError};
 use crate::reconcile::{self, Action, Desired};
 use crate::runner::check::{CheckError, check};
@@ -238,7 +238,7 @@ impl Updater {
         self.runner.swap(ServedModel { installed, engine });
         if let Err(error) = self.clear_staging() {
             // The model serves and is on the disk: leftovers do not make that a failure.
-            tracing::warn!(error = crate::app::describe(&error), "superseded downloads are left behind");
+            tracing::warn!(error = crate::causes::describe(&error), "superseded downloads are left behind");
         }
         Ok(())
     }

@@ -16,10 +16,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::blob::BlobStore;
 use crate::board::Board;
+use crate::causes::chain;
 use crate::derive::{Pool, Subject, SubjectKey};
 use crate::fleet::Fleet;
 use crate::probes::ProbeSet;
-use crate::rpc::chain;
 use crate::store::{
     ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Store,
     StoreError, StoreHandle,

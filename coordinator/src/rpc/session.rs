@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status;
+use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::config::SessionConfig;
 use crate::fleet::{Fleet, Outgoing, Presence, SessionKey};
@@ -141,7 +142,7 @@ impl SessionRpc {
         match ended {
             End::Closed => tracing::info!(%device, "session closed"),
             End::Silent => tracing::warn!(%device, "device fell silent"),
-            End::Store(error) => tracing::error!(%device, error = status::chain(&error), "session given up"),
+            End::Store(error) => tracing::error!(%device, error = chain(&error), "session given up"),
             End::Refused(invalid) => {
                 tracing::warn!(%device, %invalid, "device refused");
                 let _ = outbox.try_send(Outgoing::Refusal(invalid)); // where its outbox is full, closing must do
@@ -153,7 +154,7 @@ impl SessionRpc {
                 store.update_device(&device, &mut |record| record.last_seen_unix_ms = seen).map(drop)
             });
             if let Err(error) = noted.await {
-                tracing::warn!(error = status::chain(&error), "when the device was last seen is not stored");
+                tracing::warn!(error = chain(&error), "when the device was last seen is not stored");
             }
             self.poke.poke();
         }

@@ -7,6 +7,7 @@ use pruner_core::plan::PrunePlan;
 
 use super::{Driver, Snapshot};
 use crate::budgeting::matches;
+use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::corrections::Corrections;
 use crate::derive::{Derivation, SubjectKey};
@@ -15,7 +16,6 @@ use crate::manifest::DeploymentSpec;
 use crate::probes::ProbeSet;
 use crate::rollout::plan::{self, Status};
 use crate::rollout::state::{Presence, Rollout};
-use crate::rpc::chain;
 use crate::store::{
     AssignmentOrder, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationState, DeviceRecord,
     Outcome, OutcomeRecord, PredictedLatency, StoreError,

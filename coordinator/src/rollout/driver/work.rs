@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Driver, Ended, Underway};
 use crate::blob::BlobStore;
 use crate::board::{JobId, Reporter};
+use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::derive::{self, DeriveError, Derived, Pool, Subject, SubjectKey};
 use crate::manifest::DeploymentSpec;
-use crate::rpc::chain;
 use crate::store::{
     ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DerivationState,
     Footprint, LayerRecord, Serving, Store, StoreError, StoreHandle,
