@@ -1,7 +1,6 @@
 //! The agent as a whole: opens its state, wires the tasks to one another, runs them, stops them. Owns the wiring and
 //! the order of start and stop; the work is done elsewhere.
 
-use std::error::Error;
 use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
@@ -60,18 +59,6 @@ pub struct App {
     lock: File,
 }
 
-/// An error with its causes on one line, for logs and for the coordinator.
-pub fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 impl App {
     /// Opens the state directory, which must be this agent's alone.
     pub fn open(config: Config) -> Result<Self, AppError> {
@@ -110,7 +97,6 @@ impl App {
         let address = listener.local_addr().map_err(AppError::Serve)?.to_string();
         state::replace(&state.serving_address(), address.as_bytes()).map_err(refuse)?;
         let parts = Parts { config: &config, state: &state, runner: &runner, spool: &spool, tasks: &tasks };
-        let started = Instant::now();
         parts.spawn(slots, address.clone(), &stop)?;
         let mut server = tasks.spawn(serve::run(listener, runner.clone(), stop.clone()));
         let status = systemd::status(&runner);
@@ -122,12 +108,13 @@ impl App {
         };
         systemd::stopping();
         tracing::info!("stopping");
+        let stopping = Instant::now();
         stop.cancel();
         let stopped = tokio::time::timeout(GRACE, async {
             tasks.close();
             tasks.wait().await;
             runner.stop().await;
-            report::close(&runner, &spool, started.elapsed()).await;
+            report::close(&runner, &spool, stopping.elapsed()).await;
             inference.close();
             inference.wait().await;
         });

@@ -2,6 +2,7 @@
 //! reports. It knows no pruning, and it serves its last good model with no coordinator at all.
 
 pub mod app;
+pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod fetch;

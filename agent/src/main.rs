@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use agent::app::describe;
+use agent::causes::describe;
 use agent::cli::{Cli, execute};
 use clap::Parser as _;
 

@@ -26,7 +26,10 @@ pub async fn run(
     loop {
         let due = started + *interval.borrow_and_update();
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => {
+                close(&runner, &spool, started.elapsed()).await;
+                return;
+            }
             () = tokio::time::sleep_until(due.into()) => {
                 close(&runner, &spool, started.elapsed()).await;
                 started = Instant::now();
@@ -43,7 +46,7 @@ pub async fn close(runner: &Runner, spool: &SharedSpool, elapsed: Duration) {
         return;
     }
     if let Err(error) = spool.append(intervals).await {
-        tracing::error!(error = crate::app::describe(&error), "an interval of latencies is lost");
+        tracing::error!(error = crate::causes::describe(&error), "an interval of latencies is lost");
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-use crate::app::describe;
+use crate::causes::describe;
 use crate::config::Config;
 use crate::runner::{Runner, ServedModel};
 use crate::spool::shared::SharedSpool;
@@ -218,7 +218,12 @@ impl Session {
                 );
                 self.telemetry_interval
                     .send_replace(Duration::from_millis(u64::from(welcome.telemetry_interval_ms)));
-                self.probes.send_replace(Some(welcome.probes.clone()));
+                // Told again at each connection; only a difference is worth interrupting a measurement.
+                self.probes.send_if_modified(|known| {
+                    let changed = known.as_ref() != Some(&welcome.probes);
+                    *known = Some(welcome.probes.clone());
+                    changed
+                });
                 Ok(welcome)
             }
             CoordinatorMessage::Assignment(_) | CoordinatorMessage::TelemetryAck(_) => {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
-use crate::app::describe;
+use crate::causes::describe;
 use crate::fetch::{self, FetchError};
 use crate::reconcile::{self, Action, Desired};
 use crate::runner::check::{CheckError, check};
@@ -236,7 +236,10 @@ impl Updater {
         };
         self.slots.activate(slot)?;
         self.runner.swap(ServedModel { installed, engine });
-        self.clear_staging()?;
+        if let Err(error) = self.clear_staging() {
+            // The model serves and is on the disk: leftovers do not make that a failure.
+            tracing::warn!(error = crate::causes::describe(&error), "superseded downloads are left behind");
+        }
         Ok(())
     }
 

@@ -163,6 +163,7 @@ impl App {
         let artifact = ArtifactRpc { blobs: blobs.clone(), tasks: tasks.clone() };
         let operator = OperatorRpc {
             store: store.clone(),
+            blobs: blobs.clone(),
             fleet: fleet.clone(),
             board: board.clone(),
             pool: pool.clone(),

@@ -45,7 +45,7 @@ pub enum BlobError {
         digest: Digest,
     },
     /// It is not what was stored.
-    #[error("the stored file {path} is damaged: {problem}; remove it and derive the artifact again")]
+    #[error("the stored file {path} is damaged: {problem}; apply its deployment again to derive it anew")]
     Damaged {
         /// The file.
         path: PathBuf,

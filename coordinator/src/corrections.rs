@@ -47,13 +47,20 @@ impl Corrections {
 /// The network behind each artifact that was derived from `subject`, by digest.
 fn served_graphs(store: &dyn Store, subject: &Subject) -> Result<BTreeMap<Digest, Graph>, StoreError> {
     let derived = store.derivations()?.into_iter().filter(|record| record.network == subject.name);
-    let graphs = derived.filter_map(|record| {
-        let DerivationState::Ready { artifact } = record.state else { return None };
-        let plan: PrunePlan = serde_json::from_value(record.plan).ok()?;
-        // A plan for the same network at another input shape does not fit; it says nothing here.
-        Some((artifact, subject.planned_graph(&plan).ok()?))
-    });
-    Ok(graphs.collect())
+    let mut graphs = BTreeMap::new();
+    for record in derived {
+        let DerivationState::Ready { artifact } = record.state else { continue };
+        let Some(known) = store.artifact(artifact)? else { continue };
+        let shape = subject.network.graph.input_shape();
+        let same_input =
+            known.serving.input_shape == [shape.channels, shape.height, shape.width].map(|n| n as u32);
+        let Ok(plan) = serde_json::from_value::<PrunePlan>(record.plan) else { continue };
+        // The same network for images of another size takes another time: it says nothing here.
+        if let (true, Ok(graph)) = (same_input, subject.planned_graph(&plan)) {
+            graphs.insert(artifact, graph);
+        }
+    }
+    Ok(graphs)
 }
 
 fn summary(telemetry: &[TelemetryRecord], digest: Digest) -> Option<Summary> {

@@ -11,7 +11,7 @@ use pruner_core::plan::{PlanError, PrunePlan};
 use pruner_core::surgery::SurgeryError;
 
 use crate::budgeting::{self, BudgetError, Ceilings, DenseFigures};
-use crate::class::ClassKey;
+use crate::class::{ClassId, ClassKey};
 use crate::corrections::Corrections;
 use crate::derive::Subject;
 use crate::manifest::{BudgetRule, DeploymentSpec};
@@ -104,6 +104,22 @@ pub enum FitError {
     Surgery(#[source] Arc<SurgeryError>),
 }
 
+/// What like devices got before: a device that comes later gets the same, if that is within its budget.
+#[derive(Debug, Clone)]
+pub struct Precedent {
+    /// Their class.
+    pub class: ClassId,
+    /// Their budget rule's place in the deployment.
+    pub rule: Option<usize>,
+    /// What they got.
+    pub plan: PrunePlan,
+}
+
+/// The place of the budget rule for a device with these labels; `None` where no rule is for it.
+pub fn rule(spec: &DeploymentSpec, labels: &BTreeMap<String, String>) -> Option<usize> {
+    spec.budgets.iter().position(|rule| budgeting::matches(&rule.selector, labels))
+}
+
 struct Member<'a> {
     candidate: &'a Candidate,
     model: LatencyModel,
@@ -117,6 +133,7 @@ pub fn fit(
     spec: &DeploymentSpec,
     candidates: &[Candidate],
     corrections: &Corrections,
+    precedents: &[Precedent],
 ) -> Vec<Fitting> {
     let mut fittings = Vec::with_capacity(candidates.len());
     let mut groups: BTreeMap<(ClassKey, Option<usize>), Vec<Member<'_>>> = BTreeMap::new();
@@ -124,8 +141,19 @@ pub fn fit(
         let class = candidate.class.clone();
         match member(subject, probes, &spec.budgets, candidate, corrections) {
             Ok(member) => {
-                let selected = |rule: &BudgetRule| budgeting::matches(&rule.selector, &candidate.labels);
-                groups.entry((class, spec.budgets.iter().position(selected))).or_default().push(member);
+                let rule = rule(spec, &candidate.labels);
+                let alike = precedents.iter().filter(|p| p.class == class.id() && p.rule == rule);
+                match alike.filter_map(|p| follow(subject, &member, &p.plan)).next() {
+                    Some(verdict) => {
+                        fittings.push(Fitting {
+                            id: candidate.id.clone(),
+                            class,
+                            budget: member.budget,
+                            verdict,
+                        });
+                    }
+                    None => groups.entry((class, rule)).or_default().push(member),
+                }
             }
             Err(error) => {
                 let verdict = Verdict::Unusable(error);
@@ -181,16 +209,28 @@ fn plan(
 ) -> Planned {
     let profile = slowest_profile(members);
     let model = probes.latency_model(&profile)?.corrected(correction);
-    let budget = Budget {
+    let plan =
+        subject.planner.plan(&with_headroom(budget), Some(&model), ROUND_TO).map_err(FitError::Plan)?;
+    let graph = subject.planned_graph(&plan).map_err(|error| FitError::Surgery(Arc::new(error)))?;
+    Ok((Arc::new(plan), graph))
+}
+
+/// The verdict for a device that gets `plan` as others did, if that is within its budget.
+fn follow(subject: &Subject, member: &Member<'_>, plan: &PrunePlan) -> Option<Verdict> {
+    let graph = subject.planned_graph(plan).ok()?;
+    let predicted = member.model.predict(&graph);
+    let broken = with_headroom(&member.budget).broken(&plan.promised, Some(predicted));
+    broken.is_none().then(|| Verdict::Fit { plan: Arc::new(plan.clone()), predicted })
+}
+
+fn with_headroom(budget: &Ceilings) -> Budget {
+    Budget {
         params: budget.params,
         macs: budget.macs,
         bytes: budget.bytes,
         memory_bytes: budget.memory_bytes,
         latency_p95_ms: budget.latency_p95_ms.map(|ceiling| ceiling * (1.0 - LATENCY_HEADROOM)),
-    };
-    let plan = subject.planner.plan(&budget, Some(&model), ROUND_TO).map_err(FitError::Plan)?;
-    let graph = subject.planned_graph(&plan).map_err(|error| FitError::Surgery(Arc::new(error)))?;
-    Ok((Arc::new(plan), graph))
+    }
 }
 
 fn verdict(planned: &Planned, model: &LatencyModel) -> Verdict {

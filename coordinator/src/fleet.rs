@@ -101,13 +101,14 @@ impl Fleet {
         self.lock().live.get(device).map(|session| session.presence.clone())
     }
 
-    /// Hands a message to a device's session. False where it is not connected or its outbox is full: it will be
-    /// sent what it needs when it connects again.
-    pub fn send(&self, device: &DeviceId, message: CoordinatorMessage) -> bool {
-        self.lock()
-            .live
-            .get(device)
-            .is_some_and(|session| session.outbox.try_send(Outgoing::Message(message)).is_ok())
+    /// Hands a message to a device's session. One that is not connected is sent what it needs when it connects; one that
+    /// takes nothing is made to connect again.
+    pub fn send(&self, device: &DeviceId, message: CoordinatorMessage) {
+        if let Some(session) = self.lock().live.get(device)
+            && session.outbox.try_send(Outgoing::Message(message)).is_err()
+        {
+            session.closed.cancel();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {

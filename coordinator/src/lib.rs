@@ -5,6 +5,7 @@ pub mod blob;
 pub mod board;
 pub mod budgeting;
 pub mod calibration;
+pub mod causes;
 pub mod class;
 pub mod config;
 pub mod corrections;

@@ -9,4 +9,3 @@ mod view;
 pub(crate) use artifact::ArtifactRpc;
 pub(crate) use operator::OperatorRpc;
 pub(crate) use session::SessionRpc;
-pub(crate) use status::chain;

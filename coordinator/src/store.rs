@@ -50,8 +50,8 @@ pub trait Store: Send + Sync {
     /// All devices, by id.
     fn devices(&self) -> Result<Vec<DeviceRecord>, StoreError>;
 
-    /// Stores what an operator wants. The same manifest again changes nothing; a different one under a known name
-    /// gets the next generation, phase `Pending` and no outcomes.
+    /// Stores what an operator wants. The same manifest again changes nothing; a different one under a known name, or
+    /// any after a failure, gets the next generation, phase `Pending` and no outcomes.
     fn apply_deployment(
         &self,
         manifest: &DeploymentManifest,

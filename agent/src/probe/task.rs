@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 
 use super::profile;
 use super::timing::{self, Timings};
-use crate::app::describe;
+use crate::causes::describe;
 use crate::fetch::{self, FetchError};
 use crate::runner::Runner;
 use crate::runner::engine::EngineError;

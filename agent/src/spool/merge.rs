@@ -23,6 +23,7 @@ pub(super) fn oldest_pair(waiting: &mut Vec<LatencyInterval>, from: usize) -> bo
 
 fn merge(older: &LatencyInterval, newer: &LatencyInterval) -> Option<LatencyInterval> {
     let mut sum = decode(&older.histogram)?;
+    sum.auto(true); // the newer one may hold longer times
     sum.add(decode(&newer.histogram)?).ok()?;
     Some(LatencyInterval {
         digest: older.digest,

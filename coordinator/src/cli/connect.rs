@@ -1,12 +1,13 @@
 //! The connection to the coordinator, and what its refusals mean to an operator.
 
+use coordinator::causes::chain;
 use std::time::Duration;
 
 use proto::v1::operator_service_client::OperatorServiceClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use super::error::{CliError, chain};
+use super::error::CliError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);

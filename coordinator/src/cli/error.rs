@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use coordinator::AppError;
+use coordinator::causes::chain;
 use coordinator::config::ConfigError;
 use coordinator::manifest::ManifestError;
 use coordinator::store::StoreError;
@@ -117,20 +118,6 @@ impl CliError {
         }
         Some(chain(self))
     }
-}
-
-/// An error and its causes, separated by colons; a cause that its wrapper already spells out is left out.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
-    }
-    line
 }
 
 #[cfg(test)]

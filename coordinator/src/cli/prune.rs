@@ -4,6 +4,7 @@ mod arguments;
 mod destination;
 mod report;
 
+use coordinator::causes::chain;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,7 +21,7 @@ use self::arguments::{CeilingArg, parse_shape, parse_share};
 use self::destination::Destination;
 use self::report::{Report, ReportFormat};
 use super::Context;
-use super::error::{CliError, chain};
+use super::error::CliError;
 use super::progress::{Job, Progress, Stage};
 
 /// What to prune, and how far.

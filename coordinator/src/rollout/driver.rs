@@ -16,13 +16,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::blob::BlobStore;
 use crate::board::Board;
+use crate::causes::chain;
 use crate::derive::{Pool, Subject, SubjectKey};
 use crate::fleet::Fleet;
 use crate::probes::ProbeSet;
-use crate::rpc::chain;
 use crate::store::{
-    ArtifactRecord, DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Store, StoreError,
-    StoreHandle,
+    ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Store,
+    StoreError, StoreHandle,
 };
 
 /// Wakes the driver: something that it decides by has changed.
@@ -126,7 +126,10 @@ impl Driver {
         let mut wanted = BTreeSet::new();
         for deployment in &snapshot.deployments {
             let next = self.advance(deployment, &snapshot, &owned).await?;
-            owned.extend(next.record.outcomes.keys().cloned());
+            // One that failed lets go of its devices: another deployment may mend them.
+            if !matches!(next.record.phase, DeploymentPhase::Failed { .. }) {
+                owned.extend(next.record.outcomes.keys().cloned());
+            }
             wanted.extend(next.derivations.keys().copied());
             if let Err(error) = self.carry_out(deployment, next, underway, ended).await {
                 match error {

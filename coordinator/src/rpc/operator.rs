@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::v1::operator_service_server::OperatorService;
-use proto::{DeviceId, Generation, v1};
+use proto::{ArtifactRef, DeviceId, Generation, v1};
 use pruner_core::Shape;
 use pruner_core::graph::cost::cost;
 use pruner_core::zoo::{self, ZooNetwork};
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::{status, view};
+use crate::blob::BlobStore;
 use crate::board::{Board, JobId};
 use crate::clock::unix_ms;
 use crate::corrections::Corrections;
@@ -33,6 +34,7 @@ use crate::store::{
 #[derive(Clone)]
 pub(crate) struct OperatorRpc {
     pub(crate) store: StoreHandle,
+    pub(crate) blobs: BlobStore,
     pub(crate) fleet: Fleet,
     pub(crate) board: Board,
     pub(crate) pool: Pool,
@@ -117,18 +119,18 @@ impl OperatorService for OperatorRpc {
         let text = request.into_inner().manifest;
         let manifest = DeploymentManifest::read(&text).map_err(status::manifest)?;
         let name = manifest.metadata.name.clone();
-        let (applied, retried) = self
+        let blobs = self.blobs.clone();
+        let applied = self
             .store
             .call(move |store| {
-                let retried = retry_failed(store, &manifest)?;
-                Ok((store.apply_deployment(&manifest, &text, unix_ms())?, retried))
+                requeue_failed(store, &blobs, &manifest.metadata.name)?;
+                store.apply_deployment(&manifest, &text, unix_ms())
             })
             .await
             .map_err(status::store)?;
         let result = match &applied {
             Applied::Created(_) => "created",
             Applied::Configured(_) => "configured",
-            Applied::Unchanged(_) if retried => "retried",
             Applied::Unchanged(_) => "unchanged",
         };
         let generation = applied.record().generation;
@@ -158,11 +160,8 @@ impl OperatorService for OperatorRpc {
         let corrections = self.store.call(move |store| Corrections::read(store, &scored, &probes));
         let corrections = corrections.await.map_err(status::store)?;
         let (planned, probes) = (subject.clone(), self.probes.clone());
-        let fittings = self
-            .pool
-            .run(move || fitting::fit(&planned, &probes, &spec, &candidates, &corrections))
-            .await
-            .map_err(status::pool)?;
+        let fit = move || fitting::fit(&planned, &probes, &spec, &candidates, &corrections, &[]);
+        let fittings = status::blocking(fit).await?;
         Ok(Response::new(view::plan(manifest.metadata.name, &subject, &fittings, waiting)))
     }
 
@@ -178,23 +177,27 @@ impl OperatorService for OperatorRpc {
     }
 }
 
-/// A deployment that failed, applied again as it was, is tried again: what failed for it may have been mended.
-fn retry_failed(store: &dyn Store, manifest: &DeploymentManifest) -> Result<bool, StoreError> {
-    let Some(record) = store.deployment(&manifest.metadata.name)? else { return Ok(false) };
-    if record.manifest != *manifest || !matches!(record.phase, DeploymentPhase::Failed { .. }) {
-        return Ok(false);
+/// Derivations of a deployment that failed are tried again once it is applied again: what failed may have been mended.
+/// So are those whose artifact is gone from the disk, or damaged.
+fn requeue_failed(store: &dyn Store, blobs: &BlobStore, name: &str) -> Result<(), StoreError> {
+    let Some(record) = store.deployment(name)? else { return Ok(()) };
+    if !matches!(record.phase, DeploymentPhase::Failed { .. }) {
+        return Ok(());
     }
     for key in record.outcomes.values().filter_map(|outcome| outcome.derivation) {
-        if store.derivation(&key)?.is_some_and(|found| matches!(found.state, DerivationState::Failed { .. }))
-        {
+        let lost = match store.derivation(&key)?.map(|found| found.state) {
+            None | Some(DerivationState::Queued) => false,
+            Some(DerivationState::Failed { .. }) => true,
+            Some(DerivationState::Ready { artifact }) => match store.artifact(artifact)? {
+                Some(known) => blobs.verify(&ArtifactRef { digest: known.digest, size: known.size }).is_err(),
+                None => true,
+            },
+        };
+        if lost {
             store.update_derivation(&key, &mut |record| record.state = DerivationState::Queued)?;
         }
     }
-    store.update_deployment(&record.name, record.generation, &mut |record| {
-        record.phase = DeploymentPhase::Pending;
-        record.outcomes.clear();
-    })?;
-    Ok(true)
+    Ok(())
 }
 
 impl OperatorRpc {

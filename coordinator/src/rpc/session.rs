@@ -4,7 +4,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use proto::session::{AgentMessage, CoordinatorMessage, Hello, Welcome};
+use proto::session::{AgentMessage, CoordinatorMessage, Hello, Phase, Welcome};
 use proto::v1::session_service_server::SessionService;
 use proto::{DeviceId, HardwareProfile, Invalid, LatencyInterval, SpoolPosition, v1};
 use tokio::sync::mpsc;
@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status;
+use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::config::SessionConfig;
 use crate::fleet::{Fleet, Outgoing, Presence, SessionKey};
@@ -91,11 +92,10 @@ impl SessionRpc {
         let device = hello.device_id.clone();
         let holding = hello.holding;
         tracing::info!(%device, version = hello.agent_version, generation = %holding.generation, "device connected");
-        let assignment = self
-            .store
+        let named = device.clone();
+        self.store
             .call(move |store| {
-                store.register_device(&hello.device_id, &mut |known| registered(&hello, known))?;
-                store.assignment(&hello.device_id)
+                store.register_device(&named, &mut |known| registered(&hello, known)).map(drop)
             })
             .await?;
         let welcome = Welcome {
@@ -106,12 +106,23 @@ impl SessionRpc {
         // A fresh outbox has room for both, and its receiver is still in this function's caller.
         let queue = |message| outbox.try_send(Outgoing::Message(message)).expect("a fresh outbox has room");
         queue(CoordinatorMessage::Welcome(welcome));
-        if let Some(assignment) = assignment.filter(|assignment| assignment.generation > holding.generation) {
-            queue(CoordinatorMessage::Assignment(assignment.message()));
-        }
         let now = unix_ms();
         let presence = Presence { connected_unix_ms: now, last_seen_unix_ms: now, holding, progress: None };
-        Ok(self.fleet.connect(device, outbox.clone(), presence))
+        let key = self.fleet.connect(device.clone(), outbox.clone(), presence);
+        // Read only now: whatever is assigned after this is sent to the session that was just connected.
+        match self.store.call(move |store| store.assignment(&device)).await {
+            Ok(Some(assignment)) if assignment.generation > holding.generation => {
+                // Where the driver has filled the outbox meanwhile, this assignment is among what it sent.
+                let _ =
+                    outbox.try_send(Outgoing::Message(CoordinatorMessage::Assignment(assignment.message())));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.fleet.disconnect(&key);
+                return Err(error);
+            }
+        }
+        Ok(key)
     }
 
     /// Hears the device until it leaves, falls silent, is replaced, or the coordinator stops.
@@ -131,7 +142,7 @@ impl SessionRpc {
         match ended {
             End::Closed => tracing::info!(%device, "session closed"),
             End::Silent => tracing::warn!(%device, "device fell silent"),
-            End::Store(error) => tracing::error!(%device, error = status::chain(&error), "session given up"),
+            End::Store(error) => tracing::error!(%device, error = chain(&error), "session given up"),
             End::Refused(invalid) => {
                 tracing::warn!(%device, %invalid, "device refused");
                 let _ = outbox.try_send(Outgoing::Refusal(invalid)); // where its outbox is full, closing must do
@@ -143,7 +154,7 @@ impl SessionRpc {
                 store.update_device(&device, &mut |record| record.last_seen_unix_ms = seen).map(drop)
             });
             if let Err(error) = noted.await {
-                tracing::warn!(error = status::chain(&error), "when the device was last seen is not stored");
+                tracing::warn!(error = chain(&error), "when the device was last seen is not stored");
             }
             self.poke.poke();
         }
@@ -189,6 +200,9 @@ impl SessionRpc {
             }
             AgentMessage::Progress(report) => {
                 self.fleet.update(key, |presence| presence.progress = Some(report.clone()));
+                if matches!(report.phase, Phase::Downloading { .. } | Phase::Verifying) {
+                    return Ok(()); // of the moment: shown, not stored
+                }
                 let device = device.clone();
                 self.store.call(move |store| progress::record(store, &device, &report, unix_ms())).await?;
                 self.poke.poke();

@@ -1,13 +1,13 @@
 //! Errors as status codes: the only place that makes one.
 
-use std::error::Error;
 use std::io;
 
 use proto::{Digest, Invalid};
 use tonic::Status;
 
 use crate::blob::BlobError;
-use crate::derive::{DeriveError, PoolError};
+use crate::causes::chain;
+use crate::derive::DeriveError;
 use crate::manifest::ManifestError;
 use crate::store::StoreError;
 
@@ -63,10 +63,6 @@ pub(super) fn derive(error: DeriveError) -> Status {
     }
 }
 
-pub(super) fn pool(error: PoolError) -> Status {
-    internal(chain(&error))
-}
-
 pub(super) fn reading(digest: Digest, error: &io::Error) -> Status {
     internal(format!("reading artifact {digest}: {error}"))
 }
@@ -79,16 +75,4 @@ pub(super) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + '
 fn internal(text: String) -> Status {
     tracing::error!(error = text, "a call failed");
     Status::internal(text)
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -11,13 +11,13 @@ use pruner_core::zoo::ZooNetwork;
 
 use crate::board::Job;
 use crate::budgeting::Ceilings;
+use crate::causes::chain;
 use crate::class;
 use crate::derive::Subject;
 use crate::fitting::{Fitting, Verdict};
 use crate::fleet::{Fleet, Presence};
 use crate::histogram::{LatencyTally, Summary};
 use crate::probes::ProbeSet;
-use crate::rpc::chain;
 use crate::store::{
     ArtifactRecord, DeploymentPhase, DeploymentRecord, DeviceRecord, LayerRecord, Outcome, OutcomeRecord,
     TelemetryRecord,

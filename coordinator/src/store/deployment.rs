@@ -74,8 +74,6 @@ pub struct OutcomeRecord {
     pub predicted: Option<PredictedLatency>,
     /// The wave that it was placed in, from 0; `None` until placed.
     pub wave: Option<u32>,
-    /// Bytes of the artifact on its disk so far.
-    pub download_bytes: u64,
 }
 
 /// A predicted time of one image.
@@ -173,7 +171,6 @@ impl OutcomeRecord {
             budget: Ceilings::default(),
             predicted: None,
             wave: None,
-            download_bytes: 0,
         }
     }
 }

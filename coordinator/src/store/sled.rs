@@ -178,7 +178,12 @@ impl Store for SledStore {
             self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
                 before = stored.as_ref().map(|record| record.generation);
                 match stored {
-                    Some(record) if record.manifest_digest == manifest_digest => Ok(record),
+                    Some(record)
+                        if record.manifest_digest == manifest_digest
+                            && !matches!(record.phase, DeploymentPhase::Failed { .. }) =>
+                    {
+                        Ok(record)
+                    }
                     stored => Ok(DeploymentRecord {
                         name: name.clone(),
                         generation: stored.map_or(Generation(0), |record| record.generation).next(),

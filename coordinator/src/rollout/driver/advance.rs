@@ -7,15 +7,15 @@ use pruner_core::plan::PrunePlan;
 
 use super::{Driver, Snapshot};
 use crate::budgeting::matches;
+use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::corrections::Corrections;
 use crate::derive::{Derivation, SubjectKey};
-use crate::fitting::{self, Candidate, Fitting, Verdict};
+use crate::fitting::{self, Candidate, Fitting, Precedent, Verdict};
 use crate::manifest::DeploymentSpec;
 use crate::probes::ProbeSet;
 use crate::rollout::plan::{self, Status};
 use crate::rollout::state::{Presence, Rollout};
-use crate::rpc::chain;
 use crate::store::{
     AssignmentOrder, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationState, DeviceRecord,
     Outcome, OutcomeRecord, PredictedLatency, StoreError,
@@ -29,6 +29,8 @@ pub(super) struct Next {
     pub(super) to_score: Option<SubjectKey>,
     /// The derivations that it waits for, with their plans where they are new.
     pub(super) derivations: BTreeMap<DerivationKey, Option<PrunePlan>>,
+    /// Devices that match and belong to another deployment.
+    withheld: usize,
     /// Whom to tell what, and the wave of each.
     pub(super) assign: Vec<(DeviceId, u32, AssignmentOrder)>,
 }
@@ -44,13 +46,14 @@ impl Driver {
             record: deployment.clone(),
             to_score: None,
             derivations: BTreeMap::new(),
+            withheld: 0,
             assign: Vec::new(),
         };
         if matches!(deployment.phase, DeploymentPhase::Failed { .. }) {
             return Ok(next);
         }
         let unfitted = next.match_devices(snapshot, owned, &self.probes);
-        self.fit_devices(&mut next, unfitted).await?;
+        self.fit_devices(&mut next, snapshot, unfitted).await?;
         next.note_derivations(snapshot);
         next.note_holdings(snapshot);
         self.place(&mut next, snapshot);
@@ -58,24 +61,29 @@ impl Driver {
     }
 
     /// Gives each device that has no model yet its plan; or asks for the network to be scored first.
-    async fn fit_devices(&self, next: &mut Next, unfitted: Vec<Candidate>) -> Result<(), StoreError> {
-        let key = SubjectKey::of(&next.record.manifest.spec);
-        let resumed = next
-            .record
-            .outcomes
-            .values()
-            .any(|outcome| outcome.state == Outcome::Deriving && outcome.is_fitted());
-        if unfitted.is_empty() && !resumed {
-            return Ok(());
-        }
-        let Some(subject) = self.subjects.get(&key) else {
-            next.to_score = Some(key);
+    async fn fit_devices(
+        &self,
+        next: &mut Next,
+        snapshot: &Snapshot,
+        unfitted: Vec<Candidate>,
+    ) -> Result<(), StoreError> {
+        let spec = next.record.manifest.spec.clone();
+        let key = SubjectKey::of(&spec);
+        let mut outcomes = next.record.outcomes.values();
+        let resumed = outcomes.any(|outcome| outcome.state == Outcome::Deriving && outcome.is_fitted());
+        let subject = self.subjects.get(&key);
+        let Some(subject) = subject.filter(|_| !unfitted.is_empty()) else {
+            let missing = self.subjects.get(&key).is_none() && (resumed || !unfitted.is_empty());
+            next.to_score = missing.then_some(key);
             return Ok(());
         };
-        let (scored, probes) = (subject.clone(), self.probes.clone());
-        let corrections = self.store.call(move |store| Corrections::read(store, &scored, &probes)).await?;
-        let spec = next.record.manifest.spec.clone();
-        for fitting in fitting::fit(&subject, &self.probes, &spec, &unfitted, &corrections) {
+        let precedents = next.precedents(snapshot);
+        let (probes, wanted) = (self.probes.clone(), spec.clone());
+        let fitted = self.store.call(move |store| {
+            let corrections = Corrections::read(store, &subject, &probes)?;
+            Ok(fitting::fit(&subject, &probes, &wanted, &unfitted, &corrections, &precedents))
+        });
+        for fitting in fitted.await? {
             let (id, outcome, derivation) = decided(&spec, fitting);
             tracing::info!(deployment = next.record.name, device = %id, outcome = ?outcome.state, "fitted");
             if let Some((key, plan)) = derivation {
@@ -115,6 +123,21 @@ impl Driver {
 }
 
 impl Next {
+    /// What devices of this deployment got already, class by class and rule by rule.
+    fn precedents(&self, snapshot: &Snapshot) -> Vec<Precedent> {
+        let precedent = |(id, outcome): (&DeviceId, &OutcomeRecord)| {
+            let device = snapshot.devices.iter().find(|device| device.id == *id)?;
+            let derivation =
+                snapshot.derivations.iter().find(|record| Some(record.key) == outcome.derivation)?;
+            Some(Precedent {
+                class: outcome.class.clone()?,
+                rule: fitting::rule(&self.record.manifest.spec, &device.labels),
+                plan: serde_json::from_value(derivation.plan.clone()).ok()?,
+            })
+        };
+        self.record.outcomes.iter().filter_map(precedent).collect()
+    }
+
     /// Gives every device that the selector matches an outcome; returns those that can be fitted now.
     fn match_devices(
         &mut self,
@@ -123,11 +146,10 @@ impl Next {
         probes: &ProbeSet,
     ) -> Vec<Candidate> {
         let spec = &self.record.manifest.spec;
-        let matched: Vec<&DeviceRecord> = snapshot
-            .devices
-            .iter()
-            .filter(|device| matches(&spec.selector, &device.labels) && !owned.contains(&device.id))
-            .collect();
+        let selected = snapshot.devices.iter().filter(|device| matches(&spec.selector, &device.labels));
+        let (withheld, matched): (Vec<&DeviceRecord>, Vec<_>) =
+            selected.partition(|device| owned.contains(&device.id));
+        self.withheld = withheld.len();
         self.record.outcomes.retain(|id, _| matched.iter().any(|device| device.id == *id));
         let mut unfitted = Vec::new();
         for device in matched {
@@ -206,6 +228,10 @@ fn decided(
 
 /// How far the deployment has come, from what is still missing; and in words.
 fn phase(next: &Next, status: Status) -> (DeploymentPhase, String) {
+    if next.record.outcomes.is_empty() && next.withheld > 0 {
+        let reason = format!("the {} devices that match belong to other deployments", next.withheld);
+        return (DeploymentPhase::Pending, reason);
+    }
     match status {
         Status::Failed { reason } => (DeploymentPhase::Failed { reason: reason.clone() }, reason),
         Status::Complete { summary } => (DeploymentPhase::Complete, summary),

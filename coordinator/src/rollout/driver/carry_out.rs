@@ -16,14 +16,14 @@ impl Driver {
         underway: &mut Underway,
         ended: &mpsc::Sender<Ended>,
     ) -> Result<(), StoreError> {
+        if next.record != *before {
+            self.write(before.clone(), next.record.clone()).await?;
+        }
         if let Some(key) = next.to_score.clone() {
             self.begin_scoring(&next.record, key, underway, ended);
         }
         for (key, plan) in &next.derivations {
             self.begin_derivation(&next.record, *key, plan.as_ref(), underway, ended).await?;
-        }
-        if next.record != *before {
-            self.write(before.clone(), next.record.clone()).await?;
         }
         for (device, wave, order) in next.assign {
             let (name, generation) = (next.record.name.clone(), next.record.generation);
@@ -57,8 +57,10 @@ impl Driver {
         self.store
             .call(move |store| {
                 store.update_deployment(&before.name, before.generation, &mut |record| {
-                    record.phase = after.phase.clone();
-                    record.message = after.message.clone();
+                    if record.phase == before.phase {
+                        record.phase = after.phase.clone();
+                        record.message = after.message.clone();
+                    }
                     record.outcomes.retain(|id, outcome| {
                         after.outcomes.contains_key(id) || before.outcomes.get(id) != Some(&*outcome)
                     });

@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 use super::{Driver, Ended, Underway};
 use crate::blob::BlobStore;
 use crate::board::{JobId, Reporter};
+use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::derive::{self, DeriveError, Derived, Pool, Subject, SubjectKey};
 use crate::manifest::DeploymentSpec;
-use crate::rpc::chain;
 use crate::store::{
     ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DerivationState,
-    Footprint, LayerRecord, Serving, StoreError, StoreHandle,
+    Footprint, LayerRecord, Serving, Store, StoreError, StoreHandle,
 };
 
 /// What came of a task on the pool.
@@ -69,7 +69,7 @@ impl Driver {
                 Err(error) => {
                     let reason = chain(&error);
                     tracing::warn!(deployment = name, error = reason, "scoring failed");
-                    let failed = move |store: &dyn crate::store::Store| {
+                    let failed = move |store: &dyn Store| {
                         store.update_deployment(&name, generation, &mut |record| {
                             record.phase = DeploymentPhase::Failed { reason: reason.clone() };
                             record.message = reason.clone();
@@ -144,10 +144,20 @@ impl Driver {
             }
             None => self.store.call(move |store| store.derivation(&key)).await?,
         };
-        Ok(record.and_then(|record| {
-            let plan = serde_json::from_value(record.plan.clone()).ok()?;
-            Some((record, plan))
-        }))
+        let Some(record) = record else { return Ok(None) };
+        match serde_json::from_value(record.plan.clone()) {
+            Ok(plan) => Ok(Some((record, plan))),
+            Err(error) => {
+                let reason = format!("its stored plan cannot be read: {error}");
+                let failed = DerivationState::Failed { reason };
+                let note = move |store: &dyn Store| {
+                    store.update_derivation(&key, &mut |record| record.state = failed.clone()).map(drop)
+                };
+                self.store.call(note).await?;
+                self.poke.poke();
+                Ok(None)
+            }
+        }
     }
 }
 
