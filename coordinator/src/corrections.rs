@@ -38,9 +38,10 @@ impl Corrections {
         Ok(Self(corrections))
     }
 
-    /// What the predictions of that class are multiplied with.
+    /// What the predictions of that class are multiplied with, at least 1: one network that ran faster than predicted says
+    /// little of the next, and a ceiling that is broken costs more than one that is not filled.
     pub fn factor(&self, class: &ClassId) -> f64 {
-        self.0.get(class).copied().unwrap_or_default().factor
+        self.0.get(class).copied().unwrap_or_default().factor.max(1.0)
     }
 }
 

@@ -22,9 +22,9 @@ use crate::store::DeviceRecord;
 /// widths were multiples of 1, 4 or 16 (it works on vectors of positions, not of channels), and rounding only loses size.
 const ROUND_TO: usize = 1;
 
-/// Share of a latency ceiling that plans leave free. Predictions of p95 were off by up to 6 % on networks that no device
-/// had timed, and the same model's p95 wanders by as much between one minute and the next.
-const LATENCY_HEADROOM: f64 = 0.15;
+/// Share of a latency ceiling that plans leave free. On a device of its own a fitted network's measured p95 was up to 15 %
+/// over its prediction: the model errs by a few percent, and the tail wanders from one minute to the next.
+const LATENCY_HEADROOM: f64 = 0.2;
 
 /// A device to be fitted.
 #[derive(Debug, Clone)]

@@ -165,7 +165,7 @@ fn judge(
         Some(allowed) => {
             let miss =
                 format!("p95 {p95:.3} ms, {:.0} % over {allowed:.3} ms", (p95 / allowed - 1.0) * 100.0);
-            match cause(measurement) {
+            match cause(measurement, outcome.predicted_p95_ms, allowed) {
                 Some(cause) => Outcome::Disturbed { miss, cause },
                 None => Outcome::Missed { miss },
             }
@@ -173,9 +173,22 @@ fn judge(
     })
 }
 
-/// What was counted during a measurement that slows it and is not the model's doing.
-fn cause(measurement: &Measurement) -> Option<String> {
+/// A miss of at most this share of the ceiling can be the prediction's error; a larger one is a defect.
+const PREDICTION_ERROR: f64 = 0.15;
+
+/// Why a measurement is slower than the ceiling: what was counted meanwhile and is not the model's doing, or a plan that
+/// rested on a prediction which was a little too low.
+fn cause(measurement: &Measurement, predicted: Option<f64>, allowed: f64) -> Option<String> {
     let mut causes = Vec::new();
+    let measured = measurement.telemetry.p95_ms;
+    if let Some(predicted) =
+        predicted.filter(|&ms| ms <= allowed && measured <= allowed * (1.0 + PREDICTION_ERROR))
+    {
+        causes.push(format!(
+            "the latency model said {predicted:.3} ms, {:.0} % too little; the next plan is corrected by that",
+            (1.0 - predicted / measured) * 100.0
+        ));
+    }
     if measurement.throttled > 0 {
         causes.push(format!("its CPU quota stopped it {} times meanwhile", measurement.throttled));
     }
@@ -235,6 +248,15 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_small_miss_can_be_the_predictions_error_and_a_large_one_cannot() {
+        let quiet = |p95_ms| measured(p95_ms, 0, 0.0);
+        assert!(cause(&quiet(0.44), Some(0.38), 0.4).unwrap().contains("0.380 ms, 14 % too little"));
+        assert_eq!(cause(&quiet(0.47), Some(0.38), 0.4), None, "too far over");
+        assert_eq!(cause(&quiet(0.44), Some(0.41), 0.4), None, "it was planned over the ceiling");
+        assert_eq!(cause(&quiet(0.44), None, 0.4), None);
     }
 
     #[test]
