@@ -22,8 +22,9 @@ use crate::store::DeviceRecord;
 /// widths were multiples of 1, 4 or 16 (it works on vectors of positions, not of channels), and rounding only loses size.
 const ROUND_TO: usize = 1;
 
-/// Share of a latency ceiling that plans leave free. On a device of its own a fitted network's measured p95 was up to 15 %
-/// over its prediction: the model errs by a few percent, and the tail wanders from one minute to the next.
+/// Share of a latency ceiling that plans leave free: it covers a p95 of a quarter above its prediction. On the unthrottled
+/// one-thread device of the demonstration a fitted network's p95 was 2 % below to 29 % above it in four runs; why the
+/// prediction is low there, when it is good to a few percent in `examples/latency_fit`, is not known.
 const LATENCY_HEADROOM: f64 = 0.2;
 
 /// A device to be fitted.
