@@ -1,4 +1,4 @@
-//! The time of one model on this device: warm, one image at a time. Owns the measurement and its cache on disk, so
+//! The time of one model on this device: warm, one image at a time, spaced as requests are. Owns the measurement and its cache on disk, so
 //! that a restart under the same conditions does not measure again.
 
 use std::time::{Duration, Instant};
@@ -22,12 +22,17 @@ const LONGEST: Duration = Duration::from_secs(3);
 /// Runs that are not counted: caches, branch predictors and clock rates settle.
 const WARM_UP: Duration = Duration::from_millis(200);
 
+/// Between two runs: requests come one at a time, and what serves one sleeps before it. Run back to back instead, with
+/// caches hot and threads awake, a small network answers by up to a third sooner than any client will see.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Times the model in `bytes`; requests to the model that serves take turns with it.
 pub fn time(bytes: Vec<u8>, threads: usize, runner: &Runner) -> Result<ProbeTiming, EngineError> {
     let digest = Digest::of(&bytes);
     let engine = Engine::load(bytes, threads)?;
     let image = image(engine.numel());
     let run = || {
+        pause();
         let exclusive = runner.turn();
         let started = Instant::now();
         let result = engine.run(&image);
@@ -47,6 +52,14 @@ pub fn time(bytes: Vec<u8>, threads: usize, runner: &Runner) -> Result<ProbeTimi
     times.sort_unstable();
     let (p50_ms, p95_ms) = (percentile_ms(&times, 50), percentile_ms(&times, 95));
     Ok(ProbeTiming { digest, runs: times.len() as u32, p50_ms, p95_ms })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a blocking thread of its own, and the pause is what is measured"
+)]
+fn pause() {
+    std::thread::sleep(PAUSE);
 }
 
 fn is_enough(runs: usize, elapsed: Duration) -> bool {
@@ -74,6 +87,9 @@ struct Conditions {
     logical_cores: u32,
     cpu_quota_cores: Option<f64>,
     cpu_model: Option<String>,
+    /// How runs were spaced; what an older agent measured in another way is measured again.
+    #[serde(default)]
+    pause_us: u128,
 }
 
 impl Conditions {
@@ -85,6 +101,7 @@ impl Conditions {
             logical_cores: profile.logical_cores,
             cpu_quota_cores: profile.cpu_quota_cores,
             cpu_model: profile.cpu_model.clone(),
+            pause_us: PAUSE.as_micros(),
         }
     }
 }
