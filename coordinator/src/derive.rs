@@ -227,7 +227,7 @@ fn self_test(trained: &Network, dataset: &Dataset) -> Result<SelfTest, DeriveErr
     let mut input = vec![0.0; dataset.shape.numel()];
     dataset.normalise(dataset.test.pixels(0), &mut input);
     let params = ParamLayout::of(&trained.graph).gather::<f32>(&trained.weights)?;
-    let mut executor = Executor::<f32>::new(&trained.graph, 1);
+    let mut executor = Executor::<f32>::new(&trained.graph, 1)?;
     let output = executor.forward_eval(&params, &input, 1).to_vec();
     let largest = output.iter().fold(1.0f32, |largest, value| largest.max(value.abs()));
     Ok(SelfTest { input, output, tolerance: TOLERANCE * largest })

@@ -11,7 +11,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor, Var};
 use pruner_core::dataset::{Dataset, Split};
 use pruner_core::exec::{Executor, ParamLayout};
-use pruner_core::graph::{Conv, Graph, Network, Node, NodeId, Op, Shape};
+use pruner_core::graph::{Conv, Graph, Network, Node, NodeId, Op, Shape, Window};
 use pruner_core::init::init;
 use pruner_core::train::{Recipe, evaluate, fit};
 use pruner_core::zoo::{ZooNetwork, build};
@@ -108,7 +108,7 @@ const IMAGES: [usize; 4] = [32, 16, 32, 32];
 /// A batch norm comes before, so that the convolution has an input to differentiate by; its time is counted too.
 fn our_convolution() -> f64 {
     let conv =
-        Op::Conv(Conv { inputs: 16, outputs: 16, kernel: 3, stride: 1, padding: 1, groups: 1, bias: false });
+        Op::Conv(Conv { inputs: 16, outputs: 16, window: Window::square(3, 1, 1), groups: 1, bias: false });
     let node = |name: &str, op, inputs| Node { name: name.into(), op, inputs };
     let nodes = vec![
         node("input", Op::Input, vec![]),
@@ -117,7 +117,7 @@ fn our_convolution() -> f64 {
     ];
     let graph = Graph::new(Shape::new(16, 32, 32), nodes).expect("shapes fit");
     let params: Vec<f32> = ParamLayout::of(&graph).gather(&init(&graph, 1)).expect("weights of this graph");
-    let mut executor = Executor::new(&graph, IMAGES[0]);
+    let mut executor = Executor::new(&graph, IMAGES[0]).expect("a convolution and a batch norm can be run");
     let images = vec![0.5; IMAGES.iter().product()];
     let mut grads = vec![0.0; params.len()];
     fastest(20, || {

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 
 use crate::graph::tensor::TensorKind;
-use crate::graph::{Conv, Graph, Network, Node, NodeId, Op, Pool, Shape, Weights};
+use crate::graph::{Conv, Divisor, Graph, Network, Node, NodeId, Op, Shape, Weights, Window};
 use crate::group::{Keep, groups};
 
 /// A network of a few operators, with weights that leave no tensor trivial.
@@ -54,15 +54,19 @@ pub(crate) fn weights(graph: &Graph, seed: u64) -> Weights {
     let mut rng = SplitMix(seed);
     let tensors = graph.tensors().map(|spec| {
         let scale = match spec.kind {
+            TensorKind::Slope | TensorKind::Value => 1.0,
             TensorKind::Weight => (6.0 / spec.dims[1..].iter().product::<usize>() as f32).sqrt(),
             TensorKind::Bias | TensorKind::Shift | TensorKind::RunningMean => 0.5,
             TensorKind::Scale | TensorKind::RunningVar => 0.0,
         };
         let value = |_| match spec.kind {
             TensorKind::Scale | TensorKind::RunningVar => rng.between(0.5, 2.0),
-            TensorKind::Weight | TensorKind::Bias | TensorKind::Shift | TensorKind::RunningMean => {
-                rng.between(-scale, scale)
-            }
+            TensorKind::Weight
+            | TensorKind::Bias
+            | TensorKind::Shift
+            | TensorKind::Slope
+            | TensorKind::Value
+            | TensorKind::RunningMean => rng.between(-scale, scale),
         };
         let values: Vec<f32> = (0..spec.numel()).map(value).collect();
         let tensor = Tensor::from_vec(values, spec.dims.as_slice(), &Device::Cpu).unwrap();
@@ -99,11 +103,11 @@ fn graph(input: Shape, steps: &[(u8, u8, u8)]) -> Graph {
         let source = if *source < 200 { nodes.len() - 1 } else { usize::from(*source) % nodes.len() };
         let twin = shapes[..source].iter().position(|shape| *shape == shapes[source]).filter(|at| *at > 0);
         let op = match (operator, twin) {
-            (9..12, Some(_)) => Op::Add,
+            (9..12, Some(_)) => Op::ADD,
             _ => operation(*operator, usize::from(*number), shapes[source]),
         };
         let mut inputs = vec![NodeId(source)];
-        if op == Op::Add {
+        if op == Op::ADD {
             inputs.extend(twin.map(NodeId));
         }
         push(&mut nodes, &mut shapes, op, inputs);
@@ -123,13 +127,15 @@ fn push(nodes: &mut Vec<Node>, shapes: &mut Vec<Shape>, op: Op, inputs: Vec<Node
 
 fn operation(operator: u8, number: usize, from: Shape) -> Op {
     let side = from.height.min(from.width);
-    let window = Pool { kernel: 2, stride: 1 + number % 2, padding: number / 2 % 2 };
+    let window = Window::square(2, 1 + number % 2, number / 2 % 2);
     let conv = Conv {
         inputs: from.channels,
         outputs: 1 + number % 6,
-        kernel: if side >= 3 { 1 + number % 3 } else { 1 },
-        stride: 1 + number / 16 % 2,
-        padding: number / 32 % 2,
+        window: Window::square(
+            if side >= 3 { 1 + number % 3 } else { 1 },
+            1 + number / 16 % 2,
+            number / 32 % 2,
+        ),
         groups: 1,
         bias: number / 64 % 2 == 1,
     };
@@ -143,15 +149,15 @@ fn operation(operator: u8, number: usize, from: Shape) -> Op {
         }
         4 | 5 => Op::BatchNorm { channels: from.channels, eps: 1e-5 },
         6 if side >= 2 && number.is_multiple_of(2) => Op::MaxPool(window),
-        6 if side >= 2 => Op::AvgPool(window),
+        6 if side >= 2 => Op::AvgPool { window, divisor: Divisor::Window },
         7 if from.area() == 1 || number.is_multiple_of(3) => Op::GlobalAvgPool,
         7 => Op::Flatten,
         8 if from.area() == 1 => {
             Op::Linear { inputs: from.channels, outputs: 1 + number % 12, bias: number.is_multiple_of(2) }
         }
         // A width that an earlier node may share, so that sums come about.
-        9 => Op::Conv(Conv { outputs: 4, kernel: 1, stride: 1, padding: 0, ..conv }),
-        10 => Op::Conv(Conv { outputs: from.channels, kernel: 1, stride: 1, padding: 0, ..conv }),
-        _ => Op::Relu,
+        9 => Op::Conv(Conv { outputs: 4, window: Window::square(1, 1, 0), ..conv }),
+        10 => Op::Conv(Conv { outputs: from.channels, window: Window::square(1, 1, 0), ..conv }),
+        _ => Op::RELU,
     }
 }

@@ -73,10 +73,10 @@ struct Pass {
 }
 
 impl<T: Scalar> Executor<T> {
-    /// Makes every buffer for batches of 1 to `max_batch` images.
-    pub fn new(graph: &Graph, max_batch: usize) -> Self {
+    /// Makes every buffer for batches of 1 to `max_batch` images. An operator that cannot be run is an error.
+    pub fn new(graph: &Graph, max_batch: usize) -> Result<Self, ExecError> {
         let layout = ParamLayout::of(graph);
-        let plan = Plan::of(graph, &layout);
+        let plan = Plan::of(graph, &layout)?;
         let blocks = Blocks { group: group(graph, max_batch), batch: max_batch };
         let mut values = vec![Vec::new(); graph.nodes().len()];
         for index in std::iter::once(0).chain(plan.steps.iter().map(|step| step.output)) {
@@ -90,7 +90,7 @@ impl<T: Scalar> Executor<T> {
             }
         }
         let output = graph.output().0;
-        Self {
+        Ok(Self {
             input: graph.input_shape(),
             output: (output, graph.shapes()[output]),
             group: blocks.group,
@@ -108,7 +108,7 @@ impl<T: Scalar> Executor<T> {
             last: None,
             plan,
             layout,
-        }
+        })
     }
 
     /// The order of parameters and gradients.
@@ -204,7 +204,7 @@ impl<T: Scalar> Executor<T> {
             Kernel::Relu => pointwise::relu(x, y),
             Kernel::Add(activation) => pointwise::add(x, value(1), *activation, y),
             Kernel::MaxPool(window) => window.max(blocks, x, y),
-            Kernel::AvgPool(window) => window.mean(blocks, x, y),
+            Kernel::AvgPool(window, divisor) => window.mean(blocks, *divisor, x, y),
             Kernel::GlobalAvgPool { area } => pool::global_mean(*area, x, y),
             Kernel::Flatten { input } => pool::flatten(blocks, *input, x, y),
         }
@@ -243,7 +243,7 @@ impl<T: Scalar> Executor<T> {
             Kernel::Relu
             | Kernel::Add(_)
             | Kernel::MaxPool(_)
-            | Kernel::AvgPool(_)
+            | Kernel::AvgPool(..)
             | Kernel::GlobalAvgPool { .. }
             | Kernel::Flatten { .. } => {}
         }
@@ -261,7 +261,7 @@ impl<T: Scalar> Executor<T> {
                 Kernel::Relu => pointwise::backward(y, dy, pointwise::Activation::Relu, dx),
                 Kernel::Add(activation) => pointwise::backward(y, dy, *activation, dx),
                 Kernel::MaxPool(window) => window.max_backward(blocks, (x, dy), dx),
-                Kernel::AvgPool(window) => window.mean_backward(blocks, dy, dx),
+                Kernel::AvgPool(window, divisor) => window.mean_backward(blocks, *divisor, dy, dx),
                 Kernel::GlobalAvgPool { area } => pool::global_mean_backward(*area, dy, dx),
                 Kernel::Flatten { input } => pool::flatten_backward(blocks, *input, dy, dx),
             }

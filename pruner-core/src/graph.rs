@@ -4,12 +4,18 @@
 pub mod cost;
 pub(crate) mod fold;
 pub mod onnx;
+pub mod op;
 pub mod shape;
 pub mod tensor;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
+
+pub use op::{
+    Activation, Binary, Conv, Coordinates, Divisor, Interpolation, Op, Opaque, Operand, Padding, Resize,
+    Window,
+};
 
 /// A network: what it computes, and with which numbers.
 #[derive(Debug, Clone)]
@@ -78,78 +84,41 @@ pub struct Node {
     pub inputs: Vec<NodeId>,
 }
 
-/// What a node computes, per image.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Op {
-    /// The image. Exactly one, the first node.
-    Input,
-    /// Cross-correlation. Tensors: `weight` (out, in / groups, kernel, kernel) and, with `bias`, `bias` (out).
-    Conv(Conv),
-    /// Per channel: (x - running_mean) / sqrt(running_var + eps) * weight + bias; batch statistics in training.
-    BatchNorm {
-        /// Width.
-        channels: usize,
-        /// Added to the variance.
-        eps: f64,
-    },
-    /// max(x, 0).
-    Relu,
-    /// Sum of two inputs of one shape.
-    Add,
-    /// Largest of each window; of equals the first in row-major order.
-    MaxPool(Pool),
-    /// Mean of each window; the divisor is always kernel squared, padding included.
-    AvgPool(Pool),
-    /// Mean of each channel.
-    GlobalAvgPool,
-    /// Channels x height x width to a vector, row-major.
-    Flatten,
-    /// Matrix product. Tensors: `weight` (out, in) and, with `bias`, `bias` (out).
-    Linear {
-        /// Length of the input vector.
-        inputs: usize,
-        /// Length of the output vector.
-        outputs: usize,
-        /// Whether there is a `bias`.
-        bias: bool,
-    },
-}
-
-/// A convolution's geometry; square kernels, equal strides and paddings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conv {
-    /// Input channels.
-    pub inputs: usize,
-    /// Output channels (filters).
-    pub outputs: usize,
-    /// Rows and columns of the kernel.
-    pub kernel: usize,
-    /// Step.
-    pub stride: usize,
-    /// Zeros on each side.
-    pub padding: usize,
-    /// Independent groups; 1 for an ordinary convolution.
-    pub groups: usize,
-    /// Whether there is a `bias`.
-    pub bias: bool,
-}
-
-/// A pooling window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pool {
-    /// Rows and columns of the window.
-    pub kernel: usize,
-    /// Step.
-    pub stride: usize,
-    /// Border on each side.
-    pub padding: usize,
-}
-
 /// Operators in topological order; the last one is the output. Shapes were checked when it was made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Graph {
     nodes: Vec<Node>,
     shapes: Vec<Shape>,
+    interface: Interface,
+}
+
+/// How a graph's input and outputs are called in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// The image.
+    pub input: String,
+    /// What the last node, or an [`Op::Outputs`], reads; in its order.
+    pub outputs: Vec<String>,
+    /// The batch's dimension: a name where any size will do.
+    pub batch: Batch,
+    /// The version of ONNX's operators that the file's opaque nodes are written in.
+    pub opset: u32,
+}
+
+/// The number of images in one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Batch {
+    /// Any; the dimension's name.
+    Any(String),
+    /// This many.
+    Fixed(usize),
+}
+
+impl Default for Interface {
+    fn default() -> Self {
+        let (input, outputs) = ("input".to_owned(), vec!["logits".to_owned()]);
+        Self { input, outputs, batch: Batch::Any("N".to_owned()), opset: 17 }
+    }
 }
 
 /// Why a list of nodes is no graph.
@@ -208,7 +177,17 @@ impl Graph {
             }
         }
         let shapes = shape::infer(input, &nodes)?;
-        Ok(Self { nodes, shapes })
+        Ok(Self { nodes, shapes, interface: Interface::default() })
+    }
+
+    /// The same graph under other names.
+    pub fn with_interface(self, interface: Interface) -> Self {
+        Self { interface, ..self }
+    }
+
+    /// How its input and outputs are called.
+    pub fn interface(&self) -> &Interface {
+        &self.interface
     }
 
     /// The operators, in topological order.

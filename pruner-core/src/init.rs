@@ -12,7 +12,7 @@ use crate::graph::{Graph, Weights};
 
 /// Fresh weights for every tensor of `graph`.
 ///
-/// Weights are normal with variance 2 / fan-in (He et al. 2015), biases 0, batch norms 1, 0, 0 and 1. The
+/// Weights are normal with variance 2 / fan-in (He et al. 2015), biases 0, batch norms 1, 0, 0 and 1, slopes 1/4, constants 0. The
 /// random stream is keyed by `seed` and the tensor's name: a tensor of one name and shape is always the same.
 pub fn init(graph: &Graph, seed: u64) -> Weights {
     let specs: Vec<TensorSpec> = graph.tensors().collect();
@@ -23,7 +23,10 @@ pub fn init(graph: &Graph, seed: u64) -> Weights {
 pub(crate) fn tensor(spec: &TensorSpec, seed: u64) -> Tensor {
     let values = match spec.kind {
         TensorKind::Weight => kaiming(spec, seed),
-        TensorKind::Bias | TensorKind::Shift | TensorKind::RunningMean => vec![0.0; spec.numel()],
+        TensorKind::Bias | TensorKind::Shift | TensorKind::RunningMean | TensorKind::Value => {
+            vec![0.0; spec.numel()]
+        }
+        TensorKind::Slope => vec![0.25; spec.numel()],
         TensorKind::Scale | TensorKind::RunningVar => vec![1.0; spec.numel()],
     };
     Tensor::from_vec(values, spec.dims.as_slice(), &Device::Cpu).expect("as many values as the shape has")

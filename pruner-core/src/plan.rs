@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::budget::{Broken, Budget, Ceiling};
 use crate::graph::cost::{Cost, cost};
+use crate::graph::tensor::TensorKind;
 use crate::graph::{Graph, NodeId, Op};
 use crate::group::{self, ChannelGroup, GroupId, Keep};
 use crate::latency::{Latency, LatencyModel};
@@ -119,10 +120,11 @@ impl Planner {
         let groups = group::groups(graph);
         let sensitivity = sensitivity(scores, measure);
         let prunable = |group: &&ChannelGroup| {
-            let skipped = group.producers.len() > 1 && policy.coupled == Coupled::Skip;
+            let skipped = group.is_coupled(graph) && policy.coupled == Coupled::Skip;
             group.frozen.is_none() && !skipped && group.width > policy.min_channels
         };
-        let ranking = groups.iter().filter(prunable).map(|group| (group.id, ranked(group, scores))).collect();
+        let ranking =
+            groups.iter().filter(prunable).map(|group| (group.id, ranked(graph, group, scores))).collect();
         let widths = Widths::new(groups.iter().filter(prunable), &sensitivity, policy);
         Self { graph: graph.clone(), groups, sensitivity, widths, ranking }
     }
@@ -204,11 +206,14 @@ fn no_fit(Broken { ceiling, allowed, actual }: Broken) -> PlanError {
 }
 
 /// The group's channels by the sum of their scores over all producers, each layer's mean made 1; ties to the lower.
-fn ranked(group: &ChannelGroup, scores: &Scores) -> Vec<usize> {
+fn ranked(graph: &Graph, group: &ChannelGroup, scores: &Scores) -> Vec<usize> {
     let mut sums = vec![0.0; group.width];
-    for layer in group.producers.iter().filter_map(|&node| scores.layer(node)) {
+    for &node in &group.producers {
+        let weight = graph.node(node).tensor_name(TensorKind::Weight);
+        let (Some(layer), Some(member)) = (scores.layer(node), group.member(&weight, 0)) else { continue };
         let total: f64 = layer.filters.iter().sum();
-        for (sum, score) in sums.iter_mut().zip(&layer.filters) {
+        for (sum, filters) in sums.iter_mut().zip(member.indices.chunks(member.block)) {
+            let score: f64 = filters.iter().map(|&filter| layer.filters[filter]).sum();
             *sum += if total > 0.0 { score / total } else { 0.0 };
         }
     }

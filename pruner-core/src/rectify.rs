@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::graph::tensor::TensorKind;
 use crate::graph::{Graph, Network, NodeId, Op};
 use crate::init;
 
@@ -11,7 +12,9 @@ use crate::init;
 /// A fresh value depends on `seed`, the tensor's name and its new shape alone.
 pub fn reinit(mut pruned: Network, original: &Graph, seed: u64) -> Network {
     for id in touched(&pruned.graph, original) {
-        for spec in pruned.graph.node(id).tensors() {
+        // A constant is part of what the network computes: what surgery left of it stays.
+        let specs = pruned.graph.node(id).tensors().into_iter().filter(|spec| spec.kind != TensorKind::Value);
+        for spec in specs {
             let fresh = init::tensor(&spec, seed);
             pruned.weights.insert(spec.name, fresh);
         }

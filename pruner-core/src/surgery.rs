@@ -1,11 +1,10 @@
 //! Takes channels out: a smaller dense network of the same operators. Owns slicing; never chooses what goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Tensor};
 
-use crate::graph::tensor::TensorKind;
-use crate::graph::{Conv, Graph, GraphError, Network, Node, Op, Weights};
+use crate::graph::{Conv, Graph, GraphError, Network, Node, Op, Shape, Weights};
 use crate::group::{ChannelGroup, GroupId, Keep, Member, groups};
 
 /// Why channels cannot be taken out.
@@ -84,15 +83,28 @@ pub fn shrink(
     groups: &[ChannelGroup],
     widths: &BTreeMap<GroupId, usize>,
 ) -> Result<Graph, SurgeryError> {
-    let mut lengths = Lengths::new();
+    let mut lost = Lost { outputs: vec![0; graph.nodes().len()], ahead: vec![0; graph.nodes().len()] };
     for (id, kept) in widths {
         let group = shrinkable(groups, *id, *kept)?;
-        for Member { tensor, dim, block } in &group.members {
-            lengths.insert((tensor.clone(), *dim), kept * block);
-        }
+        let dropped = group.width - kept;
+        group.spans.iter().for_each(|span| lost.outputs[span.node.0] += dropped * span.per_channel);
+        group.ahead.iter().for_each(|span| lost.ahead[span.node.0] += dropped * span.per_channel);
     }
-    let nodes = graph.nodes().iter().map(|node| Node { op: resized(node, &lengths), ..node.clone() });
-    Graph::new(graph.input_shape(), nodes.collect()).map_err(SurgeryError::Graph)
+    let resize = |(index, node): (usize, &Node)| {
+        let inputs = node.inputs.first().map_or(0, |input| lost.outputs[input.0]);
+        let loss = Loss { outputs: lost.outputs[index], inputs, ahead: lost.ahead[index] };
+        Node { op: resized(&node.op, loss), ..node.clone() }
+    };
+    let nodes = graph.nodes().iter().enumerate().map(resize).collect();
+    let shrunk = Graph::new(graph.input_shape(), nodes).map_err(SurgeryError::Graph)?;
+    Ok(shrunk.with_interface(graph.interface().clone()))
+}
+
+/// Channels that go, per node.
+struct Lost {
+    outputs: Vec<usize>,
+    /// Of a slice's input, ahead of what it takes.
+    ahead: Vec<usize>,
 }
 
 /// The network that keeps these channels, values and all; with an empty `keep` it is the same network.
@@ -106,16 +118,37 @@ pub fn apply(network: &Network, keep: &Keep) -> Result<Network, SurgeryError> {
     let widths = keep.iter().map(|(id, kept)| (*id, kept.len())).collect();
     let graph = shrink(&network.graph, &groups, &widths)?;
     let mut weights = network.weights.clone();
+    for ((tensor, dim), dropped) in dropped(&groups, keep)? {
+        let full = full_length(&groups, &tensor, dim);
+        slice(&mut weights, (&tensor, dim), full, &dropped)?;
+    }
+    Ok(Network { graph, weights })
+}
+
+/// The indices that go, of every tensor's dimension that loses any: a dimension may run over several groups.
+fn dropped(
+    groups: &[ChannelGroup],
+    keep: &Keep,
+) -> Result<BTreeMap<(String, usize), BTreeSet<usize>>, SurgeryError> {
+    let mut dropped: BTreeMap<(String, usize), BTreeSet<usize>> = BTreeMap::new();
     for (id, kept) in keep {
-        let group = shrinkable(&groups, *id, kept.len())?;
+        let group = shrinkable(groups, *id, kept.len())?;
         if let Some(&channel) = kept.last().filter(|last| **last >= group.width) {
             return Err(SurgeryError::UnknownChannel { group: *id, width: group.width, channel });
         }
-        if kept.len() < group.width {
-            group.members.iter().try_for_each(|member| slice(&mut weights, group.width, member, kept))?;
+        let kept: BTreeSet<usize> = kept.iter().copied().collect();
+        let gone: Vec<usize> = (0..group.width).filter(|channel| !kept.contains(channel)).collect();
+        for Member { tensor, dim, block, indices } in group.members.iter().filter(|_| !gone.is_empty()) {
+            let indices = gone.iter().flat_map(|channel| &indices[channel * block..(channel + 1) * block]);
+            dropped.entry((tensor.clone(), *dim)).or_default().extend(indices);
         }
     }
-    Ok(Network { graph, weights })
+    Ok(dropped)
+}
+
+/// How long the groups say that a tensor's dimension is.
+fn full_length(groups: &[ChannelGroup], tensor: &str, dim: usize) -> usize {
+    groups.iter().filter_map(|group| group.member(tensor, dim)).map(|member| member.indices.len()).sum()
 }
 
 /// The group of that id, if it may have `kept` channels.
@@ -130,48 +163,67 @@ fn shrinkable(groups: &[ChannelGroup], id: GroupId, kept: usize) -> Result<&Chan
     Ok(group)
 }
 
-/// New lengths of tensors' dimensions.
-type Lengths = BTreeMap<(String, usize), usize>;
+/// How many channels a node loses.
+#[derive(Clone, Copy)]
+struct Loss {
+    outputs: usize,
+    inputs: usize,
+    ahead: usize,
+}
 
-fn resized(node: &Node, lengths: &Lengths) -> Op {
-    let weight = node.tensor_name(TensorKind::Weight);
-    let length = |dim, before| lengths.get(&(weight.clone(), dim)).copied().unwrap_or(before);
-    match node.op {
-        Op::Conv(conv) if conv.groups == 1 => {
-            Op::Conv(Conv { inputs: length(1, conv.inputs), outputs: length(0, conv.outputs), ..conv })
-        }
+fn resized(op: &Op, Loss { outputs: lost, inputs: lost_inputs, ahead }: Loss) -> Op {
+    match op {
         Op::Conv(conv) => {
-            let outputs = length(0, conv.outputs);
-            let groups = conv.groups * outputs / conv.outputs;
-            Op::Conv(Conv { inputs: conv.inputs / conv.groups * groups, outputs, groups, ..conv })
+            let inputs = conv.inputs - lost_inputs;
+            let groups = if conv.is_depthwise() { inputs } else { conv.groups };
+            Op::Conv(Conv { inputs, outputs: conv.outputs - lost, groups, ..*conv })
         }
-        Op::BatchNorm { channels, eps } => Op::BatchNorm { channels: length(0, channels), eps },
+        Op::BatchNorm { channels, eps } => Op::BatchNorm { channels: channels - lost, eps: *eps },
+        Op::PRelu { channels: 1 } => op.clone(),
+        Op::PRelu { channels } => Op::PRelu { channels: channels - lost },
+        Op::Constant { shape } => Op::Constant { shape: Shape { channels: shape.channels - lost, ..*shape } },
+        Op::Slice { start, end } => {
+            let start = start - ahead;
+            Op::Slice { start, end: end - ahead - lost }
+        }
         Op::Linear { inputs, outputs, bias } => {
-            Op::Linear { inputs: length(1, inputs), outputs: length(0, outputs), bias }
+            Op::Linear { inputs: inputs - lost_inputs, outputs: outputs - lost, bias: *bias }
         }
         Op::Input
-        | Op::Relu
-        | Op::Add
+        | Op::Activation(_)
+        | Op::Binary(_)
+        | Op::Concat
+        | Op::Shuffle { .. }
+        | Op::Pad { .. }
         | Op::MaxPool(_)
-        | Op::AvgPool(_)
+        | Op::AvgPool { .. }
         | Op::GlobalAvgPool
-        | Op::Flatten => node.op.clone(),
+        | Op::Resize(_)
+        | Op::Softmax
+        | Op::Flatten
+        | Op::Opaque(_)
+        | Op::Part { .. }
+        | Op::Outputs => op.clone(),
     }
 }
 
-fn slice(weights: &mut Weights, width: usize, member: &Member, kept: &[usize]) -> Result<(), SurgeryError> {
-    let Member { tensor: name, dim, block } = member;
-    let tensor = weights.get_mut(name).ok_or_else(|| SurgeryError::MissingTensor { tensor: name.clone() })?;
-    let expected = width * block;
-    if tensor.dims().get(*dim) != Some(&expected) {
-        return Err(SurgeryError::TensorShape { tensor: name.clone(), dim: *dim, expected });
+fn slice(
+    weights: &mut Weights,
+    (name, dim): (&str, usize),
+    expected: usize,
+    dropped: &BTreeSet<usize>,
+) -> Result<(), SurgeryError> {
+    let missing = || SurgeryError::MissingTensor { tensor: name.to_owned() };
+    let tensor = weights.get_mut(name).ok_or_else(missing)?;
+    if tensor.dims().get(dim) != Some(&expected) {
+        return Err(SurgeryError::TensorShape { tensor: name.to_owned(), dim, expected });
     }
     let indices: Vec<u32> =
-        kept.iter().flat_map(|channel| channel * block..(channel + 1) * block).map(|i| i as u32).collect();
+        (0..expected).filter(|index| !dropped.contains(index)).map(|index| index as u32).collect();
     let sliced = Tensor::new(indices, &Device::Cpu)
-        .and_then(|indices| tensor.index_select(&indices, *dim))
+        .and_then(|indices| tensor.index_select(&indices, dim))
         .and_then(|sliced| sliced.contiguous());
-    *tensor = sliced.map_err(|source| SurgeryError::Slice { tensor: name.clone(), source })?;
+    *tensor = sliced.map_err(|source| SurgeryError::Slice { tensor: name.to_owned(), source })?;
     Ok(())
 }
 

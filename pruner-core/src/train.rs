@@ -121,7 +121,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(network: &Network, dataset: &'a Dataset, recipe: &'a Recipe) -> Result<Self, TrainError> {
-        let executor = Executor::new(&network.graph, recipe.batch);
+        let executor = Executor::new(&network.graph, recipe.batch)?;
         let params = executor.layout().gather(&network.weights)?;
         Ok(Self {
             dataset,

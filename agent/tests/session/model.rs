@@ -27,7 +27,8 @@ impl Model {
         let input: Vec<f32> =
             (0..network.graph.input_shape().numel()).map(|i| (i % 17) as f32 / 17.0).collect();
         let params = ParamLayout::of(&network.graph).gather::<f32>(&network.weights).unwrap();
-        let output = Executor::<f32>::new(&network.graph, 1).forward_eval(&params, &input, 1).to_vec();
+        let output =
+            Executor::<f32>::new(&network.graph, 1).unwrap().forward_eval(&params, &input, 1).to_vec();
         let manifest = ModelManifest {
             name: "fashion".into(),
             artifact: ArtifactRef { digest: Digest::of(&bytes), size: ByteSize(bytes.len() as u64) },

@@ -11,7 +11,7 @@ use super::gemm::{Matrix, MatrixMut, Write, gemm};
 use super::lanes::vectorised;
 use super::scalar::Scalar;
 use super::scratch::Scratch;
-use crate::graph::{Conv, Shape};
+use crate::graph::{Conv, Padding, Shape, Window};
 
 pub(super) use backward::Gradients;
 
@@ -48,14 +48,14 @@ struct Part {
 
 /// A linear layer as a convolution.
 pub(super) fn linear(inputs: usize, outputs: usize, bias: bool) -> Geometry {
-    let conv = Conv { inputs, outputs, kernel: 1, stride: 1, padding: 0, groups: 1, bias };
+    let conv = Conv { inputs, outputs, window: Window::square(1, 1, 0), groups: 1, bias };
     Geometry { conv, input: Shape::vector(inputs), output: Shape::vector(outputs) }
 }
 
 impl Geometry {
     /// Input channels, kernel rows and columns that one output channel reads.
     fn taps(&self) -> usize {
-        self.conv.inputs / self.conv.groups * self.conv.kernel * self.conv.kernel
+        self.conv.inputs / self.conv.groups * self.conv.window.area()
     }
 
     /// Output channels of one group.
@@ -70,8 +70,8 @@ impl Geometry {
 
     /// Whether the input's own rows are the patches.
     fn is_pointwise(&self) -> bool {
-        let Conv { kernel, stride, padding, .. } = self.conv;
-        kernel == 1 && stride == 1 && padding == 0
+        let Window { kernel, stride, padding, .. } = self.conv.window;
+        kernel == [1, 1] && stride == [1, 1] && padding == Padding::default()
     }
 
     /// The tiles of a block of `images`.

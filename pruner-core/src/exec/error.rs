@@ -1,6 +1,6 @@
-//! Why named weights do not fit a graph.
+//! Why a graph cannot be run, or named weights do not fit it.
 
-/// A network's weights are not those that its graph needs.
+/// A graph cannot be run, or a network's weights are not those that its graph needs.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// No tensor of that name.
@@ -18,6 +18,14 @@ pub enum ExecError {
         expected: Vec<usize>,
         /// What was there.
         got: Vec<usize>,
+    },
+    /// An operator that cannot be run here, only carried through.
+    #[error("node '{node}' computes {operator}, which cannot be run here")]
+    Unsupported {
+        /// Which node.
+        node: String,
+        /// What it computes.
+        operator: String,
     },
     /// A flat vector of the wrong length.
     #[error("{got} numbers where the graph needs {expected}")]

@@ -3,14 +3,14 @@
 
 use std::ops::Range;
 
-use super::ParamLayout;
 use super::conv::{Geometry, linear};
 use super::gemm::Write;
 use super::layout::Role;
 use super::norm::Norm;
 use super::pointwise::Activation;
-use super::pool::Window;
-use crate::graph::{Graph, NodeId, Op, Shape};
+use super::pool::Pool;
+use super::{ExecError, ParamLayout};
+use crate::graph::{self, Binary, Divisor, Graph, NodeId, Op, Shape};
 
 /// One operator, or two fused.
 #[derive(Debug, Clone)]
@@ -28,8 +28,8 @@ pub(super) enum Kernel {
     Norm { norm: Norm, params: NormParams },
     Relu,
     Add(Activation),
-    MaxPool(Window),
-    AvgPool(Window),
+    MaxPool(Pool),
+    AvgPool(Pool, Divisor),
     GlobalAvgPool { area: usize },
     Flatten { input: Shape },
 }
@@ -62,14 +62,14 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn of(graph: &Graph, layout: &ParamLayout) -> Self {
-        let steps = steps(graph, layout);
+    pub(super) fn of(graph: &Graph, layout: &ParamLayout) -> Result<Self, ExecError> {
+        let steps = steps(graph, layout)?;
         let (backward, buffers) = backward(graph, &steps);
-        Self { steps, backward, buffers }
+        Ok(Self { steps, backward, buffers })
     }
 }
 
-fn steps(graph: &Graph, layout: &ParamLayout) -> Vec<Step> {
+fn steps(graph: &Graph, layout: &ParamLayout) -> Result<Vec<Step>, ExecError> {
     let consumers = graph.consumers();
     let mut folded = vec![false; graph.nodes().len()];
     let mut steps = Vec::new();
@@ -78,30 +78,35 @@ fn steps(graph: &Graph, layout: &ParamLayout) -> Vec<Step> {
             continue;
         }
         let relu = match consumers[index].as_slice() {
-            &[only] if graph.node(only).op == Op::Relu => Some(only.0),
+            &[only] if graph.node(only).op == Op::RELU => Some(only.0),
             _ => None,
         };
-        let fuses = matches!(node.op, Op::BatchNorm { .. } | Op::Add);
+        let fuses = matches!(node.op, Op::BatchNorm { .. }) || node.op == Op::ADD;
         let relu = relu.filter(|_| fuses);
         let activation = if relu.is_some() { Activation::Relu } else { Activation::Identity };
-        let Some(kernel) = kernel(graph, layout, NodeId(index), activation) else { continue };
+        let Some(kernel) = kernel(graph, layout, NodeId(index), activation)? else { continue };
         if let Some(relu) = relu {
             folded[relu] = true;
         }
         let inputs = node.inputs.iter().map(|input| input.0).collect();
         steps.push(Step { kernel, inputs, output: relu.unwrap_or(index) });
     }
-    steps
+    Ok(steps)
 }
 
 /// The kernel of one node; none for the image.
-fn kernel(graph: &Graph, layout: &ParamLayout, id: NodeId, activation: Activation) -> Option<Kernel> {
+fn kernel(
+    graph: &Graph,
+    layout: &ParamLayout,
+    id: NodeId,
+    activation: Activation,
+) -> Result<Option<Kernel>, ExecError> {
     let node = graph.node(id);
     let (output, range) = (graph.shape(id), |role| layout.range(id, role));
     let needed = |role| range(role).expect("the layout has every tensor of its graph's operators");
     let input = node.inputs.first().map_or(output, |&input| graph.shape(input));
-    Some(match node.op {
-        Op::Input => return None,
+    Ok(Some(match node.op {
+        Op::Input => return Ok(None),
         Op::Conv(conv) => Kernel::Conv {
             geometry: Geometry { conv, input, output },
             weight: needed(Role::Weight),
@@ -121,13 +126,31 @@ fn kernel(graph: &Graph, layout: &ParamLayout, id: NodeId, activation: Activatio
                 var: needed(Role::RunningVar),
             },
         },
-        Op::Relu => Kernel::Relu,
-        Op::Add => Kernel::Add(activation),
-        Op::MaxPool(pool) => Kernel::MaxPool(Window { pool, input, output }),
-        Op::AvgPool(pool) => Kernel::AvgPool(Window { pool, input, output }),
+        Op::Activation(graph::Activation::Relu) => Kernel::Relu,
+        Op::Binary(Binary::Add) if input == graph.shape(node.inputs[1]) => Kernel::Add(activation),
+        Op::MaxPool(window) => Kernel::MaxPool(Pool { window, input, output }),
+        Op::AvgPool { window, divisor } => Kernel::AvgPool(Pool { window, input, output }, divisor),
         Op::GlobalAvgPool => Kernel::GlobalAvgPool { area: input.area() },
         Op::Flatten => Kernel::Flatten { input },
-    })
+        Op::Activation(_)
+        | Op::PRelu { .. }
+        | Op::Binary(_)
+        | Op::Concat
+        | Op::Slice { .. }
+        | Op::Shuffle { .. }
+        | Op::Pad { .. }
+        | Op::Resize(_)
+        | Op::Softmax
+        | Op::Constant { .. }
+        | Op::Opaque(_)
+        | Op::Part { .. }
+        | Op::Outputs => {
+            return Err(ExecError::Unsupported {
+                node: node.name.clone(),
+                operator: format!("{:?}", node.op),
+            });
+        }
+    }))
 }
 
 /// Assigns gradient buffers: one is free again once the step that made its value has used it.

@@ -5,17 +5,17 @@ use rayon::prelude::*;
 use super::blocks::Blocks;
 use super::gemm::Write;
 use super::scalar::Scalar;
-use crate::graph::{Pool, Shape};
+use crate::graph::{Divisor, Padding, Shape, Window};
 
 /// A pooling window on features of known shape.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Window {
-    pub(super) pool: Pool,
+pub(super) struct Pool {
+    pub(super) window: Window,
     pub(super) input: Shape,
     pub(super) output: Shape,
 }
 
-impl Window {
+impl Pool {
     /// Calls `each` with every (input plane, output plane) pair, blocks in parallel.
     fn planes<T: Scalar>(&self, blocks: Blocks, x: &[T], y: &mut [T], each: impl Fn(&[T], &mut [T]) + Sync) {
         let pairs = y.par_chunks_mut(blocks.len(self.output)).zip(x.par_chunks(blocks.len(self.input)));
@@ -27,15 +27,15 @@ impl Window {
 
     /// The input positions of one output, in row-major order; never empty.
     fn places(&self, output: usize) -> impl Iterator<Item = usize> + use<> {
-        let Pool { kernel, stride, padding } = self.pool;
-        let width = self.input.width;
-        let (top, left) = (output / self.output.width * stride, output % self.output.width * stride);
-        let inside = |from: usize, len: usize| {
-            from.saturating_sub(padding)..(from + kernel).saturating_sub(padding).min(len)
+        let Window { kernel, stride, dilation, padding: Padding { top, left, .. } } = self.window;
+        let Shape { height, width, .. } = self.input;
+        let inside = move |corner: usize, axis: usize, border: usize, length: usize| {
+            let taps = (0..kernel[axis]).map(move |tap| corner * stride[axis] + tap * dilation[axis]);
+            taps.filter_map(move |place| place.checked_sub(border)).filter(move |&place| place < length)
         };
-        let columns = inside(left, width);
-        inside(top, self.input.height)
-            .flat_map(move |row| columns.clone().map(move |column| row * width + column))
+        let (row, column) = (output / self.output.width, output % self.output.width);
+        inside(row, 0, top, height)
+            .flat_map(move |row| inside(column, 1, left, width).map(move |column| row * width + column))
     }
 
     /// Where the largest number of one output's window is; the first of equals, a NaN before all.
@@ -53,21 +53,26 @@ impl Window {
         });
     }
 
-    /// The mean of each window; the divisor counts padding too.
-    pub(super) fn mean<T: Scalar>(&self, blocks: Blocks, x: &[T], y: &mut [T]) {
-        let share = self.share();
+    /// The mean of each window.
+    pub(super) fn mean<T: Scalar>(&self, blocks: Blocks, divisor: Divisor, x: &[T], y: &mut [T]) {
         self.planes(blocks, x, y, |x, y| {
             for (output, y) in y.iter_mut().enumerate() {
-                *y = self.places(output).fold(T::ZERO, |sum, place| sum + x[place]) * share;
+                let sum = self.places(output).fold(T::ZERO, |sum, place| sum + x[place]);
+                *y = sum * self.share(divisor, output);
             }
         });
     }
 
-    fn share<T: Scalar>(&self) -> T {
-        T::from_f64(1.0 / (self.pool.kernel * self.pool.kernel) as f64)
+    /// One divided by what the sum of an output's window is divided by.
+    fn share<T: Scalar>(&self, divisor: Divisor, output: usize) -> T {
+        let count = match divisor {
+            Divisor::Window => self.window.area(),
+            Divisor::Inside => self.places(output).count(),
+        };
+        T::from_f64(1.0 / count as f64)
     }
 
-    /// Gradient of [`Window::max`]: all to the largest.
+    /// Gradient of [`Pool::max`]: all to the largest.
     pub(super) fn max_backward<T: Scalar>(
         &self,
         blocks: Blocks,
@@ -85,16 +90,22 @@ impl Window {
         });
     }
 
-    /// Gradient of [`Window::mean`].
-    pub(super) fn mean_backward<T: Scalar>(&self, blocks: Blocks, dy: &[T], (dx, write): (&mut [T], Write)) {
-        let share = self.share();
+    /// Gradient of [`Pool::mean`].
+    pub(super) fn mean_backward<T: Scalar>(
+        &self,
+        blocks: Blocks,
+        divisor: Divisor,
+        dy: &[T],
+        (dx, write): (&mut [T], Write),
+    ) {
         let work = dx.par_chunks_mut(blocks.len(self.input)).zip(dy.par_chunks(blocks.len(self.output)));
         work.for_each(|(dx, dy)| {
             let planes = dx.chunks_exact_mut(self.input.area()).zip(dy.chunks_exact(self.output.area()));
             for (dx, dy) in planes {
                 clear(dx, write);
                 for (output, &dy) in dy.iter().enumerate() {
-                    self.places(output).for_each(|place| dx[place] += dy * share);
+                    let share = dy * self.share(divisor, output);
+                    self.places(output).for_each(|place| dx[place] += share);
                 }
             }
         });

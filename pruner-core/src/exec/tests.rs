@@ -5,19 +5,19 @@ mod gradients;
 mod invariance;
 
 use super::*;
-use crate::graph::{Conv, Node, NodeId, Pool};
+use crate::graph::{Conv, Divisor, Node, NodeId, Window};
 
 /// A conv node's operator.
 fn conv(inputs: usize, outputs: usize, [kernel, stride, padding, groups]: [usize; 4], bias: bool) -> Op {
-    Op::Conv(Conv { inputs, outputs, kernel, stride, padding, groups, bias })
+    Op::Conv(Conv { inputs, outputs, window: Window::square(kernel, stride, padding), groups, bias })
 }
 
 fn norm(channels: usize) -> Op {
     Op::BatchNorm { channels, eps: 1e-5 }
 }
 
-fn pool(kernel: usize, stride: usize, padding: usize) -> Pool {
-    Pool { kernel, stride, padding }
+fn pool(kernel: usize, stride: usize, padding: usize) -> Window {
+    Window::square(kernel, stride, padding)
 }
 
 /// A graph of (operator, inputs); node 0 is the image.
@@ -60,16 +60,16 @@ fn residual() -> Graph {
         &[
             (conv(2, 6, [3, 1, 1, 1], false), &[0]),
             (norm(6), &[1]),
-            (Op::Relu, &[2]),
+            (Op::RELU, &[2]),
             (conv(6, 8, [3, 2, 1, 1], false), &[3]),
             (norm(8), &[4]),
-            (Op::Relu, &[5]),
+            (Op::RELU, &[5]),
             (conv(8, 8, [3, 1, 1, 1], false), &[6]),
             (norm(8), &[7]),
             (conv(6, 8, [1, 2, 0, 1], false), &[3]),
             (norm(8), &[9]),
-            (Op::Add, &[8, 10]),
-            (Op::Relu, &[11]),
+            (Op::ADD, &[8, 10]),
+            (Op::RELU, &[11]),
             (Op::GlobalAvgPool, &[12]),
             (Op::Linear { inputs: 8, outputs: 5, bias: true }, &[13]),
         ],

@@ -55,20 +55,8 @@ fn numel(tensor: &TensorSpec) -> u64 {
 }
 
 fn macs(node: &Node, output: Shape) -> u64 {
-    match node.op {
-        Op::Conv(_) | Op::Linear { .. } => {
-            let weight = node.tensors().iter().find(|tensor| tensor.kind == TensorKind::Weight).map(numel);
-            output.area() as u64 * weight.expect("convolutions and linear layers have a weight")
-        }
-        Op::Input
-        | Op::BatchNorm { .. }
-        | Op::Relu
-        | Op::Add
-        | Op::MaxPool(_)
-        | Op::AvgPool(_)
-        | Op::GlobalAvgPool
-        | Op::Flatten => 0,
-    }
+    let weight = node.tensors().into_iter().find(|tensor| tensor.kind == TensorKind::Weight);
+    weight.map_or(0, |weight| output.area() as u64 * weight.numel() as u64)
 }
 
 /// Numbers in the weights of the folded network, biases that folding adds included.
@@ -87,12 +75,13 @@ fn folded_weights(graph: &Graph) -> u64 {
 }
 
 /// The most activations alive at once: each output lives until the last node that reads it has run.
-/// A folded batch norm costs nothing (its layer writes its output), nor does a flatten (a view).
+/// A folded batch norm costs nothing (its layer writes its output), nor do views:
+/// a flatten, another output of an opaque node.
 fn peak_activations(graph: &Graph) -> u64 {
     let folded_into = fold::folded_into(graph);
     let mut buffer: Vec<usize> = Vec::with_capacity(graph.nodes().len());
     for (index, node) in graph.nodes().iter().enumerate() {
-        let is_view = folded_into[index].is_some() || node.op == Op::Flatten;
+        let is_view = folded_into[index].is_some() || matches!(node.op, Op::Flatten | Op::Part { .. });
         buffer.push(if is_view { buffer[node.inputs[0].0] } else { index });
     }
     let mut last_use: Vec<usize> = (0..buffer.len()).collect();

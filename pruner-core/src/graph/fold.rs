@@ -10,21 +10,11 @@ pub(crate) fn folded_into(graph: &Graph) -> Vec<Option<NodeId>> {
     graph
         .nodes()
         .iter()
-        .map(|node| match node.op {
-            Op::BatchNorm { .. } => {
-                let source = node.inputs[0];
-                let absorbs = matches!(graph.node(source).op, Op::Conv(_) | Op::Linear { .. });
-                (absorbs && consumers[source.0].len() == 1).then_some(source)
-            }
-            Op::Input
-            | Op::Conv(_)
-            | Op::Relu
-            | Op::Add
-            | Op::MaxPool(_)
-            | Op::AvgPool(_)
-            | Op::GlobalAvgPool
-            | Op::Flatten
-            | Op::Linear { .. } => None,
+        .map(|node| {
+            let Op::BatchNorm { .. } = node.op else { return None };
+            let source = node.inputs[0];
+            let absorbs = matches!(graph.node(source).op, Op::Conv(_) | Op::Linear { .. });
+            (absorbs && consumers[source.0].len() == 1).then_some(source)
         })
         .collect()
 }

@@ -1,6 +1,6 @@
 //! Which tensors a node has: names, dimensions and what each is for. Owns the naming, never a value.
 
-use super::{Graph, Node, Op};
+use super::{Graph, Node, Op, Shape};
 
 /// One tensor that a node needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,10 @@ pub enum TensorKind {
     Scale,
     /// A batch norm's additive term (beta), spelt `bias`.
     Shift,
+    /// A PReLU's factor below 0, spelt `weight`.
+    Slope,
+    /// A constant's numbers, spelt `value`; not learnt.
+    Value,
     /// A batch norm's running mean; not learnt.
     RunningMean,
     /// A batch norm's running variance; not learnt.
@@ -41,18 +45,19 @@ impl TensorKind {
     /// The last part of the tensor's name, as PyTorch spells it.
     pub const fn suffix(self) -> &'static str {
         match self {
-            Self::Weight | Self::Scale => "weight",
+            Self::Weight | Self::Scale | Self::Slope => "weight",
             Self::Bias | Self::Shift => "bias",
+            Self::Value => "value",
             Self::RunningMean => "running_mean",
             Self::RunningVar => "running_var",
         }
     }
 
-    /// Whether training moves it by its gradient; running statistics are not learnt.
+    /// Whether training moves it by its gradient; running statistics and constants are not learnt.
     pub const fn is_learnt(self) -> bool {
         match self {
-            Self::Weight | Self::Bias | Self::Scale | Self::Shift => true,
-            Self::RunningMean | Self::RunningVar => false,
+            Self::Weight | Self::Bias | Self::Scale | Self::Shift | Self::Slope => true,
+            Self::RunningMean | Self::RunningVar | Self::Value => false,
         }
     }
 }
@@ -60,10 +65,11 @@ impl TensorKind {
 impl Node {
     /// The tensors that this node needs, in the order PyTorch lists them.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        use TensorKind::{Bias, RunningMean, RunningVar, Scale, Shift, Weight};
+        use TensorKind::{Bias, RunningMean, RunningVar, Scale, Shift, Slope, Value, Weight};
         match self.op {
             Op::Conv(conv) => {
-                let weight = vec![conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel];
+                let [rows, columns] = conv.window.kernel;
+                let weight = vec![conv.outputs, conv.inputs / conv.groups, rows, columns];
                 let bias = conv.bias.then(|| self.tensor(Bias, vec![conv.outputs]));
                 std::iter::once(self.tensor(Weight, weight)).chain(bias).collect()
             }
@@ -75,13 +81,26 @@ impl Node {
                 .into_iter()
                 .map(|kind| self.tensor(kind, vec![channels]))
                 .collect(),
+            Op::PRelu { channels } => vec![self.tensor(Slope, vec![channels])],
+            Op::Constant { shape: Shape { channels, height, width } } => {
+                vec![self.tensor(Value, vec![channels, height, width])]
+            }
             Op::Input
-            | Op::Relu
-            | Op::Add
+            | Op::Activation(_)
+            | Op::Binary(_)
+            | Op::Concat
+            | Op::Slice { .. }
+            | Op::Shuffle { .. }
+            | Op::Pad { .. }
             | Op::MaxPool(_)
-            | Op::AvgPool(_)
+            | Op::AvgPool { .. }
             | Op::GlobalAvgPool
-            | Op::Flatten => Vec::new(),
+            | Op::Resize(_)
+            | Op::Softmax
+            | Op::Flatten
+            | Op::Opaque(_)
+            | Op::Part { .. }
+            | Op::Outputs => Vec::new(),
         }
     }
 

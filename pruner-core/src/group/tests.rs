@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::arbitrary;
-use crate::graph::{Node, Shape};
+use crate::graph::{Activation, Binary, Conv, Network, Node, Opaque, Operand, Shape, Window};
 use crate::zoo::{ZooNetwork, build};
 
 const CIFAR: Shape = Shape::new(3, 32, 32);
@@ -14,7 +14,7 @@ fn node(name: &str, op: Op, inputs: &[usize]) -> Node {
 }
 
 fn conv(inputs: usize, outputs: usize, groups: usize) -> Op {
-    Op::Conv(Conv { inputs, outputs, kernel: 3, stride: 1, padding: 1, groups, bias: false })
+    Op::Conv(Conv { inputs, outputs, window: Window::square(3, 1, 1), groups, bias: false })
 }
 
 fn linear(inputs: usize, outputs: usize) -> Op {
@@ -68,21 +68,22 @@ fn vgg16_has_a_group_per_convolution() {
     }
 }
 
-/// Every dimension that runs over channels is covered once, whole; a grouped kernel's inputs go with its outputs.
+/// Every dimension that runs over channels is covered once, whole; a depthwise kernel's one input is none of them.
 fn assert_covered(graph: &Graph) {
     let groups = groups(graph);
     for node in graph.nodes() {
-        let is_grouped = matches!(node.op, Op::Conv(conv) if conv.groups > 1);
+        let is_depthwise = matches!(node.op, Op::Conv(conv) if conv.is_depthwise());
         for spec in node.tensors() {
             for dim in 0..spec.dims.len().min(2) {
-                let lengths: Vec<usize> = groups
-                    .iter()
-                    .flat_map(|group| group.members.iter().map(move |member| (group.width, member)))
-                    .filter(|(_, member)| member.tensor == spec.name && member.dim == dim)
-                    .map(|(width, member)| width * member.block)
+                let members =
+                    groups.iter().filter_map(|group| Some((group.width, group.member(&spec.name, dim)?)));
+                let mut indices: Vec<usize> = members
+                    .inspect(|(width, member)| assert_eq!(member.indices.len(), width * member.block))
+                    .flat_map(|(_, member)| member.indices.clone())
                     .collect();
-                let expected = if is_grouped && dim == 1 { vec![] } else { vec![spec.dims[dim]] };
-                assert_eq!(lengths, expected, "{} dimension {dim}", spec.name);
+                indices.sort_unstable();
+                let expected = if is_depthwise && dim == 1 { 0 } else { spec.dims[dim] };
+                assert_eq!(indices, (0..expected).collect::<Vec<_>>(), "{} dimension {dim}", spec.name);
             }
         }
     }
@@ -110,7 +111,7 @@ fn flatten_multiplies_the_block_by_the_area() {
         node("conv", conv(1, 5, 1), &[0]),
         node("flatten", Op::Flatten, &[1]),
         node("fc1", linear(20, 7), &[2]),
-        node("relu", Op::Relu, &[3]),
+        node("relu", Op::RELU, &[3]),
         node("fc2", linear(7, 3), &[4]),
     ];
     let graph = Graph::new(Shape::new(1, 2, 2), nodes).unwrap();
@@ -137,9 +138,9 @@ fn a_depthwise_convolution_passes_its_channels_through() {
     assert_eq!(names(&graph, &groups[1].consumers), ["depth", "out"]);
 }
 
-/// Six channels in two groups of three: a channel of the coupled group is three at the input and two behind.
+/// Six channels in two groups of three: the same place in both groups is one channel, at the input and at the output.
 #[test]
-fn a_grouped_convolution_loses_whole_groups() {
+fn the_groups_of_a_convolution_lose_alike() {
     let nodes = vec![
         node("input", Op::Input, &[]),
         node("point", conv(3, 6, 1), &[0]),
@@ -147,9 +148,117 @@ fn a_grouped_convolution_loses_whole_groups() {
         node("out", conv(4, 2, 1), &[2]),
     ];
     let graph = Graph::new(Shape::new(3, 4, 4), nodes).unwrap();
-    let group = &groups(&graph)[1];
-    assert_eq!(group.width, 2);
-    assert_eq!(members(group), [("point.weight", 0, 3), ("grouped.weight", 0, 2), ("out.weight", 1, 2)]);
+    let groups = groups(&graph);
+    let (inputs, outputs) = (&groups[1], &groups[2]);
+    assert_eq!((inputs.width, outputs.width), (3, 2));
+    assert_eq!(members(inputs), [("point.weight", 0, 2), ("grouped.weight", 1, 1)]);
+    assert_eq!(inputs.members[0].indices, [0, 3, 1, 4, 2, 5]);
+    assert_eq!(members(outputs), [("grouped.weight", 0, 2), ("out.weight", 1, 2)]);
+    assert_eq!(outputs.members[0].indices, [0, 2, 1, 3]);
+}
+
+/// Test vector T7: of three channels and five joined, channel 1 of the five is channel 4.
+#[test]
+fn joined_channels_are_offset_by_those_before() {
+    let nodes = vec![
+        node("input", Op::Input, &[]),
+        node("a", conv(1, 3, 1), &[0]),
+        node("b", conv(1, 5, 1), &[0]),
+        node("concat", Op::Concat, &[1, 2]),
+        node("bn", Op::BatchNorm { channels: 8, eps: 1e-5 }, &[3]),
+        node("out", conv(8, 2, 1), &[4]),
+    ];
+    let graph = Graph::new(Shape::new(1, 4, 4), nodes).unwrap();
+    let groups = groups(&graph);
+    assert_eq!(groups.iter().map(|group| group.width).collect::<Vec<_>>(), [1, 3, 5, 2]);
+    let reader = groups[2].member("out.weight", 1).unwrap();
+    assert_eq!(reader.indices[1], 4);
+    assert_eq!(groups[2].member("bn.running_var", 0).unwrap().indices, [3, 4, 5, 6, 7]);
+    assert_eq!(groups[1].member("out.weight", 1).unwrap().indices, [0, 1, 2]);
+    assert_coverable(&graph);
+}
+
+/// A convolution whose halves go different ways (ShuffleNet V2) has a group for each.
+#[test]
+fn channels_that_are_split_part_ways() {
+    let nodes = vec![
+        node("input", Op::Input, &[]),
+        node("stem", conv(1, 8, 1), &[0]),
+        node("left", Op::Slice { start: 0, end: 4 }, &[1]),
+        node("right", Op::Slice { start: 4, end: 8 }, &[1]),
+        node("conv", conv(4, 4, 1), &[3]),
+        node("concat", Op::Concat, &[2, 4]),
+        node("shuffle", Op::Shuffle { groups: 2 }, &[5]),
+        node("out", conv(8, 2, 1), &[6]),
+    ];
+    let graph = Graph::new(Shape::new(1, 4, 4), nodes).unwrap();
+    let groups = groups(&graph);
+    // The shuffle ties the left half to the convolution's outputs, place by place.
+    assert_eq!(groups.iter().map(|group| group.width).collect::<Vec<_>>(), [1, 4, 4, 2]);
+    assert_eq!(groups[1].member("stem.weight", 0).unwrap().indices, [0, 1, 2, 3]);
+    assert_eq!(groups[1].member("conv.weight", 0).unwrap().indices, [0, 1, 2, 3]);
+    assert_eq!(groups[1].member("out.weight", 1).unwrap().indices, [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(groups[2].member("stem.weight", 0).unwrap().indices, [4, 5, 6, 7]);
+    assert_eq!(groups[2].ahead, [], "the right half is ahead of no slice");
+    assert_eq!(groups[1].ahead, [Span { node: NodeId(3), per_channel: 1 }]);
+    assert_coverable(&graph);
+}
+
+/// Squeeze and excite: the gate's channels go with those it multiplies.
+#[test]
+fn a_gate_goes_with_what_it_multiplies() {
+    let nodes = vec![
+        node("input", Op::Input, &[]),
+        node("conv", conv(3, 6, 1), &[0]),
+        node("mean", Op::GlobalAvgPool, &[1]),
+        node("squeeze", linear(6, 2), &[2]),
+        node("excite", linear(2, 6), &[3]),
+        node("gate", Op::Activation(Activation::Sigmoid), &[4]),
+        node("scaled", Op::Binary(Binary::Mul), &[1, 5]),
+        node("out", conv(6, 2, 1), &[6]),
+    ];
+    let graph = Graph::new(Shape::new(3, 4, 4), nodes).unwrap();
+    let groups = groups(&graph);
+    assert_eq!(names(&graph, &groups[1].producers), ["conv", "excite"]);
+    assert_eq!(names(&graph, &groups[1].consumers), ["squeeze", "out"]);
+    assert_eq!((groups[1].width, groups[2].width), (6, 2));
+}
+
+/// What nobody knows keeps all its channels, and says so.
+#[test]
+fn an_unknown_operator_freezes_what_it_touches() {
+    let opaque = Opaque {
+        operator: "Mystery".into(),
+        node: Vec::new(),
+        operands: vec![Operand::Value { rank: 4 }],
+        outputs: vec![vec![1, 5, 4, 4]],
+    };
+    let nodes = vec![
+        node("input", Op::Input, &[]),
+        node("conv", conv(3, 6, 1), &[0]),
+        node("mystery", Op::Opaque(opaque.into()), &[1]),
+        node("behind", conv(5, 4, 1), &[2]),
+        node("out", conv(4, 2, 1), &[3]),
+    ];
+    let groups = groups(&Graph::new(Shape::new(3, 4, 4), nodes).unwrap());
+    let frozen = Some(Frozen::Operator { node: "mystery".into() });
+    assert_eq!((&groups[1].frozen, &groups[2].frozen), (&frozen, &frozen));
+    assert_eq!(groups[3].frozen, None);
+    assert_eq!(frozen.unwrap().to_string(), "needed whole by 'mystery'");
+}
+
+fn assert_coverable(graph: &Graph) {
+    assert_covered(graph);
+    for seed in 0..20 {
+        let keep = arbitrary::keep(graph, seed);
+        let widths = keep.iter().map(|(id, kept)| (*id, kept.len())).collect();
+        let network = Network { graph: graph.clone(), weights: arbitrary::weights(graph, seed) };
+        let pruned = crate::surgery::apply(&network, &keep).unwrap();
+        assert_eq!(pruned.graph, crate::surgery::shrink(graph, &groups(graph), &widths).unwrap());
+        for spec in pruned.graph.tensors() {
+            assert_eq!(pruned.weights[&spec.name].dims(), spec.dims, "{}", spec.name);
+        }
+    }
 }
 
 /// Behind a flatten the features of one channel stand together; what is added to them must go with them.
@@ -161,7 +270,7 @@ fn adding_to_a_flatten_couples_in_its_blocks() {
         node("left", Op::Flatten, &[1]),
         node("flat", Op::Flatten, &[0]),
         node("right", linear(4, 12), &[3]),
-        node("add", Op::Add, &[2, 4]),
+        node("add", Op::ADD, &[2, 4]),
         node("fc", linear(12, 2), &[5]),
     ];
     let graph = Graph::new(Shape::new(1, 2, 2), nodes).unwrap();
@@ -178,12 +287,12 @@ fn a_residual_with_the_image_is_frozen() {
     let nodes = vec![
         node("input", Op::Input, &[]),
         node("conv", conv(3, 3, 1), &[0]),
-        node("add", Op::Add, &[0, 1]),
+        node("add", Op::ADD, &[0, 1]),
         node("out", conv(3, 2, 1), &[2]),
     ];
     let groups = groups(&Graph::new(Shape::new(3, 4, 4), nodes).unwrap());
     assert_eq!(
-        groups.iter().map(|group| group.frozen).collect::<Vec<_>>(),
+        groups.iter().map(|group| group.frozen.clone()).collect::<Vec<_>>(),
         [Some(Frozen::Input), Some(Frozen::Output)]
     );
 }

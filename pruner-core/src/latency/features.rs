@@ -4,7 +4,7 @@
 //! position, and its kernels take two vector registers of columns at a time (rten: 32 with AVX-512, 16 with AVX2; others
 //! are taken to be alike): the positions of a small map are padded to that. So it is they that count in whole tiles here, not channels.
 
-use crate::graph::{Graph, Node, NodeId, Op, Shape};
+use crate::graph::{Activation, Graph, Node, NodeId, Op, Shape};
 
 /// How many features a network has.
 pub(super) const FEATURES: usize = 4;
@@ -25,16 +25,34 @@ pub(super) fn features(graph: &Graph, lanes: u32) -> [f64; FEATURES] {
 fn of_node(node: &Node, inputs: &[Shape], output: Shape, lanes: usize) -> [usize; FEATURES] {
     let read: usize = inputs.iter().map(|shape| shape.numel()).sum();
     let moved = read + output.numel();
-    match node.op {
+    match &node.op {
         // Folded into the convolution before it, fused into the operator before it, or nothing but a view.
-        Op::Input | Op::BatchNorm { .. } | Op::Relu | Op::Flatten => [0; FEATURES],
+        Op::Input
+        | Op::Constant { .. }
+        | Op::BatchNorm { .. }
+        | Op::Activation(Activation::Relu)
+        | Op::Flatten
+        | Op::Part { .. }
+        | Op::Outputs => [0; FEATURES],
         Op::Conv(conv) => {
-            let taps = conv.kernel * conv.kernel * conv.inputs / conv.groups;
+            let taps = conv.window.area() * conv.inputs / conv.groups;
             let positions = output.area().next_multiple_of(2 * lanes);
-            let columns = if conv.kernel > 1 { conv.groups * taps * positions } else { 0 };
+            let columns = if conv.window.area() > 1 { conv.groups * taps * positions } else { 0 };
             [1, taps * conv.outputs * positions, columns, moved + taps * conv.outputs]
         }
         Op::Linear { inputs, outputs, .. } => [1, inputs * outputs, 0, moved + inputs * outputs],
-        Op::Add | Op::MaxPool(_) | Op::AvgPool(_) | Op::GlobalAvgPool => [1, 0, 0, moved],
+        Op::Activation(_)
+        | Op::PRelu { .. }
+        | Op::Binary(_)
+        | Op::Concat
+        | Op::Slice { .. }
+        | Op::Shuffle { .. }
+        | Op::Pad { .. }
+        | Op::MaxPool(_)
+        | Op::AvgPool { .. }
+        | Op::GlobalAvgPool
+        | Op::Resize(_)
+        | Op::Softmax
+        | Op::Opaque(_) => [1, 0, 0, moved],
     }
 }

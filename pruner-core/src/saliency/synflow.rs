@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::mask::{self, Selection};
 use super::{SaliencyError, ScoreRecipe};
-use crate::exec::{Executor, ParamEntry};
+use crate::exec::{ExecError, Executor, ParamEntry};
 use crate::graph::Graph;
 
 /// The score of every parameter after the last round, 0 for what the mask drops. In each round the density falls along
@@ -17,7 +17,7 @@ pub(super) fn scores(
     on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Vec<f64>, SaliencyError> {
     weights.iter_mut().for_each(|weight| *weight = weight.abs());
-    let mut flow = Flow::new(graph);
+    let mut flow = Flow::new(graph)?;
     let mut scores = vec![0.0; weights.len()];
     for round in 1..=recipe.rounds {
         flow.score(&weights, &mut scores);
@@ -49,10 +49,10 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub(super) fn new(graph: &Graph) -> Self {
+    pub(super) fn new(graph: &Graph) -> Result<Self, ExecError> {
         let outputs = graph.shape(graph.output()).numel();
         let ones = vec![1.0; graph.input_shape().numel()];
-        Self { executor: Executor::new(graph, 1), ones, out: vec![1.0; outputs] }
+        Ok(Self { executor: Executor::new(graph, 1)?, ones, out: vec![1.0; outputs] })
     }
 
     /// |dR/dw * w| of every parameter into `scores`; returns R.

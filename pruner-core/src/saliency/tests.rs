@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::synflow::Flow;
 use super::*;
-use crate::graph::{Conv, Graph, Node, Op, Shape};
+use crate::graph::{Conv, Graph, Node, Op, Shape, Window};
 use crate::zoo::{self, ZooNetwork};
 
 fn node(name: &str, op: Op, inputs: &[usize]) -> Node {
@@ -24,7 +24,7 @@ fn flow(input: Shape, nodes: Vec<Node>, weights: &[(&str, &[usize], &[f32])]) ->
     let mut params = layout.gather::<f64>(&named.collect()).unwrap();
     params.iter_mut().for_each(|weight| *weight = weight.abs());
     let mut scores = vec![0.0; params.len()];
-    let total = Flow::new(&graph).score(&params, &mut scores);
+    let total = Flow::new(&graph).unwrap().score(&params, &mut scores);
     let of = |name: &str| {
         let tensor = format!("{name}.weight");
         let entry = layout.entries().iter().find(|entry| entry.tensor == tensor).unwrap();
@@ -40,7 +40,7 @@ fn synflow_of_a_perceptron() {
         vec![
             node("in", Op::Input, &[]),
             node("w1", linear(2, 2), &[0]),
-            node("relu", Op::Relu, &[1]),
+            node("relu", Op::RELU, &[1]),
             node("w2", linear(2, 2), &[2]),
         ]
     };
@@ -69,11 +69,11 @@ fn synflow_of_a_perceptron() {
 /// Test vector T2: a convolution, global average, linear.
 #[test]
 fn synflow_of_a_convolution() {
-    let conv = Conv { inputs: 1, outputs: 2, kernel: 2, stride: 1, padding: 0, groups: 1, bias: false };
+    let conv = Conv { inputs: 1, outputs: 2, window: Window::square(2, 1, 0), groups: 1, bias: false };
     let nodes = vec![
         node("in", Op::Input, &[]),
         node("conv", Op::Conv(conv), &[0]),
-        node("relu", Op::Relu, &[1]),
+        node("relu", Op::RELU, &[1]),
         node("pool", Op::GlobalAvgPool, &[2]),
         node("fc", linear(2, 2), &[3]),
     ];
@@ -96,9 +96,9 @@ fn synflow_of_a_residual_block() {
         node("in", Op::Input, &[]),
         node("w1", linear(2, 2), &[0]),
         node("w2", linear(2, 2), &[1]),
-        node("relu", Op::Relu, &[2]),
+        node("relu", Op::RELU, &[2]),
         node("w3", linear(2, 2), &[3]),
-        node("add", Op::Add, &[1, 4]),
+        node("add", Op::ADD, &[1, 4]),
         node("w4", linear(2, 1), &[5]),
     ];
     let weights: [(&str, &[usize], &[f32]); 4] = [

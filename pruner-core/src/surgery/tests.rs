@@ -8,7 +8,7 @@ use super::*;
 use crate::arbitrary;
 use crate::graph::cost::cost;
 use crate::graph::onnx::{BatchNorms, encode};
-use crate::graph::{NodeId, Shape};
+use crate::graph::{NodeId, Shape, Window};
 use crate::init::init;
 use crate::zoo::{ZooNetwork, build};
 
@@ -24,7 +24,7 @@ fn zoo(which: ZooNetwork) -> Network {
 
 /// conv (5 filters on one 2x2 image) - flatten - fc of 20 inputs whose weight is its own index.
 fn flattened() -> Network {
-    let conv = Conv { inputs: 1, outputs: 5, kernel: 1, stride: 1, padding: 0, groups: 1, bias: true };
+    let conv = Conv { inputs: 1, outputs: 5, window: Window::square(1, 1, 0), groups: 1, bias: true };
     let node = |name: &str, op, inputs: &[usize]| Node {
         name: name.to_owned(),
         op,

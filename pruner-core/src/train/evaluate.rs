@@ -30,7 +30,7 @@ pub fn evaluate(network: &Network, dataset: &Dataset, split: &Split) -> Result<E
         return Err(TrainError::Empty);
     }
     let batch = BATCH.min(split.len());
-    let mut executor = Executor::<f32>::new(&network.graph, batch);
+    let mut executor = Executor::<f32>::new(&network.graph, batch)?;
     let params = executor.layout().gather(&network.weights)?;
     let mut cross_entropy = CrossEntropy::new(dataset.classes, 0.0);
     let mut images = vec![0.0; batch * dataset.shape.numel()];

@@ -24,7 +24,13 @@ impl Sgd {
         let trained = layout.entries().iter().filter(|entry| entry.role.is_learnt());
         let decay = |role| match role {
             Role::Weight => recipe.weight_decay,
-            Role::Bias | Role::Scale | Role::Shift | Role::RunningMean | Role::RunningVar => 0.0,
+            Role::Bias
+            | Role::Scale
+            | Role::Shift
+            | Role::Slope
+            | Role::Value
+            | Role::RunningMean
+            | Role::RunningVar => 0.0,
         };
         let moved = trained.map(|entry| (entry.range.clone(), decay(entry.role))).collect();
         Self { momentum: recipe.momentum, velocity: vec![0.0; layout.len()], moved }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::*;
-use crate::graph::{Conv, Node, NodeId, Op, Shape};
+use crate::graph::{Conv, Node, NodeId, Op, Shape, Window};
 use crate::init::init;
 
 /// 96 + 32 images of 1 x 6 x 6: noise, with a bright row in class 0 and a bright column in class 1.
@@ -24,12 +24,12 @@ fn stripes() -> Dataset {
 
 fn network(outputs: usize) -> Network {
     let conv =
-        Op::Conv(Conv { inputs: 1, outputs: 8, kernel: 3, stride: 1, padding: 1, groups: 1, bias: false });
+        Op::Conv(Conv { inputs: 1, outputs: 8, window: Window::square(3, 1, 1), groups: 1, bias: false });
     let ops = [
         ("input", Op::Input),
         ("conv", conv),
         ("bn", Op::BatchNorm { channels: 8, eps: 1e-5 }),
-        ("relu", Op::Relu),
+        ("relu", Op::RELU),
         ("pool", Op::GlobalAvgPool),
         ("fc", Op::Linear { inputs: 8, outputs, bias: true }),
     ];

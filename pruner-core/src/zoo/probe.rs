@@ -3,7 +3,7 @@
 use super::resnet::{Size, resnet};
 use super::stack::{Stack, conv3x3};
 use super::vgg::vgg;
-use crate::graph::{Conv, Graph, GraphError, Network, Op, Shape};
+use crate::graph::{Conv, Graph, GraphError, Network, Op, Shape, Window};
 use crate::init::init;
 
 /// A model to time.
@@ -50,7 +50,7 @@ pub fn probes() -> Vec<Probe> {
 fn pointwise(input: Shape, classes: usize) -> Result<Graph, GraphError> {
     let mut stack = Stack::new(input);
     let image = stack.input();
-    let stem = Op::Conv(Conv { stride: 2, ..conv3x3(input.channels, 32) });
+    let stem = Op::Conv(Conv { window: Window::square(3, 2, 1), ..conv3x3(input.channels, 32) });
     let x = stack.push("conv1", stem, &[image]);
     let x = stack.batch_norm("bn1", 32, x);
     let mut features = stack.relu("relu1", x);
@@ -59,7 +59,7 @@ fn pointwise(input: Shape, classes: usize) -> Result<Graph, GraphError> {
         if outputs == 256 {
             features = stack.halve("pool", features);
         }
-        let conv = Op::Conv(Conv { kernel: 1, padding: 0, ..conv3x3(width, outputs) });
+        let conv = Op::Conv(Conv { window: Window::square(1, 1, 0), ..conv3x3(width, outputs) });
         let x = stack.push(format!("conv{layer}"), conv, &[features]);
         let x = stack.batch_norm(format!("bn{layer}"), outputs, x);
         features = stack.relu(format!("relu{layer}"), x);

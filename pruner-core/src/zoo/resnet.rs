@@ -1,7 +1,7 @@
 //! Residual networks for small images: a stem, three stages of basic blocks, mean, linear.
 
 use super::stack::{Stack, conv3x3};
-use crate::graph::{Conv, Graph, GraphError, NodeId, Op, Shape};
+use crate::graph::{Conv, Graph, GraphError, NodeId, Op, Shape, Window};
 
 /// How wide and how deep.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +42,7 @@ struct Step {
 
 fn basic_block(stack: &mut Stack, place: &str, from: NodeId, step: Step) -> NodeId {
     let Step { inputs, outputs, stride } = step;
-    let first = Op::Conv(Conv { stride, ..conv3x3(inputs, outputs) });
+    let first = Op::Conv(Conv { window: Window::square(3, stride, 1), ..conv3x3(inputs, outputs) });
     let x = stack.push(format!("{place}.conv1"), first, &[from]);
     let x = stack.batch_norm(format!("{place}.bn1"), outputs, x);
     let x = stack.relu(format!("{place}.relu1"), x);
@@ -51,10 +51,10 @@ fn basic_block(stack: &mut Stack, place: &str, from: NodeId, step: Step) -> Node
     let shortcut = if step.inputs == outputs && stride == 1 {
         from
     } else {
-        let projection = Op::Conv(Conv { kernel: 1, stride, padding: 0, ..conv3x3(inputs, outputs) });
+        let projection = Op::Conv(Conv { window: Window::square(1, stride, 0), ..conv3x3(inputs, outputs) });
         let y = stack.push(format!("{place}.shortcut.0"), projection, &[from]);
         stack.batch_norm(format!("{place}.shortcut.1"), outputs, y)
     };
-    let x = stack.push(format!("{place}.add"), Op::Add, &[x, shortcut]);
+    let x = stack.push(format!("{place}.add"), Op::ADD, &[x, shortcut]);
     stack.relu(format!("{place}.relu2"), x)
 }

@@ -1,6 +1,6 @@
 //! Writes a graph down node by node. Checks nothing; `Graph::new` does.
 
-use crate::graph::{Conv, Graph, GraphError, Node, NodeId, Op, Pool, Shape};
+use crate::graph::{Conv, Graph, GraphError, Node, NodeId, Op, Shape, Window};
 
 /// The nodes so far, in topological order; the first is `input`.
 pub(super) struct Stack {
@@ -28,12 +28,12 @@ impl Stack {
     }
 
     pub(super) fn relu(&mut self, name: impl Into<String>, from: NodeId) -> NodeId {
-        self.push(name, Op::Relu, &[from])
+        self.push(name, Op::RELU, &[from])
     }
 
     /// A 2x2 max pooling of step 2.
     pub(super) fn halve(&mut self, name: impl Into<String>, from: NodeId) -> NodeId {
-        self.push(name, Op::MaxPool(Pool { kernel: 2, stride: 2, padding: 0 }), &[from])
+        self.push(name, Op::MaxPool(Window::square(2, 2, 0)), &[from])
     }
 
     /// The mean of each channel and one linear layer: `avgpool` and `fc`.
@@ -49,5 +49,5 @@ impl Stack {
 
 /// A 3x3 convolution that keeps height and width, without bias.
 pub(super) const fn conv3x3(inputs: usize, outputs: usize) -> Conv {
-    Conv { inputs, outputs, kernel: 3, stride: 1, padding: 1, groups: 1, bias: false }
+    Conv { inputs, outputs, window: Window::square(3, 1, 1), groups: 1, bias: false }
 }

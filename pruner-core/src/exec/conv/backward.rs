@@ -8,7 +8,7 @@ use crate::exec::gemm::{Matrix, MatrixMut, Write, gemm};
 use crate::exec::lanes::{sum, vectorised};
 use crate::exec::scalar::Scalar;
 use crate::exec::scratch::Scratch;
-use crate::graph::Conv;
+use crate::graph::{Conv, Padding, Window};
 
 /// Most partial sums of one layer's weight gradient, for small layers.
 const MOST_RUNS: usize = 16;
@@ -193,9 +193,20 @@ impl Geometry {
 
     /// At stride 1 the input's gradient is itself a convolution of the output's, by the flipped kernel.
     fn reverse(&self) -> Option<Geometry> {
-        let Conv { inputs, outputs, kernel, stride, padding, groups, .. } = self.conv;
-        let padding = (kernel - 1).checked_sub(padding).filter(|_| stride == 1)?;
-        let conv = Conv { inputs: outputs, outputs: inputs, kernel, stride, padding, groups, bias: false };
+        let Conv { inputs, outputs, window, groups, .. } = self.conv;
+        if window.stride != [1, 1] {
+            return None;
+        }
+        let ([rows, columns], Padding { top, left, bottom, right }) = (window.extent(), window.padding);
+        let rest = |extent: usize, border: usize| (extent - 1).checked_sub(border);
+        let padding = Padding {
+            top: rest(rows, top)?,
+            left: rest(columns, left)?,
+            bottom: rest(rows, bottom)?,
+            right: rest(columns, right)?,
+        };
+        let window = Window { padding, ..window };
+        let conv = Conv { inputs: outputs, outputs: inputs, window, groups, bias: false };
         Some(Geometry { conv, input: self.output, output: self.input })
     }
 
@@ -211,7 +222,7 @@ impl Geometry {
 
     /// (group, output, input, tap) to (group, input, output, last tap - tap).
     fn flip<T: Scalar>(&self, weights: &[T], flipped: &mut [T]) {
-        let (filters, area) = (self.filters(), self.conv.kernel * self.conv.kernel);
+        let (filters, area) = (self.filters(), self.conv.window.area());
         let inputs = self.conv.inputs / self.conv.groups;
         flipped.par_chunks_exact_mut(filters * area).enumerate().for_each(|(channel, kernels)| {
             let (group, input) = (channel / inputs, channel % inputs);

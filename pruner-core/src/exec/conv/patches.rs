@@ -2,13 +2,14 @@
 
 use super::{Geometry, Part};
 use crate::exec::scalar::Scalar;
-use crate::graph::Conv;
+use crate::graph::{Conv, Window};
 
 /// Copies each tap's input values into its row; zero where the kernel hangs over the border.
 #[inline(always)]
 pub(super) fn gather<T: Scalar>(geometry: &Geometry, part: Part, x: &[T], patches: &mut [T]) {
     let columns = patches.len() / geometry.taps();
-    let keeps_width = geometry.conv.stride == 1 && geometry.input.width == geometry.output.width;
+    let window = geometry.conv.window;
+    let keeps_width = window.stride == [1, 1] && geometry.input.width == geometry.output.width;
     for (tap, row) in patches.chunks_exact_mut(columns).enumerate() {
         let tap = Tap::of(geometry, part, tap);
         let channel =
@@ -35,15 +36,15 @@ pub(super) fn scatter<T: Scalar>(geometry: &Geometry, part: Part, patches: &[T],
             let Some(input_row) = input_row else { continue };
             let input = &mut channel[image * area + input_row * width..][..width];
             if from < to {
-                let first = from * geometry.conv.stride + tap.column - geometry.conv.padding;
-                let places = input[first..].iter_mut().step_by(geometry.conv.stride);
+                let (step, left) = (geometry.conv.window.stride[1], geometry.conv.window.padding.left);
+                let places = input[from * step + tap.column - left..].iter_mut().step_by(step);
                 places.zip(&line[from..to]).for_each(|(place, &value)| *place += value);
             }
         }
     }
 }
 
-/// One row of the patches.
+/// One row of the patches: a channel, and how far below and right of a window's corner it reads.
 #[derive(Clone, Copy)]
 struct Tap {
     channel: usize,
@@ -54,23 +55,26 @@ struct Tap {
 impl Tap {
     #[inline(always)]
     fn of(geometry: &Geometry, part: Part, tap: usize) -> Self {
-        let Conv { kernel, inputs, groups, .. } = geometry.conv;
-        let channel = part.group * (inputs / groups) + tap / (kernel * kernel);
-        Self { channel, row: tap / kernel % kernel, column: tap % kernel }
+        let Conv { window, inputs, groups, .. } = geometry.conv;
+        let Window { kernel: [rows, columns], dilation, .. } = window;
+        let channel = part.group * (inputs / groups) + tap / (rows * columns);
+        let (row, column) = (tap / columns % rows, tap % columns);
+        Self { channel, row: row * dilation[0], column: column * dilation[1] }
     }
 
     /// The output columns whose input column lies inside the image.
     #[inline(always)]
     fn valid_columns(self, geometry: &Geometry) -> (usize, usize) {
-        valid(self.column, geometry.input.width, geometry.output.width, geometry.conv)
+        let Window { stride, padding, .. } = geometry.conv.window;
+        valid(self.column, (geometry.input.width, geometry.output.width), (stride[1], padding.left))
     }
 }
 
 /// Outputs `from..to` whose input `output * stride + tap - padding` lies in `0..input`.
 #[inline(always)]
-fn valid(tap: usize, input: usize, output: usize, conv: Conv) -> (usize, usize) {
-    let from = conv.padding.saturating_sub(tap).div_ceil(conv.stride);
-    let to = (input + conv.padding).saturating_sub(tap).div_ceil(conv.stride).min(output);
+fn valid(tap: usize, (input, output): (usize, usize), (stride, padding): (usize, usize)) -> (usize, usize) {
+    let from = padding.saturating_sub(tap).div_ceil(stride);
+    let to = (input + padding).saturating_sub(tap).div_ceil(stride).min(output);
     (from.min(to), to)
 }
 
@@ -78,7 +82,7 @@ fn valid(tap: usize, input: usize, output: usize, conv: Conv) -> (usize, usize) 
 struct Lines {
     part: Part,
     tap_row: usize,
-    conv: Conv,
+    window: Window,
     input_rows: usize,
     at: usize,
 }
@@ -86,7 +90,8 @@ struct Lines {
 impl Lines {
     #[inline(always)]
     fn of(geometry: &Geometry, part: Part, tap: Tap) -> Self {
-        Self { part, tap_row: tap.row, conv: geometry.conv, input_rows: geometry.input.height, at: 0 }
+        let (window, input_rows) = (geometry.conv.window, geometry.input.height);
+        Self { part, tap_row: tap.row, window, input_rows, at: 0 }
     }
 }
 
@@ -98,7 +103,7 @@ impl Iterator for Lines {
         let tile = self.part.tile;
         let (image, row) = (tile.image + self.at / tile.rows, tile.row + self.at % tile.rows);
         self.at += 1;
-        let input_row = (row * self.conv.stride + self.tap_row).checked_sub(self.conv.padding);
+        let input_row = (row * self.window.stride[0] + self.tap_row).checked_sub(self.window.padding.top);
         Some((image, input_row.filter(|&row| row < self.input_rows)))
     }
 }
@@ -113,8 +118,8 @@ fn gather_strided<T: Scalar>(geometry: &Geometry, part: Part, tap: Tap, channel:
         line.fill(T::ZERO);
         let Some(input_row) = input_row.filter(|_| from < to) else { continue };
         let input = &channel[image * area + input_row * width..][..width];
-        let first = from * geometry.conv.stride + tap.column - geometry.conv.padding;
-        let values = input[first..].iter().step_by(geometry.conv.stride);
+        let (step, left) = (geometry.conv.window.stride[1], geometry.conv.window.padding.left);
+        let values = input[from * step + tap.column - left..].iter().step_by(step);
         line[from..to].iter_mut().zip(values).for_each(|(place, &value)| *place = value);
     }
 }
@@ -123,8 +128,9 @@ fn gather_strided<T: Scalar>(geometry: &Geometry, part: Part, tap: Tap, channel:
 #[inline(always)]
 fn gather_shifted<T: Scalar>(geometry: &Geometry, part: Part, tap: Tap, channel: &[T], row: &mut [T]) {
     let (tile, width) = (part.tile, geometry.input.width);
-    let padding = geometry.conv.padding;
-    let (from, to) = valid(tap.row, geometry.input.height, geometry.output.height, geometry.conv);
+    let Window { stride, padding, .. } = geometry.conv.window;
+    let heights = (geometry.input.height, geometry.output.height);
+    let (from, to) = valid(tap.row, heights, (stride[0], padding.top));
     let (from, to) = (from.clamp(tile.row, tile.row + tile.rows), to.clamp(tile.row, tile.row + tile.rows));
     let (left, right) = tap.valid_columns(geometry);
     for (index, lines) in row.chunks_exact_mut(tile.rows * width).enumerate() {
@@ -137,11 +143,11 @@ fn gather_shifted<T: Scalar>(geometry: &Geometry, part: Part, tap: Tap, channel:
             continue;
         }
         // Output position p reads input position p + shift; the ends that fall outside are border columns.
-        let start = (from + tap.row - padding) * width;
-        let (skip, first) = if tap.column >= padding {
-            (0, start + tap.column - padding)
+        let start = (from + tap.row - padding.top) * width;
+        let (skip, first) = if tap.column >= padding.left {
+            (0, start + tap.column - padding.left)
         } else {
-            let before = padding - tap.column;
+            let before = padding.left - tap.column;
             (before.saturating_sub(start), start.saturating_sub(before))
         };
         let skip = skip.min(inside.len());

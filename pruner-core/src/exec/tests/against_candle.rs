@@ -11,7 +11,7 @@ fn check(geometry: [usize; 4]) {
     let output = graph.shape(graph.output());
     let upstream = noise::<f64>(3, batch * output.numel());
 
-    let mut executor = Executor::new(&graph, batch);
+    let mut executor = Executor::new(&graph, batch).unwrap();
     let logits = executor.forward_eval(&weights, &input, batch).to_vec();
     let mut grads = vec![0.0; weights.len()];
     executor.backward(&weights, &upstream, &mut grads);

@@ -6,7 +6,7 @@ use super::*;
 fn train_pass<T: Scalar>(graph: &Graph, batch: usize, threads: usize) -> [Vec<T>; 3] {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
-        let mut executor = Executor::<T>::new(graph, batch);
+        let mut executor = Executor::<T>::new(graph, batch).unwrap();
         let mut params = params::<T>(graph, 4);
         let input = noise(5, batch * graph.input_shape().numel());
         let logits = executor.forward_train(&mut params, &input, batch).to_vec();
@@ -40,7 +40,7 @@ fn an_image_alone_and_within_a_batch() {
     let (image, outputs) = (graph.input_shape().numel(), 5);
     let params = params::<f64>(&graph, 7);
     let input = noise::<f64>(8, 11 * image);
-    let mut executor = Executor::new(&graph, 16);
+    let mut executor = Executor::new(&graph, 16).unwrap();
     let together = executor.forward_eval(&params, &input, 11).to_vec();
     for (index, together) in together.chunks(outputs).enumerate() {
         let alone = executor.forward_eval(&params, &input[index * image..][..image], 1);
@@ -53,7 +53,7 @@ fn an_image_alone_and_within_a_batch() {
 #[test]
 fn running_statistics_follow_the_batch() {
     let graph = graph(Shape::new(1, 1, 2), &[(norm(1), &[0])]);
-    let mut executor = Executor::<f64>::new(&graph, 2);
+    let mut executor = Executor::<f64>::new(&graph, 2).unwrap();
     let mut params = vec![1.0, 0.0, 0.0, 1.0];
     executor.forward_train(&mut params, &[1.0, 2.0, 3.0, 6.0], 2);
     // Mean 3; squared deviations 4 + 1 + 0 + 9 = 14, over n - 1 = 3.
@@ -84,5 +84,5 @@ fn weights_go_there_and_back() {
 fn a_batch_beyond_the_buffers_is_refused() {
     let graph = residual();
     let params = params::<f32>(&graph, 9);
-    Executor::new(&graph, 2).forward_eval(&params, &[0.0; 384], 3);
+    Executor::new(&graph, 2).unwrap().forward_eval(&params, &[0.0; 384], 3);
 }

@@ -1,7 +1,7 @@
 //! Counts of the two networks against the literature's, and of small graphs by hand.
 
 use super::*;
-use crate::graph::{Conv, Node, Pool};
+use crate::graph::{Conv, Node, Window};
 use crate::zoo::{ZooNetwork, build};
 
 const CIFAR: Shape = Shape::new(3, 32, 32);
@@ -40,13 +40,13 @@ fn vgg16_macs_per_layer() {
 /// relu needs 48 + 48 = 96 at once, the pooling 48 + 12. Weights: 54 + a bias of 3 that folding adds.
 #[test]
 fn memory_of_a_chain() {
-    let conv = Conv { inputs: 2, outputs: 3, kernel: 3, stride: 1, padding: 1, groups: 1, bias: false };
+    let conv = Conv { inputs: 2, outputs: 3, window: Window::square(3, 1, 1), groups: 1, bias: false };
     let nodes = vec![
         node("input", Op::Input, &[]),
         node("conv", Op::Conv(conv), &[0]),
         node("bn", Op::BatchNorm { channels: 3, eps: 1e-5 }, &[1]),
-        node("relu", Op::Relu, &[2]),
-        node("pool", Op::MaxPool(Pool { kernel: 2, stride: 2, padding: 0 }), &[3]),
+        node("relu", Op::RELU, &[2]),
+        node("pool", Op::MaxPool(Window::square(2, 2, 0)), &[3]),
     ];
     let graph = Graph::new(Shape::new(2, 4, 4), nodes).unwrap();
     let cost = cost(&graph);
@@ -60,9 +60,9 @@ fn memory_of_a_chain() {
 fn memory_of_a_residual() {
     let nodes = vec![
         node("input", Op::Input, &[]),
-        node("relu1", Op::Relu, &[0]),
-        node("relu2", Op::Relu, &[1]),
-        node("add", Op::Add, &[2, 0]),
+        node("relu1", Op::RELU, &[0]),
+        node("relu2", Op::RELU, &[1]),
+        node("add", Op::ADD, &[2, 0]),
         node("flatten", Op::Flatten, &[3]),
     ];
     let graph = Graph::new(Shape::new(1, 4, 4), nodes).unwrap();
@@ -72,12 +72,12 @@ fn memory_of_a_residual() {
 /// A second reader of the convolution keeps the batch norm apart: its four tensors count as weights.
 #[test]
 fn a_norm_beside_another_reader_is_not_folded() {
-    let conv = Conv { inputs: 1, outputs: 2, kernel: 1, stride: 1, padding: 0, groups: 1, bias: false };
+    let conv = Conv { inputs: 1, outputs: 2, window: Window::square(1, 1, 0), groups: 1, bias: false };
     let nodes = vec![
         node("input", Op::Input, &[]),
         node("conv", Op::Conv(conv), &[0]),
         node("bn", Op::BatchNorm { channels: 2, eps: 1e-5 }, &[1]),
-        node("add", Op::Add, &[1, 2]),
+        node("add", Op::ADD, &[1, 2]),
     ];
     let graph = Graph::new(Shape::new(1, 1, 1), nodes).unwrap();
     assert_eq!(cost(&graph).memory_bytes, 4 * (2 + 8 + 6));

@@ -3,7 +3,7 @@
 use super::BatchNorms;
 use super::schema::{self, Attribute};
 use crate::graph::tensor::{TensorKind, TensorSpec};
-use crate::graph::{Conv, Graph, Node, NodeId, Op, Pool, fold};
+use crate::graph::{Activation, Binary, Conv, Divisor, Graph, Node, NodeId, Op, Padding, Window, fold};
 
 /// A graph in ONNX's terms, before any weight is filled in.
 pub(super) struct Lowered {
@@ -83,11 +83,11 @@ struct Lowering {
 impl Lowering {
     fn node(&mut self, id: NodeId, node: &Node, norm: Option<NodeId>) -> Value {
         let read = |input: usize| self.values[node.inputs[input].0].clone();
-        match node.op {
+        match &node.op {
             Op::Input => Value { name: INPUT.to_owned(), rank: Rank::Image },
             Op::Conv(conv) => {
                 let x = self.ranked(read(0), Rank::Image, node);
-                self.operator(node, "Conv", vec![x], conv_attributes(conv), Tensors { id, norm })
+                self.operator(node, "Conv", vec![x], conv_attributes(*conv), Tensors { id, norm })
             }
             Op::Linear { .. } => {
                 let x = self.ranked(read(0), Rank::Vector, node);
@@ -95,24 +95,26 @@ impl Lowering {
                 self.operator(node, "Gemm", vec![x], attributes, Tensors { id, norm })
             }
             Op::BatchNorm { eps, .. } => {
-                let attributes = vec![Attribute::float("epsilon", eps as f32)];
+                let attributes = vec![Attribute::float("epsilon", *eps as f32)];
                 let x = read(0);
                 self.operator(node, "BatchNormalization", vec![x], attributes, Tensors { id, norm })
             }
-            Op::Relu => {
+            Op::Activation(Activation::Relu) => {
                 let x = read(0);
                 self.plain(node, "Relu", vec![x], Vec::new())
             }
-            Op::Add => {
+            Op::Binary(Binary::Add) => {
                 let (left, right) = (read(0), read(1));
                 let rank = if left.rank == right.rank { left.rank } else { Rank::Vector };
                 let inputs = vec![self.ranked(left, rank, node), self.ranked(right, rank, node)];
                 self.plain(node, "Add", inputs, Vec::new())
             }
-            Op::MaxPool(pool) => self.pool(node, "MaxPool", read(0), pool_attributes(pool)),
-            Op::AvgPool(pool) => {
-                let mut attributes = pool_attributes(pool);
-                attributes.push(Attribute::int("count_include_pad", 1));
+            Op::MaxPool(window) => self.pool(node, "MaxPool", read(0), window_attributes(*window)),
+            Op::AvgPool { window, divisor } => {
+                let mut attributes = window_attributes(*window);
+                if *divisor == Divisor::Window {
+                    attributes.push(Attribute::int("count_include_pad", 1));
+                }
                 self.pool(node, "AveragePool", read(0), attributes)
             }
             Op::GlobalAvgPool => self.pool(node, "GlobalAveragePool", read(0), Vec::new()),
@@ -121,6 +123,19 @@ impl Lowering {
                 let value = self.plain(node, "Flatten", vec![x], vec![Attribute::int("axis", 1)]);
                 Value { rank: Rank::Vector, ..value }
             }
+            Op::Activation(_)
+            | Op::PRelu { .. }
+            | Op::Binary(_)
+            | Op::Concat
+            | Op::Slice { .. }
+            | Op::Shuffle { .. }
+            | Op::Pad { .. }
+            | Op::Resize(_)
+            | Op::Softmax
+            | Op::Constant { .. }
+            | Op::Opaque(_)
+            | Op::Part { .. }
+            | Op::Outputs => unreachable!("not written yet"),
         }
     }
 
@@ -244,22 +259,23 @@ impl Tensors {
 }
 
 fn conv_attributes(conv: Conv) -> Vec<Attribute> {
-    let Conv { kernel, stride, padding, groups, .. } = conv;
-    let mut attributes = window_attributes(kernel, stride, padding);
-    if groups != 1 {
-        attributes.push(Attribute::int("group", groups));
+    let mut attributes = window_attributes(conv.window);
+    if conv.groups != 1 {
+        attributes.push(Attribute::int("group", conv.groups));
     }
     attributes
 }
 
-fn pool_attributes(pool: Pool) -> Vec<Attribute> {
-    window_attributes(pool.kernel, pool.stride, pool.padding)
-}
-
-fn window_attributes(kernel: usize, stride: usize, padding: usize) -> Vec<Attribute> {
-    vec![
-        Attribute::ints("kernel_shape", [kernel, kernel]),
-        Attribute::ints("strides", [stride, stride]),
-        Attribute::ints("pads", [padding, padding, padding, padding]),
-    ]
+/// Where ONNX's defaults say the same, nothing is written.
+fn window_attributes(window: Window) -> Vec<Attribute> {
+    let Padding { top, left, bottom, right } = window.padding;
+    let mut attributes = vec![
+        Attribute::ints("kernel_shape", window.kernel),
+        Attribute::ints("strides", window.stride),
+        Attribute::ints("pads", [top, left, bottom, right]),
+    ];
+    if window.dilation != [1, 1] {
+        attributes.push(Attribute::ints("dilations", window.dilation));
+    }
+    attributes
 }

@@ -6,7 +6,7 @@ use rten::{Model, Value};
 use super::*;
 use crate::arbitrary;
 use crate::exec::{Executor, ParamLayout};
-use crate::graph::{Conv, Node, NodeId, Op, Shape};
+use crate::graph::{Conv, Node, NodeId, Op, Shape, Window};
 use crate::zoo::{ZooNetwork, build};
 
 const BATCH: usize = 2;
@@ -36,7 +36,7 @@ fn foreign_logits(network: &Network, norms: BatchNorms, images: &[f32]) -> Vec<f
 fn assert_foreign_agrees(network: &Network) {
     let images = arbitrary::images(network.graph.input_shape(), BATCH, 3);
     let params: Vec<f32> = ParamLayout::of(&network.graph).gather(&network.weights).unwrap();
-    let mut executor = Executor::new(&network.graph, BATCH);
+    let mut executor = Executor::new(&network.graph, BATCH).unwrap();
     let ours = executor.forward_eval(&params, &images, BATCH);
     let scale = ours.iter().fold(1.0, |scale: f32, logit| scale.max(logit.abs()));
     for norms in [BatchNorms::Folded, BatchNorms::Kept] {
@@ -64,7 +64,7 @@ fn another_engine_agrees_on_the_zoo() {
 #[test]
 fn ranks_are_bent_where_the_reader_needs_it() {
     let conv = |inputs, outputs, bias| {
-        Op::Conv(Conv { inputs, outputs, kernel: 1, stride: 1, padding: 0, groups: 1, bias })
+        Op::Conv(Conv { inputs, outputs, window: Window::square(1, 1, 0), groups: 1, bias })
     };
     let nodes = vec![
         node("input", Op::Input, &[]),
@@ -72,7 +72,7 @@ fn ranks_are_bent_where_the_reader_needs_it() {
         node("conv1", conv(8, 4, true), &[1]),
         node("fc", Op::Linear { inputs: 4, outputs: 4, bias: false }, &[2]),
         node("conv2", conv(4, 4, false), &[3]),
-        node("add", Op::Add, &[3, 4]),
+        node("add", Op::ADD, &[3, 4]),
         node("conv3", conv(4, 5, false), &[5]),
     ];
     let graph = Graph::new(Shape::new(2, 2, 2), nodes).unwrap();
