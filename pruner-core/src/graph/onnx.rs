@@ -96,7 +96,7 @@ fn header(initializer: Initializer) -> schema::Tensor {
             Source::SpatialAxes => schema::INT64,
         }),
         name: Some(initializer.name),
-        raw_data: None,
+        ..schema::Tensor::default()
     }
 }
 

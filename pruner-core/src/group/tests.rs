@@ -241,10 +241,10 @@ fn an_unknown_operator_freezes_what_it_touches() {
         node("out", conv(4, 2, 1), &[3]),
     ];
     let groups = groups(&Graph::new(Shape::new(3, 4, 4), nodes).unwrap());
-    let frozen = Some(Frozen::Operator { node: "mystery".into() });
-    assert_eq!((&groups[1].frozen, &groups[2].frozen), (&frozen, &frozen));
+    let frozen = Frozen::Operator { node: "mystery".into() };
+    assert_eq!((groups[1].frozen.as_ref(), groups[2].frozen.as_ref()), (Some(&frozen), Some(&frozen)));
     assert_eq!(groups[3].frozen, None);
-    assert_eq!(frozen.unwrap().to_string(), "needed whole by 'mystery'");
+    assert_eq!(frozen.to_string(), "needed whole by 'mystery'");
 }
 
 fn assert_coverable(graph: &Graph) {

@@ -204,6 +204,7 @@ impl Lowering {
             name: Some(name.to_owned()),
             op_type: Some(op_type.to_owned()),
             attribute,
+            domain: None,
         });
     }
 

@@ -1,4 +1,4 @@
-//! The part of ONNX's protobuf schema that we write (onnx.proto of ONNX 1.14; field numbers are its own).
+//! The part of ONNX's protobuf schema that we read and write (onnx.proto of ONNX 1.14; field numbers are its own).
 //! Proto2: numbers of a list are not packed, and a field that is set to zero is still written.
 
 use prost::{Message, Oneof};
@@ -60,6 +60,8 @@ pub(super) struct Node {
     pub(super) op_type: Option<String>,
     #[prost(message, repeated, tag = "5")]
     pub(super) attribute: Vec<Attribute>,
+    #[prost(string, optional, tag = "7")]
+    pub(super) domain: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -70,8 +72,16 @@ pub(super) struct Attribute {
     pub(super) f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub(super) i: Option<i64>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub(super) s: Option<Vec<u8>>,
+    #[prost(message, optional, tag = "5")]
+    pub(super) t: Option<Tensor>,
+    #[prost(float, repeated, packed = "false", tag = "7")]
+    pub(super) floats: Vec<f32>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub(super) ints: Vec<i64>,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub(super) strings: Vec<Vec<u8>>,
     #[prost(int32, optional, tag = "20")]
     pub(super) kind: Option<i32>,
 }
@@ -97,10 +107,24 @@ pub(super) struct Tensor {
     pub(super) dims: Vec<i64>,
     #[prost(int32, optional, tag = "2")]
     pub(super) data_type: Option<i32>,
+    #[prost(float, repeated, packed = "true", tag = "4")]
+    pub(super) float_data: Vec<f32>,
+    #[prost(int32, repeated, packed = "true", tag = "5")]
+    pub(super) int32_data: Vec<i32>,
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub(super) string_data: Vec<Vec<u8>>,
+    #[prost(int64, repeated, packed = "true", tag = "7")]
+    pub(super) int64_data: Vec<i64>,
     #[prost(string, optional, tag = "8")]
     pub(super) name: Option<String>,
     #[prost(bytes = "vec", optional, tag = "9")]
     pub(super) raw_data: Option<Vec<u8>>,
+    #[prost(double, repeated, packed = "true", tag = "10")]
+    pub(super) double_data: Vec<f64>,
+    #[prost(uint64, repeated, packed = "true", tag = "11")]
+    pub(super) uint64_data: Vec<u64>,
+    #[prost(int32, optional, tag = "14")]
+    pub(super) data_location: Option<i32>,
 }
 
 /// The tag of [`Tensor::raw_data`].
