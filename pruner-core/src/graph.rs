@@ -97,12 +97,25 @@ pub struct Graph {
 pub struct Interface {
     /// The image.
     pub input: String,
-    /// What the last node, or an [`Op::Outputs`], reads; in its order.
-    pub outputs: Vec<String>,
+    /// Its dimensions, the batch's included: 4, or 2 where a vector is read.
+    pub input_rank: usize,
+    /// What the last node gives, or an [`Op::Outputs`] reads; in its order.
+    pub outputs: Vec<Output>,
     /// The batch's dimension: a name where any size will do.
     pub batch: Batch,
     /// The version of ONNX's operators that the file's opaque nodes are written in.
     pub opset: u32,
+    /// Other sets of operators that they are from, and their versions.
+    pub domains: BTreeMap<String, u32>,
+}
+
+/// An output in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its name.
+    pub name: String,
+    /// Its dimensions, the batch's included.
+    pub rank: usize,
 }
 
 /// The number of images in one call.
@@ -116,8 +129,9 @@ pub enum Batch {
 
 impl Default for Interface {
     fn default() -> Self {
-        let (input, outputs) = ("input".to_owned(), vec!["logits".to_owned()]);
-        Self { input, outputs, batch: Batch::Any("N".to_owned()), opset: 17 }
+        let outputs = vec![Output { name: "logits".to_owned(), rank: 2 }];
+        let (input, batch) = ("input".to_owned(), Batch::Any("N".to_owned()));
+        Self { input, input_rank: 4, outputs, batch, opset: 17, domains: BTreeMap::new() }
     }
 }
 

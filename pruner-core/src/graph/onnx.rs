@@ -9,7 +9,7 @@ use prost::Message;
 use prost::encoding::{encoded_len_varint, key_len};
 
 use self::lower::{Initializer, Lowered, Source, lower};
-use super::{Graph, Network};
+use super::{Graph, Interface, Network};
 
 /// What becomes of batch norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,25 +51,43 @@ pub enum OnnxError {
 
 /// The file's bytes. Fails where the weights lack a tensor or have one of another shape or type.
 pub fn encode(network: &Network, norms: BatchNorms) -> Result<Vec<u8>, OnnxError> {
-    let Lowered { mut graph, initializers } = lower(&network.graph, norms);
+    let Lowered { mut graph, initializers, opset } = lower(&network.graph, norms);
     for initializer in initializers {
-        let raw_data = fill::raw_data(network, &initializer)?;
-        graph.initializer.push(schema::Tensor { raw_data: Some(raw_data), ..header(initializer) });
+        graph.initializer.push(match carried(&initializer) {
+            Some(tensor) => tensor,
+            None => {
+                let raw_data = fill::raw_data(network, &initializer)?;
+                schema::Tensor { raw_data: Some(raw_data), ..header(initializer) }
+            }
+        });
     }
-    Ok(model(graph).encode_to_vec())
+    Ok(model(graph, opset, network.graph.interface()).encode_to_vec())
 }
 
 /// The length of [`encode`]'s bytes with [`BatchNorms::Folded`], from the structure alone.
 pub fn encoded_len(graph: &Graph) -> u64 {
-    let Lowered { graph, initializers } = lower(graph, BatchNorms::Folded);
+    let interface = graph.interface();
+    let Lowered { graph, initializers, opset } = lower(graph, BatchNorms::Folded);
     let mut graph_len = graph.encoded_len();
     for initializer in initializers {
-        let raw_len = initializer.raw_len();
-        let tensor_len = header(initializer).encoded_len() + field_len(schema::RAW_DATA_TAG, raw_len);
+        let tensor_len = match carried(&initializer) {
+            Some(tensor) => tensor.encoded_len(),
+            None => {
+                let raw_len = initializer.raw_len();
+                header(initializer).encoded_len() + field_len(schema::RAW_DATA_TAG, raw_len)
+            }
+        };
         graph_len += field_len(schema::INITIALIZER_TAG, tensor_len);
     }
-    let around = schema::Model { graph: None, ..model(schema::Graph::default()) };
+    let around = schema::Model { graph: None, ..model(schema::Graph::default(), opset, interface) };
     (around.encoded_len() + field_len(schema::GRAPH_TAG, graph_len)) as u64
+}
+
+/// A tensor that is written as it was read, but for its name.
+fn carried(initializer: &Initializer) -> Option<schema::Tensor> {
+    let Source::Encoded(bytes) = &initializer.source else { return None };
+    let tensor = schema::Tensor::decode(&**bytes).unwrap_or_default();
+    Some(schema::Tensor { name: Some(initializer.name.clone()), ..tensor })
 }
 
 /// A length-delimited field of `len` bytes: key, length, bytes.
@@ -77,13 +95,17 @@ fn field_len(tag: u32, len: usize) -> usize {
     key_len(tag) + encoded_len_varint(len as u64) + len
 }
 
-fn model(graph: schema::Graph) -> schema::Model {
-    let opset = schema::OperatorSet { domain: Some(String::new()), version: Some(17) };
+fn model(graph: schema::Graph, opset: u32, interface: &Interface) -> schema::Model {
+    let set = |domain: &str, version: u32| schema::OperatorSet {
+        domain: Some(domain.to_owned()),
+        version: Some(i64::from(version)),
+    };
+    let others = interface.domains.iter().map(|(domain, version)| set(domain, *version));
     schema::Model {
         ir_version: Some(8),
         producer_name: Some("reconvene".to_owned()),
         graph: Some(graph),
-        opset_import: vec![opset],
+        opset_import: std::iter::once(set("", opset)).chain(others).collect(),
     }
 }
 
@@ -91,9 +113,13 @@ fn model(graph: schema::Graph) -> schema::Model {
 fn header(initializer: Initializer) -> schema::Tensor {
     schema::Tensor {
         dims: initializer.dims.iter().map(|dim| *dim as i64).collect(),
-        data_type: Some(match initializer.source {
-            Source::Stored | Source::FoldedWeight { .. } | Source::FoldedBias { .. } => schema::FLOAT,
-            Source::SpatialAxes => schema::INT64,
+        data_type: Some(match &initializer.source {
+            Source::Stored { .. }
+            | Source::FoldedWeight { .. }
+            | Source::FoldedBias { .. }
+            | Source::Floats(_) => schema::FLOAT,
+            Source::Integers(_) => schema::INT64,
+            Source::Encoded(_) => unreachable!("it is written as it was read"),
         }),
         name: Some(initializer.name),
         ..schema::Tensor::default()

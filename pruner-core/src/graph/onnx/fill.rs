@@ -11,8 +11,12 @@ impl Initializer {
     /// Bytes of its numbers.
     pub(super) fn raw_len(&self) -> usize {
         let width = match self.source {
-            Source::Stored | Source::FoldedWeight { .. } | Source::FoldedBias { .. } => 4,
-            Source::SpatialAxes => 8,
+            Source::Stored { .. }
+            | Source::FoldedWeight { .. }
+            | Source::FoldedBias { .. }
+            | Source::Floats(_) => 4,
+            Source::Integers(_) => 8,
+            Source::Encoded(_) => unreachable!("it is written as it was read"),
         };
         width * self.dims.iter().product::<usize>()
     }
@@ -20,20 +24,22 @@ impl Initializer {
 
 /// The initializer's numbers, little endian.
 pub(super) fn raw_data(network: &Network, initializer: &Initializer) -> Result<Vec<u8>, OnnxError> {
-    let values = match initializer.source {
-        Source::Stored => read(network, &initializer.name, &initializer.dims)?,
+    let values = match &initializer.source {
+        Source::Stored { dims } => read(network, &initializer.name, dims)?,
+        Source::Floats(values) => values.clone(),
         Source::FoldedWeight { layer, norm } => {
             let weight = read(network, &initializer.name, &initializer.dims)?;
-            let affine = affine(network, layer, norm)?;
+            let affine = affine(network, *layer, *norm)?;
             let row = weight.len() / affine.len();
             let rows = weight.chunks_exact(row).zip(&affine);
             rows.flat_map(|(row, (factor, _))| row.iter().map(move |w| (f64::from(*w) * factor) as f32))
                 .collect()
         }
         Source::FoldedBias { layer, norm } => {
-            affine(network, layer, norm)?.iter().map(|(_, shift)| *shift as f32).collect()
+            affine(network, *layer, *norm)?.iter().map(|(_, shift)| *shift as f32).collect()
         }
-        Source::SpatialAxes => return Ok([2_i64, 3].into_iter().flat_map(i64::to_le_bytes).collect()),
+        Source::Integers(values) => return Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        Source::Encoded(_) => unreachable!("it is written as it was read"),
     };
     Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
 }

@@ -1,9 +1,15 @@
-//! Our operators to ONNX's: nodes, value names and the list of initializers. Owns naming and ranks; never a number.
+//! Our operators to ONNX's: value names, ranks, and the list of initializers. Owns naming and ranks; the operators are
+//! in `operators`. Never reads a number.
+
+mod operators;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::BatchNorms;
 use super::schema::{self, Attribute};
 use crate::graph::tensor::{TensorKind, TensorSpec};
-use crate::graph::{Activation, Binary, Conv, Divisor, Graph, Node, NodeId, Op, Padding, Window, fold};
+use crate::graph::{Batch, Graph, Node, NodeId, Op, Output, Shape, fold};
 
 /// A graph in ONNX's terms, before any weight is filled in.
 pub(super) struct Lowered {
@@ -11,6 +17,8 @@ pub(super) struct Lowered {
     pub(super) graph: schema::Graph,
     /// In the order in which they are written.
     pub(super) initializers: Vec<Initializer>,
+    /// The version of the operators.
+    pub(super) opset: u32,
 }
 
 /// A tensor of the file.
@@ -21,21 +29,30 @@ pub(super) struct Initializer {
 }
 
 /// Where an initializer's numbers come from.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Source {
-    /// The network's tensor of the same name.
-    Stored,
+    /// The network's tensor of the same name, which has these dimensions.
+    Stored { dims: Vec<usize> },
     /// The layer's weight with the batch norm folded in.
     FoldedWeight { layer: NodeId, norm: NodeId },
     /// The layer's bias, or zeros, with the batch norm folded in.
     FoldedBias { layer: NodeId, norm: NodeId },
-    /// The integers 2 and 3: the axes that a vector lacks to be an image of one pixel.
-    SpatialAxes,
+    /// These integers.
+    Integers(Vec<i64>),
+    /// These numbers.
+    Floats(Vec<f32>),
+    /// An encoded `TensorProto`, to be renamed.
+    Encoded(Arc<[u8]>),
 }
 
-const INPUT: &str = "input";
-const OUTPUT: &str = "logits";
-const SPATIAL_AXES: &str = "spatial_axes";
+/// What files without opaque nodes are written in.
+const OPSET: u32 = 17;
+
+/// The version of the operators in the file of `graph`: opaque nodes are written as they were read.
+pub(super) fn opset(graph: &Graph) -> u32 {
+    let is_opaque = |node: &Node| matches!(node.op, Op::Opaque(_));
+    if graph.nodes().iter().any(is_opaque) { graph.interface().opset } else { OPSET }
+}
 
 /// Lowers `graph`; where `norms` says so, batch norms that can be folded leave no node behind.
 pub(super) fn lower(graph: &Graph, norms: BatchNorms) -> Lowered {
@@ -49,7 +66,8 @@ pub(super) fn lower(graph: &Graph, norms: BatchNorms) -> Lowered {
             norm_of[layer.0] = Some(NodeId(index));
         }
     }
-    let mut lowering = Lowering { values: Vec::new(), nodes: Vec::new(), initializers: Vec::new() };
+    let (values, nodes, initializers) = (Vec::new(), Vec::new(), Vec::new());
+    let mut lowering = Lowering { graph, opset: opset(graph), values, nodes, initializers };
     for (index, node) in graph.nodes().iter().enumerate() {
         let value = match folded_into[index] {
             Some(layer) => lowering.values[layer.0].clone(),
@@ -57,98 +75,49 @@ pub(super) fn lower(graph: &Graph, norms: BatchNorms) -> Lowered {
         };
         lowering.values.push(value);
     }
-    lowering.finish(graph)
+    lowering.finish()
 }
 
-/// Vectors are [N, n] or, behind convolutions and poolings, [N, n, 1, 1].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rank {
-    Vector,
-    Image,
-}
+/// A vector is [N, n] (rank 2) or, behind convolutions and poolings, [N, n, 1, 1] (rank 4).
+const VECTOR: usize = 2;
+const IMAGE: usize = 4;
 
 #[derive(Clone)]
 struct Value {
     name: String,
-    rank: Rank,
+    rank: usize,
+    shape: Shape,
 }
 
-struct Lowering {
+struct Lowering<'a> {
+    graph: &'a Graph,
+    opset: u32,
     /// Of every node so far.
     values: Vec<Value>,
     nodes: Vec<schema::Node>,
     initializers: Vec<Initializer>,
 }
 
-impl Lowering {
-    fn node(&mut self, id: NodeId, node: &Node, norm: Option<NodeId>) -> Value {
-        let read = |input: usize| self.values[node.inputs[input].0].clone();
-        match &node.op {
-            Op::Input => Value { name: INPUT.to_owned(), rank: Rank::Image },
-            Op::Conv(conv) => {
-                let x = self.ranked(read(0), Rank::Image, node);
-                self.operator(node, "Conv", vec![x], conv_attributes(*conv), Tensors { id, norm })
-            }
-            Op::Linear { .. } => {
-                let x = self.ranked(read(0), Rank::Vector, node);
-                let attributes = vec![Attribute::int("transB", 1)];
-                self.operator(node, "Gemm", vec![x], attributes, Tensors { id, norm })
-            }
-            Op::BatchNorm { eps, .. } => {
-                let attributes = vec![Attribute::float("epsilon", *eps as f32)];
-                let x = read(0);
-                self.operator(node, "BatchNormalization", vec![x], attributes, Tensors { id, norm })
-            }
-            Op::Activation(Activation::Relu) => {
-                let x = read(0);
-                self.plain(node, "Relu", vec![x], Vec::new())
-            }
-            Op::Binary(Binary::Add) => {
-                let (left, right) = (read(0), read(1));
-                let rank = if left.rank == right.rank { left.rank } else { Rank::Vector };
-                let inputs = vec![self.ranked(left, rank, node), self.ranked(right, rank, node)];
-                self.plain(node, "Add", inputs, Vec::new())
-            }
-            Op::MaxPool(window) => self.pool(node, "MaxPool", read(0), window_attributes(*window)),
-            Op::AvgPool { window, divisor } => {
-                let mut attributes = window_attributes(*window);
-                if *divisor == Divisor::Window {
-                    attributes.push(Attribute::int("count_include_pad", 1));
-                }
-                self.pool(node, "AveragePool", read(0), attributes)
-            }
-            Op::GlobalAvgPool => self.pool(node, "GlobalAveragePool", read(0), Vec::new()),
-            Op::Flatten => {
-                let x = read(0);
-                let value = self.plain(node, "Flatten", vec![x], vec![Attribute::int("axis", 1)]);
-                Value { rank: Rank::Vector, ..value }
-            }
-            Op::Activation(_)
-            | Op::PRelu { .. }
-            | Op::Binary(_)
-            | Op::Concat
-            | Op::Slice { .. }
-            | Op::Shuffle { .. }
-            | Op::Pad { .. }
-            | Op::Resize(_)
-            | Op::Softmax
-            | Op::Constant { .. }
-            | Op::Opaque(_)
-            | Op::Part { .. }
-            | Op::Outputs => unreachable!("not written yet"),
-        }
-    }
+/// Whose tensors, and the batch norm that is folded into them.
+#[derive(Clone, Copy)]
+struct Tensors {
+    id: NodeId,
+    norm: Option<NodeId>,
+}
 
-    fn pool(&mut self, node: &Node, op_type: &str, input: Value, attributes: Vec<Attribute>) -> Value {
-        let x = self.ranked(input, Rank::Image, node);
-        self.plain(node, op_type, vec![x], attributes)
-    }
-
-    fn plain(&mut self, node: &Node, op_type: &str, inputs: Vec<Value>, attribute: Vec<Attribute>) -> Value {
-        let value = Value { name: format!("{}.out", node.name), rank: inputs[0].rank };
+impl Lowering<'_> {
+    /// A node of one output that is called as ours is.
+    fn plain(
+        &mut self,
+        (id, node): (NodeId, &Node),
+        op_type: &str,
+        inputs: Vec<Value>,
+        attribute: Vec<Attribute>,
+    ) -> Value {
+        let (name, rank) = (format!("{}.out", node.name), inputs[0].rank);
         let inputs = inputs.into_iter().map(|value| value.name).collect();
-        self.emit(&node.name, op_type, inputs, &value.name, attribute);
-        value
+        self.emit(&node.name, op_type, inputs, &name, attribute);
+        Value { name, rank, shape: self.graph.shape(id) }
     }
 
     /// An operator that has tensors: they follow the one value it reads.
@@ -160,34 +129,52 @@ impl Lowering {
         attributes: Vec<Attribute>,
         tensors: Tensors,
     ) -> Value {
-        let rank = inputs[0].rank;
         for initializer in tensors.of(node) {
-            inputs.push(Value { name: initializer.name.clone(), rank });
+            inputs.push(Value { name: initializer.name.clone(), ..inputs[0].clone() });
             self.initializers.push(initializer);
         }
-        self.plain(node, op_type, inputs, attributes)
+        self.plain((tensors.id, node), op_type, inputs, attributes)
+    }
+
+    /// A further input that is known beforehand: a scalar where `dims` is empty.
+    fn constant(&mut self, name: String, dims: Vec<usize>, source: Source) -> String {
+        self.initializers.push(Initializer { name: name.clone(), dims, source });
+        name
+    }
+
+    fn integers(&mut self, name: String, values: Vec<i64>) -> String {
+        self.constant(name, vec![values.len()], Source::Integers(values))
     }
 
     /// The value as the reader needs it, reshaped on the way if it must be.
-    fn ranked(&mut self, value: Value, rank: Rank, reader: &Node) -> Value {
+    fn ranked(&mut self, value: Value, rank: usize, reader: &str) -> Value {
         if value.rank == rank {
             return value;
         }
-        let name = format!("{}.view", reader.name);
-        match rank {
-            Rank::Vector => {
+        let name = format!("{reader}.view");
+        let Value { shape, .. } = value;
+        match (value.rank, rank) {
+            (_, VECTOR) => {
                 let attributes = vec![Attribute::int("axis", 1)];
                 self.emit(&name, "Flatten", vec![value.name], &name, attributes);
             }
-            Rank::Image => {
+            (VECTOR, IMAGE) if shape.area() == 1 && self.opset >= 13 => {
                 self.emit(&name, "Unsqueeze", vec![value.name, SPATIAL_AXES.to_owned()], &name, Vec::new());
                 if self.initializers.iter().all(|initializer| initializer.name != SPATIAL_AXES) {
-                    let (name, dims) = (SPATIAL_AXES.to_owned(), vec![2]);
-                    self.initializers.push(Initializer { name, dims, source: Source::SpatialAxes });
+                    self.integers(SPATIAL_AXES.to_owned(), vec![2, 3]);
                 }
             }
+            _ => {
+                // The batch's dimension is copied; rank 3 is channels and positions.
+                let dims = match rank {
+                    IMAGE => vec![0, shape.channels as i64, shape.height as i64, shape.width as i64],
+                    _ => vec![0, shape.channels as i64, shape.area() as i64],
+                };
+                let dims = self.integers(format!("{name}.shape"), dims);
+                self.emit(&name, "Reshape", vec![value.name, dims], &name, Vec::new());
+            }
         }
-        Value { name, rank }
+        Value { name, rank, shape }
     }
 
     fn emit(
@@ -208,44 +195,72 @@ impl Lowering {
         });
     }
 
-    fn finish(mut self, graph: &Graph) -> Lowered {
-        let last = self.values.pop().expect("a graph has nodes");
-        match last.rank {
-            Rank::Vector => {
-                let written = self.nodes.iter_mut().find(|node| node.output[0] == last.name);
-                written.expect("an operator writes the last value").output[0] = OUTPUT.to_owned();
-            }
-            Rank::Image => {
-                let attributes = vec![Attribute::int("axis", 1)];
-                self.emit("logits.view", "Flatten", vec![last.name], OUTPUT, attributes);
-            }
+    fn finish(mut self) -> Lowered {
+        let interface = self.graph.interface();
+        let last = self.graph.node(self.graph.output());
+        let ends = match last.op {
+            Op::Outputs => last.inputs.clone(),
+            _ => vec![self.graph.output()],
+        };
+        let (mut outputs, mut named) = (Vec::new(), BTreeMap::<String, String>::new());
+        for (id, Output { name, rank }) in ends.iter().zip(&interface.outputs) {
+            let value = self.ranked(self.values[id.0].clone(), *rank, name);
+            outputs.push(described(name, &value, &interface.batch));
+            // What is an output already goes by that name.
+            self.name_output(named.get(&value.name).unwrap_or(&value.name), name);
+            named.insert(value.name, name.clone());
         }
-        let image = graph.input_shape();
+        let image = &self.values[0];
         let graph = schema::Graph {
+            input: vec![described(&image.name, image, &interface.batch)],
             node: self.nodes,
             name: Some("network".to_owned()),
             initializer: Vec::new(),
-            input: vec![schema::Value::batch_of(INPUT, &[image.channels, image.height, image.width])],
-            output: vec![schema::Value::batch_of(OUTPUT, &[graph.shape(graph.output()).numel()])],
+            output: outputs,
         };
-        Lowered { graph, initializers: self.initializers }
+        Lowered { graph, initializers: self.initializers, opset: self.opset }
+    }
+
+    /// Calls a value as the interface does; what is the image itself, or an output already, is copied.
+    fn name_output(&mut self, value: &str, name: &str) {
+        let is_output = self.graph.interface().outputs.iter().any(|output| output.name == value);
+        let mut written = self.nodes.iter_mut().flat_map(|node| &mut node.output);
+        match written.find(|output| **output == *value && !is_output) {
+            Some(output) => {
+                name.clone_into(output);
+                let readers = self.nodes.iter_mut().flat_map(|node| &mut node.input);
+                readers.filter(|input| **input == *value).for_each(|input| name.clone_into(input));
+            }
+            None => self.emit(&format!("{name}.copy"), "Identity", vec![value.to_owned()], name, Vec::new()),
+        }
     }
 }
 
-/// Whose tensors, and the batch norm that is folded into them.
-#[derive(Clone, Copy)]
-struct Tensors {
-    id: NodeId,
-    norm: Option<NodeId>,
+const SPATIAL_AXES: &str = "spatial_axes";
+
+/// A tensor at the graph's border.
+fn described(name: &str, value: &Value, batch: &Batch) -> schema::Value {
+    let Shape { channels, height, width } = value.shape;
+    let dims = match value.rank {
+        VECTOR => vec![value.shape.numel()],
+        IMAGE => vec![channels, height, width],
+        3 => vec![channels, height * width],
+        // Its dimensions are not ours to say.
+        _ => return schema::Value::of_rank(name, value.rank),
+    };
+    schema::Value::batch_of(name, batch, &dims)
 }
 
 impl Tensors {
     fn of(self, node: &Node) -> Vec<Initializer> {
         let stored = node.tensors().into_iter();
         let Some(norm) = self.norm else {
-            return stored
-                .map(|TensorSpec { name, dims, .. }| Initializer { name, dims, source: Source::Stored })
-                .collect();
+            let initializer = |TensorSpec { name, dims, .. }: TensorSpec| Initializer {
+                name,
+                source: Source::Stored { dims: dims.clone() },
+                dims,
+            };
+            return stored.map(initializer).collect();
         };
         let layer = self.id;
         let weight = stored.into_iter().find(|spec| spec.kind == TensorKind::Weight);
@@ -257,26 +272,4 @@ impl Tensors {
         };
         vec![Initializer { name, dims, source: Source::FoldedWeight { layer, norm } }, bias]
     }
-}
-
-fn conv_attributes(conv: Conv) -> Vec<Attribute> {
-    let mut attributes = window_attributes(conv.window);
-    if conv.groups != 1 {
-        attributes.push(Attribute::int("group", conv.groups));
-    }
-    attributes
-}
-
-/// Where ONNX's defaults say the same, nothing is written.
-fn window_attributes(window: Window) -> Vec<Attribute> {
-    let Padding { top, left, bottom, right } = window.padding;
-    let mut attributes = vec![
-        Attribute::ints("kernel_shape", window.kernel),
-        Attribute::ints("strides", window.stride),
-        Attribute::ints("pads", [top, left, bottom, right]),
-    ];
-    if window.dilation != [1, 1] {
-        attributes.push(Attribute::ints("dilations", window.dilation));
-    }
-    attributes
 }

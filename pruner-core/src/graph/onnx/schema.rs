@@ -3,6 +3,8 @@
 
 use prost::{Message, Oneof};
 
+use crate::graph::Batch;
+
 /// `TensorProto.DataType.FLOAT`.
 pub(super) const FLOAT: i32 = 1;
 /// `TensorProto.DataType.INT64`.
@@ -95,8 +97,17 @@ impl Attribute {
         Self { name: Some(name.to_owned()), i: Some(value as i64), kind: Some(2), ..Self::default() }
     }
 
+    pub(super) fn string(name: &str, value: &str) -> Self {
+        let s = Some(value.as_bytes().to_vec());
+        Self { name: Some(name.to_owned()), s, kind: Some(3), ..Self::default() }
+    }
+
     pub(super) fn ints<const N: usize>(name: &str, values: [usize; N]) -> Self {
-        let ints = values.map(|value| value as i64).to_vec();
+        Self::list(name, &values)
+    }
+
+    pub(super) fn list(name: &str, values: &[usize]) -> Self {
+        let ints = values.iter().map(|value| *value as i64).collect();
         Self { name: Some(name.to_owned()), ints, kind: Some(7), ..Self::default() }
     }
 }
@@ -139,11 +150,24 @@ pub(super) struct Value {
 }
 
 impl Value {
-    /// An f32 tensor of a batch of any size, `N`, of `dims` each.
-    pub(super) fn batch_of(name: &str, dims: &[usize]) -> Self {
-        let batch = Dimension { value: Some(DimensionValue::Param("N".to_owned())) };
+    /// An f32 tensor of a batch of `dims` each.
+    pub(super) fn batch_of(name: &str, batch: &Batch, dims: &[usize]) -> Self {
+        let batch = match batch {
+            Batch::Any(name) => DimensionValue::Param(name.clone()),
+            Batch::Fixed(size) => DimensionValue::Value(*size as i64),
+        };
+        let batch = Dimension { value: Some(batch) };
         let rest = dims.iter().map(|dim| Dimension { value: Some(DimensionValue::Value(*dim as i64)) });
-        let shape = TensorShape { dim: std::iter::once(batch).chain(rest).collect() };
+        Self::of_dims(name, std::iter::once(batch).chain(rest).collect())
+    }
+
+    /// An f32 tensor of so many dimensions, nothing said of their lengths.
+    pub(super) fn of_rank(name: &str, rank: usize) -> Self {
+        Self::of_dims(name, vec![Dimension { value: None }; rank])
+    }
+
+    fn of_dims(name: &str, dim: Vec<Dimension>) -> Self {
+        let shape = TensorShape { dim };
         let tensor = TensorType { elem_type: Some(FLOAT), shape: Some(shape) };
         Self { name: Some(name.to_owned()), r#type: Some(Type { tensor_type: Some(tensor) }) }
     }

@@ -6,7 +6,10 @@ use rten::{Model, Value};
 use super::*;
 use crate::arbitrary;
 use crate::exec::{Executor, ParamLayout};
-use crate::graph::{Conv, Node, NodeId, Op, Shape, Window};
+use crate::graph::{
+    Activation, Binary, Conv, Coordinates, Interpolation, Node, NodeId, Op, Opaque, Operand, Output, Padding,
+    Resize, Shape, Window,
+};
 use crate::zoo::{ZooNetwork, build};
 
 const BATCH: usize = 2;
@@ -79,6 +82,106 @@ fn ranks_are_bent_where_the_reader_needs_it() {
     let network = Network { weights: arbitrary::weights(&graph, 1), graph };
     assert_foreign_agrees(&network);
     assert_length_is_promised(&network);
+}
+
+fn opaque(operator: &str, operands: Vec<Operand>, outputs: Vec<Vec<usize>>) -> Op {
+    let names = |count: usize, what: &str| (0..count).map(|index| format!("{what}{index}")).collect();
+    let node = schema::Node {
+        input: names(operands.len(), "in"),
+        output: names(outputs.len(), "out"),
+        op_type: Some(operator.to_owned()),
+        ..schema::Node::default()
+    };
+    let node = node.encode_to_vec();
+    Op::Opaque(Opaque { operator: operator.to_owned(), node, operands, outputs }.into())
+}
+
+/// Every operator that neither the zoo nor a random network has, and nodes that are carried through.
+fn all_operators() -> Vec<Node> {
+    let slope = Activation::LeakyRelu { slope: 0.1 };
+    let activations = [
+        slope,
+        Activation::Clip { min: -1.0, max: 6.0 },
+        Activation::Sigmoid,
+        Activation::HardSigmoid { alpha: 0.3, beta: 0.4 },
+        Activation::HardSwish,
+        Activation::Silu,
+        Activation::Tanh,
+    ];
+    let mut nodes = vec![node("input", Op::Input, &[])];
+    for (index, activation) in activations.into_iter().enumerate() {
+        nodes.push(node(&format!("act{index}"), Op::Activation(activation), &[index]));
+    }
+    let resize = Resize {
+        height: 7,
+        width: 9,
+        step: None,
+        interpolation: Interpolation::Linear,
+        coordinates: Coordinates::HalfPixel,
+    };
+    let border = Padding { top: 1, left: 0, bottom: 2, right: 3 };
+    let shape = Shape::new(6, 1, 1);
+    nodes.extend([
+        node("prelu", Op::PRelu { channels: 6 }, &[7]),
+        node("left", Op::Slice { start: 0, end: 2 }, &[8]),
+        node("right", Op::Slice { start: 2, end: 6 }, &[8]),
+        node("concat", Op::Concat, &[9, 10]),
+        node("shuffle", Op::Shuffle { groups: 2 }, &[11]),
+        node("factor", Op::Constant { shape }, &[]),
+        node("scaled", Op::Binary(Binary::Mul), &[12, 13]),
+        node("shifted", Op::Binary(Binary::Sub), &[14, 13]),
+        node("divided", Op::Binary(Binary::Div), &[15, 14]),
+        node("padded", Op::Pad { border, value: 0.5 }, &[16]),
+        node("resized", Op::Resize(resize), &[17]),
+        node("softmax", Op::Softmax, &[18]),
+        node("mean", Op::GlobalAvgPool, &[19]),
+        node("fc", Op::Linear { inputs: 6, outputs: 6, bias: true }, &[20]),
+        node("gated", Op::Binary(Binary::Mul), &[19, 21]),
+        node("mystery", opaque("Abs", vec![Operand::Value { rank: 4 }], vec![vec![1, 6, 7, 9]]), &[22]),
+        node("turned", Op::Shuffle { groups: 3 }, &[21]),
+        node("outputs", Op::Outputs, &[23, 24]),
+    ]);
+    nodes
+}
+
+/// Two outputs, by their names; the numbers are held against our executor's in the property below.
+#[test]
+fn every_operator_is_one_that_another_engine_runs() {
+    let graph = Graph::new(Shape::new(6, 4, 5), all_operators()).unwrap();
+    let output = |name: &str, rank| Output { name: name.to_owned(), rank };
+    let outputs = vec![output("map", 4), output("vector", 2)];
+    let graph = graph.with_interface(Interface { input: "image".into(), outputs, ..Interface::default() });
+    let network = Network { weights: arbitrary::weights(&graph, 1), graph };
+    assert_length_is_promised(&network);
+    let model = Model::load(encode(&network, BatchNorms::Kept).unwrap()).unwrap();
+    let images = arbitrary::images(network.graph.input_shape(), BATCH, 3);
+    let input = Value::from_shape([BATCH, 6, 4, 5], images).unwrap();
+    let ids = ["image", "map", "vector"].map(|name| model.node_id(name).unwrap());
+    let [map, vector] = model.run_n(vec![(ids[0], input.into())], [ids[1], ids[2]], None).unwrap();
+    assert_eq!(map.into_shape_vec::<f32, 4>().unwrap().0, [BATCH, 6, 7, 9]);
+    assert_eq!(vector.into_shape_vec::<f32, 2>().unwrap().0, [BATCH, 6]);
+}
+
+/// A file with a node that is carried through stays in the version that the node was written in.
+#[test]
+fn an_older_version_has_its_own_spelling() {
+    let graph = Graph::new(Shape::new(6, 4, 5), all_operators()).unwrap();
+    let spelt = |opset: u32| {
+        let graph = graph.clone().with_interface(Interface { opset, ..Interface::default() });
+        let network = Network { weights: arbitrary::weights(&graph, 1), graph };
+        assert_length_is_promised(&network);
+        let model = schema::Model::decode(encode(&network, BatchNorms::Kept).unwrap().as_slice()).unwrap();
+        assert_eq!(model.opset_import[0].version, Some(i64::from(opset)));
+        let nodes = model.graph.unwrap().node.into_iter();
+        nodes.map(|node| format!("{} {}", node.op_type(), node.input.len())).collect::<Vec<_>>()
+    };
+    let (old, new) = (spelt(9), spelt(21));
+    for operator in ["Slice 1", "Clip 1", "Pad 1", "Upsample 2", "HardSigmoid 1"] {
+        assert!(old.contains(&operator.to_owned()), "{operator} in {old:?}");
+    }
+    for operator in ["Slice 4", "Clip 3", "Pad 3", "Resize 3", "HardSwish 1", "Abs 1"] {
+        assert!(new.contains(&operator.to_owned()), "{operator} in {new:?}");
+    }
 }
 
 #[test]
