@@ -33,6 +33,7 @@ pub mod init;
 pub mod latency;
 pub mod plan;
 pub mod rectify;
+pub mod report;
 pub mod saliency;
 pub mod sensitivity;
 pub mod surgery;

@@ -41,6 +41,9 @@ pub(crate) struct PruneArgs {
     /// Ceilings: params=, macs=, size= (of the ONNX file) or memory= (at batch 1), separated by commas
     #[arg(long, required = true, value_delimiter = ',', value_name = "CEILING")]
     budget: Vec<CeilingArg>,
+    /// Where to write a picture of the layers' widths and sensitivities
+    #[arg(long, value_name = "FILE.svg")]
+    report: Option<PathBuf>,
     /// Where to write the ONNX file
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -74,7 +77,11 @@ pub(crate) fn run(args: &PruneArgs, context: &Context) -> Result<(), CliError> {
     let which: ZooNetwork =
         args.network.parse().map_err(|error: zoo::UnknownNetwork| CliError::Missing(error.to_string()))?;
     let destination = Destination::check(&args.out)?;
+    let picture = args.report.as_deref().map(Destination::check).transpose()?;
     let report = prune(args, which, &destination, context)?;
+    if let Some(picture) = picture {
+        picture.write(report.figures.to_svg().map_err(|e| CliError::Failed(chain(&e)))?.as_bytes())?;
+    }
     context.terminal.say(&format!(
         "{} is untrained: its weights are fresh, drawn from seed {}; train it before it serves",
         args.out.display(),
@@ -111,9 +118,7 @@ fn prune(
         network: which.to_string(),
         file: args.out.display().to_string(),
         digest: proto::Digest::of(&file).to_string(),
-        dense,
-        pruned: cost(&pruned.graph),
-        layers: plan.layers.iter().map(report::layer).collect(),
+        figures: pruner_core::report::Report::new(&network.graph, &plan, &pruned.graph, None),
         seconds_to_score: (scored - began).as_secs_f64(),
         seconds_to_prune: scored.elapsed().as_secs_f64(),
     })

@@ -48,7 +48,11 @@ fn the_same_seed_gives_the_same_file() {
 fn people_read_layers_and_totals() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("m.onnx");
-    let table = prune(&out, &["--budget", "params=25%", "--round-to", "4"]).data();
+    let picture = folder.path().join("m.svg");
+    let arguments = ["--budget", "params=25%", "--round-to", "4", "--report", picture.to_str().unwrap()];
+    let table = prune(&out, &arguments).data();
+    let svg = std::fs::read_to_string(picture).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("layer3.2.conv1"), "{svg}");
     assert!(table.starts_with("LAYER ") && table.contains("\nTOTAL "), "{table}");
     assert!(table.contains("layer3.2.conv1"), "{table}");
     let row = table.lines().find(|line| line.starts_with("params")).unwrap();
