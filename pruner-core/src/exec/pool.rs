@@ -136,33 +136,51 @@ pub(super) fn global_mean_backward<T: Scalar>(area: usize, dy: &[T], (dx, write)
     }
 }
 
-/// Positions become channels: within a block, channel x image x position to channel x position x image.
-pub(super) fn flatten<T: Scalar>(blocks: Blocks, shape: Shape, x: &[T], y: &mut [T]) {
-    permute(blocks, shape, |inner, outer| y[outer] = x[inner]);
+/// Inputs that become one vector: positions become channels, one input after the other.
+#[derive(Debug, Clone)]
+pub(super) struct Flatten {
+    inputs: Vec<Shape>,
+    length: usize,
 }
 
-/// Gradient of [`flatten`].
-pub(super) fn flatten_backward<T: Scalar>(
-    blocks: Blocks,
-    shape: Shape,
-    dy: &[T],
-    (dx, write): (&mut [T], Write),
-) {
-    permute(blocks, shape, |inner, outer| match write {
-        Write::Set => dx[inner] = dy[outer],
-        Write::Add => dx[inner] += dy[outer],
-    });
-}
+impl Flatten {
+    pub(super) fn of(inputs: impl Iterator<Item = Shape>) -> Self {
+        let inputs: Vec<Shape> = inputs.collect();
+        let length = inputs.iter().map(|shape| shape.numel()).sum();
+        Self { inputs, length }
+    }
 
-/// Calls `each` with every number's place before and after flattening.
-fn permute(blocks: Blocks, shape: Shape, mut each: impl FnMut(usize, usize)) {
-    let area = shape.area();
-    for block in 0..blocks.count() {
-        let start = block * blocks.len(shape);
-        let images = blocks.group.min(blocks.batch - block * blocks.group);
-        for index in 0..images * shape.numel() {
-            let (channel, image, place) = (index / area / images, index / area % images, index % area);
-            each(start + index, start + (channel * area + place) * images + image);
+    /// Within a block, channel x image x position to channel x position x image.
+    pub(super) fn forward<T: Scalar>(&self, blocks: Blocks, which: usize, x: &[T], y: &mut [T]) {
+        self.permute(blocks, which, |inner, outer| y[outer] = x[inner]);
+    }
+
+    /// Gradient of [`Flatten::forward`].
+    pub(super) fn backward<T: Scalar>(
+        &self,
+        blocks: Blocks,
+        which: usize,
+        dy: &[T],
+        (dx, write): (&mut [T], Write),
+    ) {
+        self.permute(blocks, which, |inner, outer| match write {
+            Write::Set => dx[inner] = dy[outer],
+            Write::Add => dx[inner] += dy[outer],
+        });
+    }
+
+    /// Calls `each` with every number's place before and after.
+    fn permute(&self, blocks: Blocks, which: usize, mut each: impl FnMut(usize, usize)) {
+        let (shape, area) = (self.inputs[which], self.inputs[which].area());
+        let ahead: usize = self.inputs[..which].iter().map(|shape| shape.numel()).sum();
+        for block in 0..blocks.count() {
+            let start = block * blocks.group;
+            let images = blocks.group.min(blocks.batch - start);
+            for index in 0..images * shape.numel() {
+                let (channel, image, place) = (index / area / images, index / area % images, index % area);
+                let feature = ahead + channel * area + place;
+                each(start * shape.numel() + index, start * self.length + feature * images + image);
+            }
         }
     }
 }

@@ -18,29 +18,40 @@ fn train_pass<T: Scalar>(graph: &Graph, batch: usize, threads: usize) -> [Vec<T>
 
 #[test]
 fn thread_count_changes_no_bit() {
-    let one = train_pass::<f32>(&residual(), 37, 1);
-    for threads in [2, 3] {
-        let bits =
-            |passes: &[Vec<f32>; 3]| passes.concat().iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&one), bits(&train_pass(&residual(), 37, threads)), "{threads} threads");
+    for graph in [residual(), motley()] {
+        let one = train_pass::<f32>(&graph, 37, 1);
+        for threads in [2, 3] {
+            let bits = |passes: &[Vec<f32>; 3]| {
+                passes.concat().iter().map(|value| value.to_bits()).collect::<Vec<_>>()
+            };
+            assert_eq!(bits(&one), bits(&train_pass(&graph, 37, threads)), "{threads} threads");
+        }
     }
 }
 
 #[test]
 fn f32_and_f64_agree() {
-    let (single, double) = (train_pass::<f32>(&residual(), 20, 2), train_pass::<f64>(&residual(), 20, 2));
-    for (single, double) in single.concat().iter().zip(double.concat()) {
-        assert!((f64::from(*single) - double).abs() < 2e-4 * double.abs().max(1.0), "{single} and {double}");
+    for graph in [residual(), motley()] {
+        let (single, double) = (train_pass::<f32>(&graph, 20, 2), train_pass::<f64>(&graph, 20, 2));
+        for (single, double) in single.concat().iter().zip(double.concat()) {
+            let error = (f64::from(*single) - double).abs();
+            assert!(error < 2e-4 * double.abs().max(1.0), "{single} and {double}");
+        }
     }
 }
 
 #[test]
 fn an_image_alone_and_within_a_batch() {
-    let graph = residual();
-    let (image, outputs) = (graph.input_shape().numel(), 5);
-    let params = params::<f64>(&graph, 7);
+    for graph in [residual(), motley()] {
+        assert_alone_as_together(&graph);
+    }
+}
+
+fn assert_alone_as_together(graph: &Graph) {
+    let (image, outputs) = (graph.input_shape().numel(), graph.shape(graph.output()).numel());
+    let params = params::<f64>(graph, 7);
     let input = noise::<f64>(8, 11 * image);
-    let mut executor = Executor::new(&graph, 16).unwrap();
+    let mut executor = Executor::new(graph, 16).unwrap();
     let together = executor.forward_eval(&params, &input, 11).to_vec();
     for (index, together) in together.chunks(outputs).enumerate() {
         let alone = executor.forward_eval(&params, &input[index * image..][..image], 1);
