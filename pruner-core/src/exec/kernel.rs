@@ -135,10 +135,8 @@ impl Kernel {
             Op::Slice { start, .. } => Self::Rearrange(Rearrangement::slice(*start, input, output)),
             Op::Shuffle { groups } => Self::Rearrange(Rearrangement::shuffle(*groups, output)),
             Op::Pad { border, value } => Self::Pad(Pad { border: *border, value: *value, input, output }),
-            Op::MaxPool(window) => Self::MaxPool(Pool { window: *window, input, output }),
-            Op::AvgPool { window, divisor } => {
-                Self::AvgPool(Pool { window: *window, input, output }, *divisor)
-            }
+            Op::MaxPool(window) => Self::MaxPool(Pool::new(*window, input, output)),
+            Op::AvgPool { window, divisor } => Self::AvgPool(Pool::new(*window, input, output), *divisor),
             Op::GlobalAvgPool => Self::GlobalAvgPool { area: input.area() },
             Op::Resize(resize) => Self::Resize(Resize::new(resize, input, output)),
             Op::Softmax => Self::Softmax(output),

@@ -108,6 +108,15 @@ fn pools() {
 }
 
 #[test]
+fn a_nan_is_the_largest() {
+    let graph =
+        graph(Shape::new(1, 1, 3), &[(Op::MaxPool(Window { kernel: [1, 3], ..pool(1, 1, 0) }), &[0])]);
+    let nan = f64::NAN;
+    let pooled = run(&graph, &[], &[nan, 1.0, 2.0, 1.0, nan, 2.0, 1.0, 2.0, nan]);
+    assert!(pooled.iter().all(|value| value.is_nan()), "{pooled:?}");
+}
+
+#[test]
 fn a_border_of_one_number() {
     let border = Padding { top: 1, left: 0, bottom: 0, right: 2 };
     let graph = graph(Shape::new(1, 1, 2), &[(Op::Pad { border, value: 7.0 }, &[0])]);
