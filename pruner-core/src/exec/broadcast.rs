@@ -53,7 +53,7 @@ impl Broadcast {
         let [a_len, b_len] = self.inputs.map(|shape| blocks.len(shape));
         let inputs = a.par_chunks(a_len).zip(b.par_chunks(b_len));
         y.par_chunks_mut(blocks.len(self.output)).zip(inputs).for_each(|(y, (a, b))| {
-            vectorised(|| {
+            vectorised!({
                 self.lines(y.len() / self.output.numel(), |line, [of_a, of_b]| {
                     self.forward_line(&a[of_a], &b[of_b], &mut y[line]);
                 });
@@ -87,7 +87,7 @@ impl Broadcast {
             if write == Write::Set {
                 dx.fill(T::ZERO);
             }
-            vectorised(|| {
+            vectorised!({
                 self.lines(dy.len() / self.output.numel(), |line, places| {
                     let (at, beside) = (places[which].clone(), places[1 - which].clone());
                     self.backward_line(which, (&own[at.clone()], &other[beside]), &dy[line], &mut dx[at]);

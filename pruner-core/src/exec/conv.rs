@@ -106,7 +106,7 @@ impl Geometry {
             return with(Matrix::rows(values, self.taps(), columns, stride));
         }
         let buffer = &mut buffer[..self.taps() * columns];
-        vectorised(|| patches::gather(self, part, x, buffer));
+        vectorised!(patches::gather(self, part, x, buffer));
         with(Matrix::rows(buffer, self.taps(), columns, columns));
     }
 

@@ -73,7 +73,7 @@ impl Norm {
         partials.clear();
         partials.resize(blocks.count() * channels, [0.0; 2]);
         let work = partials.par_chunks_exact_mut(channels).zip(x.par_chunks(blocks.len(self.shape)));
-        work.for_each(|(partials, x)| vectorised(|| measure_block(x, partials)));
+        work.for_each(|(partials, x)| vectorised!(measure_block(x, partials)));
         moments.mean.resize(channels, 0.0);
         moments.inverse_deviation.resize(channels, 0.0);
         let count = (blocks.batch * self.shape.area()) as f64;
@@ -118,7 +118,7 @@ impl Norm {
                 let factor = moments.inverse_deviation[channel] * affine.scale[channel].to_f64();
                 let offset = affine.shift[channel].to_f64() - moments.mean[channel] * factor;
                 let (factor, offset) = (T::from_f64(factor), T::from_f64(offset));
-                vectorised(|| match self.fused {
+                vectorised!(match self.fused {
                     Fused::Identity => scale_run(x, y, |x| x * factor + offset),
                     Fused::Clip { min, max } => {
                         let bounds = Bounds::new(min, max);
@@ -148,7 +148,7 @@ impl Norm {
                 let at = channel * run..(channel + 1) * run;
                 let (x, y, dy) = (&x[at.clone()], &y[at.clone()], &dy[at]);
                 let mean = T::from_f64(moments.mean[channel]);
-                let [sum, product] = vectorised(|| match self.fused {
+                let [sum, product] = vectorised!(match self.fused {
                     Fused::Identity => reduce_run(x, dy, mean),
                     Fused::Clip { min, max } => reduce_clipped_run((x, y, dy), mean, Bounds::new(min, max)),
                 });
@@ -190,7 +190,7 @@ impl Norm {
                 let slope = -factor * inverse * product / count;
                 let offset = -factor * sum / count - slope * mean;
                 let terms = [factor, slope, offset].map(T::from_f64);
-                vectorised(|| match (self.fused, write) {
+                vectorised!(match (self.fused, write) {
                     (Fused::Identity, Write::Set) => {
                         backward_run((x, x, dy), terms, dx, |_| true, |_, new| new)
                     }

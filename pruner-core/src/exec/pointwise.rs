@@ -66,7 +66,7 @@ impl<T: Scalar> Bounds<T> {
 /// The function of every number.
 pub(super) fn activate<T: Scalar>(activation: Activation, x: &[T], y: &mut [T]) {
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-        vectorised(|| activate_chunk(activation, x, y));
+        vectorised!(activate_chunk(activation, x, y));
     });
 }
 
@@ -115,7 +115,7 @@ pub(super) fn activate_backward<T: Scalar>(
 ) {
     let given = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
     dx.par_chunks_mut(CHUNK).zip(given).for_each(|(dx, ((x, y), dy))| {
-        vectorised(|| match write {
+        vectorised!(match write {
             Write::Set => backward_chunk(activation, (x, y, dy), dx, |_, new| new),
             Write::Add => backward_chunk(activation, (x, y, dy), dx, |old, new| old + new),
         });
@@ -176,7 +176,7 @@ fn chain<T: Scalar>(
 /// a + b, and the activation.
 pub(super) fn add<T: Scalar>(a: &[T], b: &[T], fused: Fused, y: &mut [T]) {
     y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK))).for_each(|(y, (a, b))| {
-        vectorised(|| match fused {
+        vectorised!(match fused {
             Fused::Identity => y.iter_mut().zip(a).zip(b).for_each(|((y, &a), &b)| *y = a + b),
             Fused::Clip { min, max } => {
                 let bounds = Bounds::new(min, max);
@@ -189,7 +189,7 @@ pub(super) fn add<T: Scalar>(a: &[T], b: &[T], fused: Fused, y: &mut [T]) {
 /// Gradient of [`add`], set or added to each input's.
 pub(super) fn add_backward<T: Scalar>(y: &[T], dy: &[T], fused: Fused, (dx, write): (&mut [T], Write)) {
     dx.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK).zip(dy.par_chunks(CHUNK))).for_each(|(dx, (y, dy))| {
-        vectorised(|| match (fused, write) {
+        vectorised!(match (fused, write) {
             (Fused::Identity, Write::Set) => dx.copy_from_slice(dy),
             (Fused::Identity, Write::Add) => dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx += dy),
             (Fused::Clip { min, max }, Write::Set) => {

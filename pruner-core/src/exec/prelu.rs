@@ -22,7 +22,7 @@ pub(super) fn forward<T: Scalar>(blocks: Blocks, shape: Shape, x: &[T], slopes: 
         let run = x.len() / shape.channels;
         for (channel, (y, x)) in y.chunks_exact_mut(run).zip(x.chunks_exact(run)).enumerate() {
             let slope = slope_of(slopes, channel);
-            vectorised(|| {
+            vectorised!({
                 y.iter_mut().zip(x).for_each(|(y, &x)| *y = if x > T::ZERO { x } else { slope * x });
             });
         }
@@ -45,7 +45,7 @@ pub(super) fn backward_slopes<T: Scalar>(
         let run = x.len() / channels;
         for ((partial, x), dy) in partials.iter_mut().zip(x.chunks_exact(run)).zip(dy.chunks_exact(run)) {
             let below = |x: T, dy: T| if x > T::ZERO { T::ZERO } else { x * dy };
-            partial[0] = vectorised(|| sum2(x, dy, below)).to_f64();
+            partial[0] = vectorised!(sum2(x, dy, below)).to_f64();
         }
     });
     let mut sums = vec![0.0; gradients.len()];
@@ -71,7 +71,7 @@ pub(super) fn backward<T: Scalar>(
             let slope = slope_of(slopes, channel);
             let bent = |x: T, dy: T| if x > T::ZERO { dy } else { slope * dy };
             let given = dx.iter_mut().zip(x).zip(dy);
-            vectorised(|| match write {
+            vectorised!(match write {
                 Write::Set => given.for_each(|((dx, &x), &dy)| *dx = bent(x, dy)),
                 Write::Add => given.for_each(|((dx, &x), &dy)| *dx += bent(x, dy)),
             });

@@ -16,7 +16,7 @@ pub(super) fn forward<T: Scalar>(blocks: Blocks, shape: Shape, x: &[T], y: &mut 
     let len = blocks.len(shape);
     y.par_chunks_mut(len).zip(x.par_chunks(len)).for_each(|(y, x)| {
         let run = x.len() / shape.channels;
-        vectorised(|| {
+        vectorised!({
             for start in (0..run).step_by(LANES) {
                 forward_lanes((run, start), x, y);
             }
@@ -56,7 +56,7 @@ pub(super) fn backward<T: Scalar>(
     let work = dx.par_chunks_mut(len).zip(y.par_chunks(len)).zip(dy.par_chunks(len));
     work.for_each(|((dx, y), dy)| {
         let run = y.len() / shape.channels;
-        vectorised(|| {
+        vectorised!({
             for start in (0..run).step_by(LANES) {
                 let lanes = start..run.min(start + LANES);
                 let mut sums = [T::ZERO; LANES];

@@ -187,7 +187,7 @@ impl Geometry {
             let weights = Matrix::rows(&weights[group * filters * taps..], filters, taps, taps).transposed();
             let dy = Matrix::rows(&dy[group * filters * stride + first..], filters, columns, stride);
             gemm(&mut MatrixMut::rows(buffer, taps, columns, columns), weights, dy, Write::Set);
-            vectorised(|| patches::scatter(self, Part { images, group, tile }, buffer, dx));
+            vectorised!(patches::scatter(self, Part { images, group, tile }, buffer, dx));
         }
     }
 
