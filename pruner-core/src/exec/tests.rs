@@ -111,3 +111,17 @@ fn motley() -> Graph {
         ],
     )
 }
+
+/// A depthwise convolution whose planes are too large for a whole block to be worked on at once, and a last convolution
+/// whose are so small that blocks hold several images.
+fn tapering() -> Graph {
+    graph(
+        Shape::new(2, 40, 40),
+        &[
+            (conv(2, 4, [3, 1, 1, 2], true), &[0]),
+            (Op::RELU, &[1]),
+            (conv(4, 4, [5, 3, 2, 4], true), &[2]),
+            (conv(4, 3, [3, 4, 1, 1], true), &[3]),
+        ],
+    )
+}

@@ -18,7 +18,7 @@ fn train_pass<T: Scalar>(graph: &Graph, batch: usize, threads: usize) -> [Vec<T>
 
 #[test]
 fn thread_count_changes_no_bit() {
-    for graph in [residual(), motley()] {
+    for graph in [residual(), motley(), tapering()] {
         let one = train_pass::<f32>(&graph, 37, 1);
         for threads in [2, 3] {
             let bits = |passes: &[Vec<f32>; 3]| {
@@ -31,7 +31,7 @@ fn thread_count_changes_no_bit() {
 
 #[test]
 fn f32_and_f64_agree() {
-    for graph in [residual(), motley()] {
+    for graph in [residual(), motley(), tapering()] {
         let (single, double) = (train_pass::<f32>(&graph, 20, 2), train_pass::<f64>(&graph, 20, 2));
         for (single, double) in single.concat().iter().zip(double.concat()) {
             let error = (f64::from(*single) - double).abs();
@@ -42,7 +42,7 @@ fn f32_and_f64_agree() {
 
 #[test]
 fn an_image_alone_and_within_a_batch() {
-    for graph in [residual(), motley()] {
+    for graph in [residual(), motley(), tapering()] {
         assert_alone_as_together(&graph);
     }
 }
@@ -57,6 +57,28 @@ fn assert_alone_as_together(graph: &Graph) {
         let alone = executor.forward_eval(&params, &input[index * image..][..image], 1);
         for (alone, together) in alone.iter().zip(together) {
             assert!((alone - together).abs() < 1e-12, "image {index}: {alone} and {together}");
+        }
+    }
+}
+
+#[test]
+fn a_batchs_gradient_is_the_sum_of_its_images() {
+    for graph in [residual(), motley(), tapering()] {
+        let (image, outputs) = (graph.input_shape().numel(), graph.shape(graph.output()).numel());
+        let (params, input) = (params::<f64>(&graph, 7), noise::<f64>(8, 11 * image));
+        let upstream = noise::<f64>(9, 11 * outputs);
+        let mut executor = Executor::new(&graph, 16).unwrap();
+        let (mut together, mut sums) = (vec![0.0; params.len()], vec![0.0; params.len()]);
+        executor.forward_eval(&params, &input, 11);
+        executor.backward(&params, &upstream, &mut together);
+        let mut alone = vec![0.0; params.len()];
+        for (input, upstream) in input.chunks(image).zip(upstream.chunks(outputs)) {
+            executor.forward_eval(&params, input, 1);
+            executor.backward(&params, upstream, &mut alone);
+            sums.iter_mut().zip(&alone).for_each(|(sum, alone)| *sum += alone);
+        }
+        for (together, sum) in together.iter().zip(&sums) {
+            assert!((together - sum).abs() < 1e-10 * sum.abs().max(1.0), "{together} and {sum}");
         }
     }
 }
