@@ -1,18 +1,22 @@
-//! Random small networks for property tests: every operator, residual sums, grouped and depthwise convolutions.
+//! Random small networks for property tests, random weights, images and channels to keep. Which operators a network
+//! has is in `graph`.
+
+mod graph;
 
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 
 use crate::graph::tensor::TensorKind;
-use crate::graph::{Conv, Divisor, Graph, Network, Node, NodeId, Op, Shape, Weights, Window};
+use crate::graph::{Graph, Network, Shape, Weights};
 use crate::group::{Keep, groups};
+use graph::STEPS;
 
 /// A network of a few operators, with weights that leave no tensor trivial.
 pub(crate) fn network() -> impl Strategy<Value = Network> {
-    let steps = proptest::collection::vec((0..12_u8, any::<u8>(), any::<u8>()), 1..14);
+    let steps = proptest::collection::vec((0..STEPS, any::<u8>(), any::<u8>()), 1..14);
     (1..4_usize, 4..8_usize, 4..8_usize, steps, any::<u64>()).prop_map(
         |(channels, height, width, steps, seed)| {
-            let graph = graph(Shape::new(channels, height, width), &steps);
+            let graph = graph::graph(Shape::new(channels, height, width), &steps);
             let weights = weights(&graph, seed);
             Network { graph, weights }
         },
@@ -92,72 +96,5 @@ impl SplitMix {
 
     fn between(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * (self.next() >> 40) as f32 / (1_u64 << 24) as f32
-    }
-}
-
-/// Each step is an operator, where it reads from and a number for its geometry; steps that do not fit become relus.
-fn graph(input: Shape, steps: &[(u8, u8, u8)]) -> Graph {
-    let mut nodes = vec![Node { name: "input".to_owned(), op: Op::Input, inputs: Vec::new() }];
-    let mut shapes = vec![input];
-    for (operator, source, number) in steps {
-        let source = if *source < 200 { nodes.len() - 1 } else { usize::from(*source) % nodes.len() };
-        let twin = shapes[..source].iter().position(|shape| *shape == shapes[source]).filter(|at| *at > 0);
-        let op = match (operator, twin) {
-            (9..12, Some(_)) => Op::ADD,
-            _ => operation(*operator, usize::from(*number), shapes[source]),
-        };
-        let mut inputs = vec![NodeId(source)];
-        if op == Op::ADD {
-            inputs.extend(twin.map(NodeId));
-        }
-        push(&mut nodes, &mut shapes, op, inputs);
-    }
-    let last = NodeId(nodes.len() - 1);
-    push(&mut nodes, &mut shapes, Op::Flatten, vec![last]);
-    let (last, length) = (NodeId(nodes.len() - 1), shapes[nodes.len() - 1].channels);
-    push(&mut nodes, &mut shapes, Op::Linear { inputs: length, outputs: 3, bias: true }, vec![last]);
-    Graph::new(input, nodes).unwrap()
-}
-
-fn push(nodes: &mut Vec<Node>, shapes: &mut Vec<Shape>, op: Op, inputs: Vec<NodeId>) {
-    nodes.push(Node { name: format!("n{}", nodes.len()), op, inputs });
-    let graph = Graph::new(shapes[0], nodes.clone()).unwrap();
-    shapes.push(graph.shape(graph.output()));
-}
-
-fn operation(operator: u8, number: usize, from: Shape) -> Op {
-    let side = from.height.min(from.width);
-    let window = Window::square(2, 1 + number % 2, number / 2 % 2);
-    let conv = Conv {
-        inputs: from.channels,
-        outputs: 1 + number % 6,
-        window: Window::square(
-            if side >= 3 { 1 + number % 3 } else { 1 },
-            1 + number / 16 % 2,
-            number / 32 % 2,
-        ),
-        groups: 1,
-        bias: number / 64 % 2 == 1,
-    };
-    match operator {
-        0..3 => Op::Conv(conv),
-        3 if number % 4 < 2 => {
-            Op::Conv(Conv { groups: from.channels, outputs: from.channels * (1 + number % 2), ..conv })
-        }
-        3 if from.channels.is_multiple_of(2) => {
-            Op::Conv(Conv { groups: 2, outputs: 2 + 2 * (number % 3), ..conv })
-        }
-        4 | 5 => Op::BatchNorm { channels: from.channels, eps: 1e-5 },
-        6 if side >= 2 && number.is_multiple_of(2) => Op::MaxPool(window),
-        6 if side >= 2 => Op::AvgPool { window, divisor: Divisor::Window },
-        7 if from.area() == 1 || number.is_multiple_of(3) => Op::GlobalAvgPool,
-        7 => Op::Flatten,
-        8 if from.area() == 1 => {
-            Op::Linear { inputs: from.channels, outputs: 1 + number % 12, bias: number.is_multiple_of(2) }
-        }
-        // A width that an earlier node may share, so that sums come about.
-        9 => Op::Conv(Conv { outputs: 4, window: Window::square(1, 1, 0), ..conv }),
-        10 => Op::Conv(Conv { outputs: from.channels, window: Window::square(1, 1, 0), ..conv }),
-        _ => Op::RELU,
     }
 }

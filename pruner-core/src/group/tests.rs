@@ -68,11 +68,17 @@ fn vgg16_has_a_group_per_convolution() {
     }
 }
 
-/// Every dimension that runs over channels is covered once, whole; a depthwise kernel's one input is none of them.
+/// Every dimension that runs over channels is covered once, whole. None of them are a depthwise kernel's one input, a
+/// slope that all channels share, and a constant's rows.
 fn assert_covered(graph: &Graph) {
     let groups = groups(graph);
     for node in graph.nodes() {
-        let is_depthwise = matches!(node.op, Op::Conv(conv) if conv.is_depthwise());
+        let runs_over_channels = |dim: usize| match node.op {
+            Op::Conv(conv) => dim == 0 || !conv.is_depthwise(),
+            Op::PRelu { channels } => channels > 1,
+            Op::Constant { .. } => dim == 0,
+            _ => true,
+        };
         for spec in node.tensors() {
             for dim in 0..spec.dims.len().min(2) {
                 let members =
@@ -82,7 +88,7 @@ fn assert_covered(graph: &Graph) {
                     .flat_map(|(_, member)| member.indices.clone())
                     .collect();
                 indices.sort_unstable();
-                let expected = if is_depthwise && dim == 1 { 0 } else { spec.dims[dim] };
+                let expected = if runs_over_channels(dim) { spec.dims[dim] } else { 0 };
                 assert_eq!(indices, (0..expected).collect::<Vec<_>>(), "{} dimension {dim}", spec.name);
             }
         }
