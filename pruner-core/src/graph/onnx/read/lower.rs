@@ -144,7 +144,7 @@ impl<'a> Lowering<'_, 'a> {
             "AveragePool" => self.average_pool(call),
             "GlobalAveragePool" | "ReduceMean" => self.global_average_pool(call),
             "Resize" | "Upsample" => self.resize(call),
-            _ => Err("nothing is known of its operator".into()),
+            _ => Err("none of our operators computes what it does".into()),
         }
     }
 
@@ -175,16 +175,14 @@ impl<'a> Lowering<'_, 'a> {
     pub(super) fn unique(&mut self, name: &str) -> String {
         let base = if name.is_empty() { "node" } else { name };
         let mut candidate = base.to_owned();
-        loop {
-            let wanted = self.names.entry(candidate.clone()).or_insert(0);
+        while self.names.contains_key(&candidate) {
+            // The base is among the names, or the candidate would not be.
+            let wanted = self.names.entry(base.to_owned()).or_insert(1);
             *wanted += 1;
-            if *wanted == 1 {
-                return candidate;
-            }
-            let again = self.names.entry(base.to_owned()).or_insert(1);
-            *again += 1;
-            candidate = format!("{base}_{again}");
+            candidate = format!("{base}_{wanted}");
         }
+        self.names.insert(candidate.clone(), 1);
+        candidate
     }
 
     /// The name that the file gives a layer by the name of one of its tensors: `X` where that is `X.weight`.

@@ -32,8 +32,10 @@ impl<'a> Lowering<'_, 'a> {
         let (Some(from), Some(to)) = (from, features(&dims, self.batch)) else {
             return Err("the shape that it makes is neither an image nor a vector".into());
         };
-        if from == to {
-            return Ok(vec![Some(same(Past::View(Rc::clone(&origin))))]);
+        for (id, shape) in [(origin.id, Some(from)), (x.id, features(&x.dims, self.batch))] {
+            if shape == Some(to) {
+                return Ok(vec![Some(Feature { id, ..same(Past::View(Rc::clone(&origin))) })]);
+            }
         }
         if to != Shape::vector(from.numel()) {
             return Err("it makes an image of other numbers of channels, rows or columns".into());
