@@ -1,0 +1,1 @@
+//! Files that are made here, read back.
