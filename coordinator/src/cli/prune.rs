@@ -35,7 +35,7 @@ Examples:
 A ceiling is a figure (90k, 40M, 200Ki) or a share of what the dense network has (1/16.21, 25%).
 Exit code 4 if no network meets the budget; nothing is written then.")]
 pub(crate) struct PruneArgs {
-    /// The dense network: resnet20 or vgg16-bn
+    /// The dense network, such as resnet20, vgg16-bn or resnet18-cifar; an unknown name lists them all
     #[arg(long)]
     network: String,
     /// Ceilings: params=, macs=, size= (of the ONNX file) or memory= (at batch 1), separated by commas
