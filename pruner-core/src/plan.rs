@@ -18,7 +18,7 @@ use crate::graph::{Graph, NodeId, Op};
 use crate::group::{self, ChannelGroup, GroupId, Keep};
 use crate::latency::{Latency, LatencyModel};
 use crate::saliency::Scores;
-use crate::sensitivity::{Measure, Sensitivity, sensitivity};
+use crate::sensitivity::Sensitivity;
 use crate::surgery;
 use widths::Widths;
 
@@ -115,17 +115,16 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// A planner for `graph` by these scores.
-    pub fn new(graph: &Graph, scores: &Scores, measure: Measure, policy: WidthPolicy) -> Self {
+    /// A planner for `graph` that takes widths from `sensitivity`, and channels from `scores`.
+    pub fn new(graph: &Graph, scores: &Scores, sensitivity: Sensitivity, policy: WidthPolicy) -> Self {
         let groups = group::groups(graph);
-        let sensitivity = sensitivity(scores, measure);
         let prunable = |group: &&ChannelGroup| {
             let skipped = group.is_coupled(graph) && policy.coupled == Coupled::Skip;
             group.frozen.is_none() && !skipped && group.width > policy.min_channels
         };
         let ranking =
             groups.iter().filter(prunable).map(|group| (group.id, ranked(graph, group, scores))).collect();
-        let widths = Widths::new(groups.iter().filter(prunable), &sensitivity, policy);
+        let widths = Widths::new(graph, groups.iter().filter(prunable), &sensitivity, policy);
         Self { graph: graph.clone(), groups, sensitivity, widths, ranking }
     }
 

@@ -13,7 +13,7 @@ use pruner_core::graph::cost::cost;
 use pruner_core::graph::onnx::{self, BatchNorms};
 use pruner_core::plan::{PlanError, Planner, WidthPolicy};
 use pruner_core::saliency::{self, Criterion, ScoreRecipe, Scores};
-use pruner_core::sensitivity::Measure;
+use pruner_core::sensitivity::density;
 use pruner_core::zoo::{self, ZooNetwork};
 use pruner_core::{Network, Shape, init, rectify, surgery};
 
@@ -107,7 +107,7 @@ fn prune(
     let scored = Instant::now();
 
     let policy = WidthPolicy { min_channels: args.min_channels.into(), ..WidthPolicy::default() };
-    let planner = Planner::new(&network.graph, &scores, Measure::Density, policy);
+    let planner = Planner::new(&network.graph, &scores, density(&scores), policy);
     let plan = planner.plan(&budget, None, args.round_to.into()).map_err(refuse)?;
     let pruned = surgery::apply(&network, &plan.keep).map_err(|e| CliError::Failed(chain(&e)))?;
     let pruned = rectify::reinit(pruned, &network.graph, args.seed);

@@ -9,6 +9,7 @@ use super::*;
 use crate::graph::onnx::{self, BatchNorms};
 use crate::graph::{Network, Shape};
 use crate::saliency::{Criterion, ScoreRecipe, score};
+use crate::sensitivity::density;
 use crate::zoo::{self, ZooNetwork};
 use crate::{init, rectify};
 
@@ -21,7 +22,7 @@ static SCORED: LazyLock<(Network, Scores)> = LazyLock::new(|| {
 });
 
 fn planner(policy: WidthPolicy) -> Planner {
-    Planner::new(&SCORED.0.graph, &SCORED.1, Measure::Density, policy)
+    Planner::new(&SCORED.0.graph, &SCORED.1, density(&SCORED.1), policy)
 }
 
 /// A device whose time is what an engine of one core could take.
