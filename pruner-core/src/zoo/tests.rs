@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::graph::NodeId;
 use crate::graph::cost::{cost, layer_costs};
 use crate::graph::onnx::{BatchNorms, encode};
+use crate::graph::{NodeId, Op};
+use crate::group::groups;
 
 #[test]
 fn names_round_trip() {
@@ -134,6 +135,28 @@ fn the_others_are_named_as_torchvisions_state_dicts() {
         let names: BTreeSet<String> = graph.tensors().map(|tensor| tensor.name).collect();
         assert!(tensors.iter().all(|name| names.contains(*name)), "{network} has {tensors:?}");
     }
+}
+
+/// The hidden channels of each block go through its depthwise convolution; those between blocks are shared by residual
+/// sums where a stage has several blocks.
+#[test]
+fn channels_of_mobilenet_v2_are_grouped_by_block_and_by_stage() {
+    let graph = build(ZooNetwork::MobileNetV2, Shape::new(3, 224, 224), 1000).unwrap();
+    let groups = groups(&graph);
+    // The image, the stem with the first block's inside, sixteen hidden ones, seven stages, the head, the classes.
+    assert_eq!(groups.len(), 1 + 1 + 16 + 7 + 1 + 1);
+    assert_eq!(groups.iter().filter(|group| group.frozen.is_some()).count(), 2);
+    let coupled: Vec<usize> =
+        groups.iter().filter(|group| group.is_coupled(&graph)).map(|group| group.width).collect();
+    assert_eq!(coupled, [24, 32, 64, 96, 160]);
+    let depthwise = |id: &NodeId| matches!(graph.node(*id).op, Op::Conv(conv) if conv.is_depthwise());
+    let hidden = groups.iter().filter(|group| group.producers.iter().any(depthwise));
+    let names =
+        |ids: &[NodeId]| -> Vec<String> { ids.iter().map(|id| graph.node(*id).name.clone()).collect() };
+    assert_eq!(hidden.clone().count(), 17);
+    let last = hidden.last().unwrap();
+    assert_eq!(names(&last.producers), ["features.17.conv.0.0", "features.17.conv.1.0"]);
+    assert_eq!(names(&last.consumers), ["features.17.conv.1.0", "features.17.conv.2"]);
 }
 
 #[test]
