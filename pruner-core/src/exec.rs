@@ -2,25 +2,30 @@
 //! once; results do not depend on the number of threads. Never changes a graph, never decides a learning rate.
 
 mod blocks;
+mod broadcast;
+mod channels;
 mod conv;
 mod error;
 mod gemm;
+mod kernel;
 mod lanes;
 mod layout;
 mod norm;
 mod plan;
 mod pointwise;
 mod pool;
+mod prelu;
+mod resize;
 mod scalar;
 mod scratch;
+mod softmax;
 #[cfg(test)]
 mod tests;
 
 use blocks::Blocks;
-use conv::Gradients;
-use gemm::Write;
-use norm::{Affine, Moments, Partials, Running, Statistics};
-use plan::{Backward, Kernel, NormParams, Plan, Step};
+use kernel::{Given, Kernel, Work};
+use norm::{Moments, Partials, Running, Statistics};
+use plan::{Backward, Plan, Step};
 use scratch::Scratch;
 
 pub use error::ExecError;
@@ -52,17 +57,9 @@ pub struct Executor<T> {
     /// Gradient buffers, shared by values in turn.
     slots: Vec<Vec<T>>,
     moments: Vec<Moments>,
+    scratch: Scratch<T>,
     work: Work<T>,
     last: Option<Pass>,
-}
-
-/// Room for intermediate sums.
-#[derive(Debug)]
-struct Work<T> {
-    scratch: Scratch<T>,
-    partials: Vec<T>,
-    flipped: Vec<T>,
-    sums: Partials,
 }
 
 /// The last forward pass.
@@ -99,8 +96,8 @@ impl<T: Scalar> Executor<T> {
             logits: vec![T::ZERO; max_batch * graph.shapes()[output].numel()],
             slots: plan.buffers.iter().map(|len| vec![T::ZERO; max_batch * len]).collect(),
             moments: vec![Moments::default(); plan.steps.len()],
+            scratch: Scratch::new(),
             work: Work {
-                scratch: Scratch::new(),
                 partials: vec![T::ZERO; partials],
                 flipped: vec![T::ZERO; flipped],
                 sums: Partials::new(),
@@ -189,25 +186,11 @@ impl<T: Scalar> Executor<T> {
         let Step { kernel, inputs, output } = &self.plan.steps[index];
         let (before, after) = self.values.split_at_mut(*output);
         let used = |len: usize| len / self.max_batch * blocks.batch;
-        let value = |input: usize| &before[inputs[input]][..used(before[inputs[input]].len())];
-        let (x, len) = (value(0), used(after[0].len()));
-        let y = &mut after[0][..len];
-        match kernel {
-            Kernel::Conv { geometry, weight, bias } => {
-                let params = (&params[weight.clone()], bias.clone().map(|bias| &params[bias]));
-                geometry.forward(blocks, x, params, (y, Write::Set), &self.work.scratch);
-            }
-            Kernel::Norm { norm, params: NormParams { scale, shift, .. } } => {
-                let affine = Affine { scale: &params[scale.clone()], shift: &params[shift.clone()] };
-                norm.forward(blocks, x, affine, y, &self.moments[index]);
-            }
-            Kernel::Relu => pointwise::relu(x, y),
-            Kernel::Add(activation) => pointwise::add(x, value(1), *activation, y),
-            Kernel::MaxPool(window) => window.max(blocks, x, y),
-            Kernel::AvgPool(window, divisor) => window.mean(blocks, *divisor, x, y),
-            Kernel::GlobalAvgPool { area } => pool::global_mean(*area, x, y),
-            Kernel::Flatten { input } => pool::flatten(blocks, *input, x, y),
-        }
+        let inputs = inputs.iter().map(|&input| &before[input][..used(before[input].len())]).collect();
+        let (moments, scratch) = (&self.moments[index], &self.scratch);
+        let given = Given { blocks, statistics: Statistics::Running, params, inputs, moments, scratch };
+        let len = used(after[0].len());
+        kernel.forward(&given, &mut after[0][..len]);
     }
 
     fn backward_step(
@@ -222,68 +205,28 @@ impl<T: Scalar> Executor<T> {
         let buffer = std::mem::take(&mut self.slots[*from]);
         let value =
             |node: usize| &self.values[node][..self.values[node].len() / self.max_batch * blocks.batch];
-        let (x, y) = (value(inputs[0]), value(*output));
+        let inputs: Vec<&[T]> = inputs.iter().map(|&input| value(input)).collect();
+        let lens: Vec<usize> = inputs.iter().map(|input| input.len()).collect();
+        let (moments, scratch) = (&self.moments[*step], &self.scratch);
+        let given = Given { blocks, statistics, params, inputs, moments, scratch };
+        let y = value(*output);
         let dy = &buffer[..y.len()];
-        let work = &mut self.work;
-        match kernel {
-            Kernel::Conv { geometry, weight, bias } => {
-                let [weights, bias] = conv_gradients(grads, weight.clone(), bias.clone());
-                let bias = Some(bias).filter(|bias| !bias.is_empty());
-                let gradients = Gradients { weights, bias, partials: &mut work.partials };
-                geometry.backward_weights(blocks, (x, dy), gradients, &work.scratch);
-            }
-            Kernel::Norm { norm, params: at } => {
-                norm.reduce(blocks, (x, y, dy), &self.moments[*step], &mut work.sums);
-                let sums = &work.sums[..norm.shape.channels];
-                let shift = grads[at.shift.clone()].iter_mut();
-                shift.zip(sums).for_each(|(gradient, sums)| *gradient = T::from_f64(sums[0]));
-                let scale = grads[at.scale.clone()].iter_mut();
-                scale.zip(sums).for_each(|(gradient, sums)| *gradient = T::from_f64(sums[1]));
-            }
-            Kernel::Relu
-            | Kernel::Add(_)
-            | Kernel::MaxPool(_)
-            | Kernel::AvgPool(..)
-            | Kernel::GlobalAvgPool { .. }
-            | Kernel::Flatten { .. } => {}
-        }
-        for &(slot, write) in to.iter().flatten() {
-            let dx = (&mut self.slots[slot][..x.len()], write);
-            match kernel {
-                Kernel::Conv { geometry, weight, .. } => {
-                    let weights = (&params[weight.clone()], work.flipped.as_mut_slice());
-                    geometry.backward_input(blocks, weights, dy, dx, &work.scratch);
-                }
-                Kernel::Norm { norm, params: at } => {
-                    let state = (&params[at.scale.clone()], &self.moments[*step], statistics);
-                    norm.backward(blocks, (x, y, dy), state, &work.sums[..norm.shape.channels], dx);
-                }
-                Kernel::Relu => pointwise::backward(y, dy, pointwise::Activation::Relu, dx),
-                Kernel::Add(activation) => pointwise::backward(y, dy, *activation, dx),
-                Kernel::MaxPool(window) => window.max_backward(blocks, (x, dy), dx),
-                Kernel::AvgPool(window, divisor) => window.mean_backward(blocks, *divisor, dy, dx),
-                Kernel::GlobalAvgPool { area } => pool::global_mean_backward(*area, dy, dx),
-                Kernel::Flatten { input } => pool::flatten_backward(blocks, *input, dy, dx),
-            }
+        kernel.backward_params(&given, (y, dy), grads, &mut self.work);
+        for (which, target) in to.iter().enumerate() {
+            let Some((slot, write)) = *target else { continue };
+            let dx = (&mut self.slots[slot][..lens[which]], write);
+            kernel.backward_input(&given, which, (y, dy), dx, &mut self.work);
         }
         self.slots[*from] = buffer;
     }
 }
 
-/// The weight's and the bias's part of the gradients; the bias's is empty where there is none.
-fn conv_gradients<T>(
-    grads: &mut [T],
-    weight: std::ops::Range<usize>,
-    bias: Option<std::ops::Range<usize>>,
-) -> [&mut [T]; 2] {
-    let bias = bias.unwrap_or(weight.end..weight.end);
-    grads.get_disjoint_mut([weight, bias]).expect("tensors of one layout are disjoint")
-}
-
 /// Images per block: enough that the smallest feature maps make wide matrices, few enough for several blocks.
 fn group(graph: &Graph, max_batch: usize) -> usize {
     let convs = graph.nodes().iter().zip(graph.shapes()).filter(|(node, _)| matches!(node.op, Op::Conv(_)));
-    let smallest = convs.map(|(_, shape)| shape.area()).min().unwrap_or(BLOCK_COLUMNS);
+    // On single positions, as in a gate, a convolution is a linear layer: too small to cut the batch by.
+    let areas = convs.map(|(_, shape)| shape.area()).filter(|&area| area > 1);
+    let smallest = areas.min().unwrap_or(BLOCK_COLUMNS);
     let wide = BLOCK_COLUMNS.div_ceil(smallest).next_power_of_two();
     let several = (max_batch / 4).max(1);
     wide.min(several).clamp(1, MOST_GROUPED)

@@ -85,6 +85,12 @@ impl LatencyModel {
         Latency { p50_ms, p95_ms: time(&self.p95).max(p50_ms) }
     }
 
+    /// Every node's share of the median, milliseconds: the median is their sum.
+    pub fn shares_ms(&self, graph: &Graph) -> Vec<f64> {
+        let share = |features: [f64; FEATURES]| self.p50.iter().zip(features).map(|(c, f)| c * f).sum();
+        features::per_node(graph, self.lanes).map(share).collect()
+    }
+
     /// The model whose predictions are `factor` times these: what telemetry says of them.
     #[must_use]
     pub fn corrected(&self, factor: f64) -> Self {

@@ -24,7 +24,7 @@ pub(crate) fn table(layers: &[v1::LayerWidth]) -> Table {
 }
 
 /// A share from 0 to 1 as a bar of fixed length; anything above 0 shows at least one block.
-fn bar(share: f64) -> String {
+pub(super) fn bar(share: f64) -> String {
     let blocks = ((share * BAR as f64).round() as usize).clamp(usize::from(share > 0.0), BAR);
     "█".repeat(blocks) + &"░".repeat(BAR - blocks)
 }

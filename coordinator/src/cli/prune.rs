@@ -13,7 +13,7 @@ use pruner_core::graph::cost::cost;
 use pruner_core::graph::onnx::{self, BatchNorms};
 use pruner_core::plan::{PlanError, Planner, WidthPolicy};
 use pruner_core::saliency::{self, Criterion, ScoreRecipe, Scores};
-use pruner_core::sensitivity::Measure;
+use pruner_core::sensitivity::density;
 use pruner_core::zoo::{self, ZooNetwork};
 use pruner_core::{Network, Shape, init, rectify, surgery};
 
@@ -35,12 +35,15 @@ Examples:
 A ceiling is a figure (90k, 40M, 200Ki) or a share of what the dense network has (1/16.21, 25%).
 Exit code 4 if no network meets the budget; nothing is written then.")]
 pub(crate) struct PruneArgs {
-    /// The dense network: resnet20 or vgg16-bn
+    /// The dense network, such as resnet20, vgg16-bn or resnet18-cifar; an unknown name lists them all
     #[arg(long)]
     network: String,
     /// Ceilings: params=, macs=, size= (of the ONNX file) or memory= (at batch 1), separated by commas
     #[arg(long, required = true, value_delimiter = ',', value_name = "CEILING")]
     budget: Vec<CeilingArg>,
+    /// Where to write a picture of the layers' widths and sensitivities
+    #[arg(long, value_name = "FILE.svg")]
+    report: Option<PathBuf>,
     /// Where to write the ONNX file
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -74,7 +77,11 @@ pub(crate) fn run(args: &PruneArgs, context: &Context) -> Result<(), CliError> {
     let which: ZooNetwork =
         args.network.parse().map_err(|error: zoo::UnknownNetwork| CliError::Missing(error.to_string()))?;
     let destination = Destination::check(&args.out)?;
+    let picture = args.report.as_deref().map(Destination::check).transpose()?;
     let report = prune(args, which, &destination, context)?;
+    if let Some(picture) = picture {
+        picture.write(report.figures.to_svg().map_err(|e| CliError::Failed(chain(&e)))?.as_bytes())?;
+    }
     context.terminal.say(&format!(
         "{} is untrained: its weights are fresh, drawn from seed {}; train it before it serves",
         args.out.display(),
@@ -100,7 +107,7 @@ fn prune(
     let scored = Instant::now();
 
     let policy = WidthPolicy { min_channels: args.min_channels.into(), ..WidthPolicy::default() };
-    let planner = Planner::new(&network.graph, &scores, Measure::Density, policy);
+    let planner = Planner::new(&network.graph, &scores, density(&scores), policy);
     let plan = planner.plan(&budget, None, args.round_to.into()).map_err(refuse)?;
     let pruned = surgery::apply(&network, &plan.keep).map_err(|e| CliError::Failed(chain(&e)))?;
     let pruned = rectify::reinit(pruned, &network.graph, args.seed);
@@ -111,9 +118,7 @@ fn prune(
         network: which.to_string(),
         file: args.out.display().to_string(),
         digest: proto::Digest::of(&file).to_string(),
-        dense,
-        pruned: cost(&pruned.graph),
-        layers: plan.layers.iter().map(report::layer).collect(),
+        figures: pruner_core::report::Report::new(&network.graph, &plan, &pruned.graph, None),
         seconds_to_score: (scored - began).as_secs_f64(),
         seconds_to_prune: scored.elapsed().as_secs_f64(),
     })

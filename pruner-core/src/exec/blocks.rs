@@ -29,6 +29,16 @@ impl Blocks {
     }
 }
 
+/// The same features for every image, channels x positions, to blocks.
+pub(super) fn repeat<T: Scalar>(blocks: Blocks, shape: Shape, one: &[T], packed: &mut [T]) {
+    for block in packed.chunks_mut(blocks.len(shape)) {
+        let run = block.len() / shape.channels;
+        for (channel, from) in block.chunks_exact_mut(run).zip(one.chunks_exact(shape.area())) {
+            channel.chunks_exact_mut(shape.area()).for_each(|plane| plane.copy_from_slice(from));
+        }
+    }
+}
+
 /// NCHW to blocks.
 pub(super) fn pack<T: Scalar>(blocks: Blocks, shape: Shape, nchw: &[T], packed: &mut [T]) {
     let (channels, area) = (shape.channels, shape.area());

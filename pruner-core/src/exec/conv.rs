@@ -2,6 +2,7 @@
 //! 1x1 image. Works block by block and within a block tile by tile, so that the patches of a tile stay in the cache.
 
 mod backward;
+mod depthwise;
 mod patches;
 
 use rayon::prelude::*;
@@ -106,12 +107,15 @@ impl Geometry {
             return with(Matrix::rows(values, self.taps(), columns, stride));
         }
         let buffer = &mut buffer[..self.taps() * columns];
-        vectorised(|| patches::gather(self, part, x, buffer));
+        vectorised!(patches::gather(self, part, x, buffer));
         with(Matrix::rows(buffer, self.taps(), columns, columns));
     }
 
-    /// Length of the largest tile's patches; 0 where the input serves.
+    /// Length of the largest tile's patches, or of what takes their place; 0 where the input serves.
     fn patch_len(&self, images: usize) -> usize {
+        if self.conv.is_depthwise() {
+            return self.depthwise_len(images);
+        }
         if self.is_pointwise() {
             return 0;
         }
@@ -146,6 +150,9 @@ impl Geometry {
         (y, write): (&mut [T], Write),
         buffer: &mut [T],
     ) {
+        if self.conv.is_depthwise() {
+            return self.depthwise_forward(x, weights, (y, write), buffer);
+        }
         let images = y.len() / self.output.numel();
         let stride = images * self.output.area();
         let (filters, taps) = (self.filters(), self.taps());

@@ -20,7 +20,9 @@ pub enum ExecError {
         got: Vec<usize>,
     },
     /// An operator that cannot be run here, only carried through.
-    #[error("node '{node}' computes {operator}, which cannot be run here")]
+    #[error(
+        "node '{node}' computes {operator}, which cannot be run here: prune without training and train elsewhere"
+    )]
     Unsupported {
         /// Which node.
         node: String,

@@ -4,11 +4,24 @@ use super::scalar::Scalar;
 
 const LANES: usize = 32;
 
-/// Runs `kernel` compiled for the best vector instructions that this processor has.
-#[inline]
-pub(super) fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(kernel)
+/// An expression, compiled for AVX2 too and run so where the processor has it; results are the same to the bit.
+///
+/// What is not inlined here is not compiled for AVX2. Hence a macro and not a function of a closure: both ways then have
+/// a closure of their own, and the compiler inlines what is called from one place only, however long it is.
+macro_rules! vectorised {
+    ($kernel:expr) => {{
+        #[cfg(target_arch = "x86_64")]
+        let result = match pulp::x86::V3::try_new() {
+            Some(simd) => simd.vectorize(|| $kernel),
+            None => $kernel,
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let result = $kernel;
+        result
+    }};
 }
+
+pub(super) use vectorised;
 
 /// The sum of `term` over the positions of equally long slices.
 #[inline(always)]

@@ -1,4 +1,4 @@
-//! Batch norm, with the ReLU behind it if that is its only reader. Statistics are taken per block in two passes
+//! Batch norm, with the ReLU or clip behind it if that is its only reader. Statistics are taken per block in two passes
 //! and merged over blocks in their order (Chan, Golub and LeVeque 1979), in f64.
 
 use rayon::prelude::*;
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::blocks::Blocks;
 use super::gemm::Write;
 use super::lanes::{sum, sum2, vectorised};
-use super::pointwise::Activation;
+use super::pointwise::{Bounds, Fused};
 use super::scalar::Scalar;
 use crate::graph::Shape;
 
@@ -18,7 +18,7 @@ const MOMENTUM: f64 = 0.1;
 pub(super) struct Norm {
     pub(super) shape: Shape,
     pub(super) eps: f64,
-    pub(super) activation: Activation,
+    pub(super) fused: Fused,
 }
 
 /// Which statistics the last forward pass used.
@@ -73,7 +73,7 @@ impl Norm {
         partials.clear();
         partials.resize(blocks.count() * channels, [0.0; 2]);
         let work = partials.par_chunks_exact_mut(channels).zip(x.par_chunks(blocks.len(self.shape)));
-        work.for_each(|(partials, x)| vectorised(|| measure_block(x, partials)));
+        work.for_each(|(partials, x)| vectorised!(measure_block(x, partials)));
         moments.mean.resize(channels, 0.0);
         moments.inverse_deviation.resize(channels, 0.0);
         let count = (blocks.batch * self.shape.area()) as f64;
@@ -102,7 +102,7 @@ impl Norm {
         (mean, squares)
     }
 
-    /// `y = activation((x - mean) * inverse_deviation * scale + shift)`.
+    /// `y = fused((x - mean) * inverse_deviation * scale + shift)`.
     pub(super) fn forward<T: Scalar>(
         &self,
         blocks: Blocks,
@@ -118,9 +118,12 @@ impl Norm {
                 let factor = moments.inverse_deviation[channel] * affine.scale[channel].to_f64();
                 let offset = affine.shift[channel].to_f64() - moments.mean[channel] * factor;
                 let (factor, offset) = (T::from_f64(factor), T::from_f64(offset));
-                vectorised(|| match self.activation {
-                    Activation::Identity => scale_run(x, y, |x| x * factor + offset),
-                    Activation::Relu => scale_run(x, y, |x| positive(x * factor + offset)),
+                vectorised!(match self.fused {
+                    Fused::Identity => scale_run(x, y, |x| x * factor + offset),
+                    Fused::Clip { min, max } => {
+                        let bounds = Bounds::new(min, max);
+                        scale_run(x, y, |x| bounds.hold(x * factor + offset));
+                    }
                 });
             }
         });
@@ -145,9 +148,9 @@ impl Norm {
                 let at = channel * run..(channel + 1) * run;
                 let (x, y, dy) = (&x[at.clone()], &y[at.clone()], &dy[at]);
                 let mean = T::from_f64(moments.mean[channel]);
-                let [sum, product] = vectorised(|| match self.activation {
-                    Activation::Identity => reduce_run(x, dy, mean),
-                    Activation::Relu => reduce_active_run((x, y, dy), mean),
+                let [sum, product] = vectorised!(match self.fused {
+                    Fused::Identity => reduce_run(x, dy, mean),
+                    Fused::Clip { min, max } => reduce_clipped_run((x, y, dy), mean, Bounds::new(min, max)),
                 });
                 *partial = [sum.to_f64(), product.to_f64() * moments.inverse_deviation[channel]];
             }
@@ -187,29 +190,25 @@ impl Norm {
                 let slope = -factor * inverse * product / count;
                 let offset = -factor * sum / count - slope * mean;
                 let terms = [factor, slope, offset].map(T::from_f64);
-                vectorised(|| match (self.activation, write) {
-                    (Activation::Identity, Write::Set) => {
+                vectorised!(match (self.fused, write) {
+                    (Fused::Identity, Write::Set) => {
                         backward_run((x, x, dy), terms, dx, |_| true, |_, new| new)
                     }
-                    (Activation::Identity, Write::Add) => {
+                    (Fused::Identity, Write::Add) => {
                         backward_run((x, x, dy), terms, dx, |_| true, |old, new| old + new);
                     }
-                    (Activation::Relu, Write::Set) => {
-                        backward_run((x, y, dy), terms, dx, |y| y > T::ZERO, |_, new| new);
+                    (Fused::Clip { min, max }, Write::Set) => {
+                        let bounds = Bounds::new(min, max);
+                        backward_run((x, y, dy), terms, dx, |y| bounds.passes(y), |_, new| new);
                     }
-                    (Activation::Relu, Write::Add) => {
-                        backward_run((x, y, dy), terms, dx, |y| y > T::ZERO, |old, new| old + new);
+                    (Fused::Clip { min, max }, Write::Add) => {
+                        let bounds = Bounds::new(min, max);
+                        backward_run((x, y, dy), terms, dx, |y| bounds.passes(y), |old, new| old + new);
                     }
                 });
             }
         });
     }
-}
-
-#[inline(always)]
-fn positive<T: Scalar>(value: T) -> T {
-    // A NaN stays a NaN, so that divergence is seen.
-    if value < T::ZERO { T::ZERO } else { value }
 }
 
 /// Mean and summed squared deviations of each channel of one block.
@@ -235,9 +234,9 @@ fn reduce_run<T: Scalar>(x: &[T], dy: &[T], mean: T) -> [T; 2] {
 }
 
 #[inline(always)]
-fn reduce_active_run<T: Scalar>((x, y, dy): (&[T], &[T], &[T]), mean: T) -> [T; 2] {
+fn reduce_clipped_run<T: Scalar>((x, y, dy): (&[T], &[T], &[T]), mean: T, bounds: Bounds<T>) -> [T; 2] {
     const LANES: usize = 32;
-    let active = |y: T, dy: T| if y > T::ZERO { dy } else { T::ZERO };
+    let active = |y: T, dy: T| if bounds.passes(y) { dy } else { T::ZERO };
     let (mut sums, mut products) = ([T::ZERO; LANES], [T::ZERO; LANES]);
     let (x_chunks, x_rest) = x.as_chunks::<LANES>();
     let (y_chunks, y_rest) = y.as_chunks::<LANES>();

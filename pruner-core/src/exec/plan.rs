@@ -1,46 +1,19 @@
-//! What the executor does, in order: the graph's operators with each ReLU folded into the batch norm or sum before
-//! it where nobody else reads that, and which gradient buffer holds what when.
+//! What the executor does, in order: the graph's operators with each ReLU or clip folded into the batch norm or sum
+//! before it where nobody else reads that, and which gradient buffer holds what when.
 
-use std::ops::Range;
-
-use super::conv::{Geometry, linear};
 use super::gemm::Write;
-use super::layout::Role;
-use super::norm::Norm;
-use super::pointwise::Activation;
-use super::pool::Pool;
+use super::kernel::Kernel;
+use super::pointwise::Fused;
 use super::{ExecError, ParamLayout};
-use crate::graph::{self, Binary, Divisor, Graph, NodeId, Op, Shape};
+use crate::graph::{Graph, NodeId, Op};
 
 /// One operator, or two fused.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     pub(super) kernel: Kernel,
     pub(super) inputs: Vec<usize>,
-    /// Whose value it makes; the ReLU's, if that was folded in.
+    /// Whose value it makes; the activation's, if that was folded in.
     pub(super) output: usize,
-}
-
-/// What a step computes, and where its parameters lie.
-#[derive(Debug, Clone)]
-pub(super) enum Kernel {
-    Conv { geometry: Geometry, weight: Range<usize>, bias: Option<Range<usize>> },
-    Norm { norm: Norm, params: NormParams },
-    Relu,
-    Add(Activation),
-    MaxPool(Pool),
-    AvgPool(Pool, Divisor),
-    GlobalAvgPool { area: usize },
-    Flatten { input: Shape },
-}
-
-/// Batch norm's four tensors; consecutive in the layout, in this order.
-#[derive(Debug, Clone)]
-pub(super) struct NormParams {
-    pub(super) scale: Range<usize>,
-    pub(super) shift: Range<usize>,
-    pub(super) mean: Range<usize>,
-    pub(super) var: Range<usize>,
 }
 
 /// Where a step's backward pass reads and writes gradients.
@@ -49,7 +22,7 @@ pub(super) struct Backward {
     pub(super) step: usize,
     /// Buffer of the output's gradient.
     pub(super) from: usize,
-    /// Per input: its buffer, and whether an earlier step has written there; none for the image.
+    /// Per input: its buffer, and whether an earlier step has written there; none for the image and for constants.
     pub(super) to: Vec<Option<(usize, Write)>>,
 }
 
@@ -74,83 +47,34 @@ fn steps(graph: &Graph, layout: &ParamLayout) -> Result<Vec<Step>, ExecError> {
     let mut folded = vec![false; graph.nodes().len()];
     let mut steps = Vec::new();
     for (index, node) in graph.nodes().iter().enumerate() {
-        if folded[index] {
+        if folded[index] || node.op == Op::Input {
             continue;
         }
-        let relu = match consumers[index].as_slice() {
-            &[only] if graph.node(only).op == Op::RELU => Some(only.0),
+        let behind = match consumers[index].as_slice() {
+            &[only] if fuses(graph, NodeId(index)) => activation(graph, only),
             _ => None,
         };
-        let fuses = matches!(node.op, Op::BatchNorm { .. }) || node.op == Op::ADD;
-        let relu = relu.filter(|_| fuses);
-        let activation = if relu.is_some() { Activation::Relu } else { Activation::Identity };
-        let Some(kernel) = kernel(graph, layout, NodeId(index), activation)? else { continue };
-        if let Some(relu) = relu {
-            folded[relu] = true;
-        }
+        let fused = behind.map_or(Fused::Identity, |(_, fused)| fused);
+        let output = behind.map_or(index, |(activation, _)| activation.0);
+        folded[output] = true;
+        let kernel = Kernel::of(graph, layout, NodeId(index), fused)?;
         let inputs = node.inputs.iter().map(|input| input.0).collect();
-        steps.push(Step { kernel, inputs, output: relu.unwrap_or(index) });
+        steps.push(Step { kernel, inputs, output });
     }
     Ok(steps)
 }
 
-/// The kernel of one node; none for the image.
-fn kernel(
-    graph: &Graph,
-    layout: &ParamLayout,
-    id: NodeId,
-    activation: Activation,
-) -> Result<Option<Kernel>, ExecError> {
+/// Whether a node's kernel can do an activation on the way.
+fn fuses(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
-    let (output, range) = (graph.shape(id), |role| layout.range(id, role));
-    let needed = |role| range(role).expect("the layout has every tensor of its graph's operators");
-    let input = node.inputs.first().map_or(output, |&input| graph.shape(input));
-    Ok(Some(match node.op {
-        Op::Input => return Ok(None),
-        Op::Conv(conv) => Kernel::Conv {
-            geometry: Geometry { conv, input, output },
-            weight: needed(Role::Weight),
-            bias: range(Role::Bias),
-        },
-        Op::Linear { inputs, outputs, bias } => Kernel::Conv {
-            geometry: linear(inputs, outputs, bias),
-            weight: needed(Role::Weight),
-            bias: range(Role::Bias),
-        },
-        Op::BatchNorm { eps, .. } => Kernel::Norm {
-            norm: Norm { shape: output, eps, activation },
-            params: NormParams {
-                scale: needed(Role::Scale),
-                shift: needed(Role::Shift),
-                mean: needed(Role::RunningMean),
-                var: needed(Role::RunningVar),
-            },
-        },
-        Op::Activation(graph::Activation::Relu) => Kernel::Relu,
-        Op::Binary(Binary::Add) if input == graph.shape(node.inputs[1]) => Kernel::Add(activation),
-        Op::MaxPool(window) => Kernel::MaxPool(Pool { window, input, output }),
-        Op::AvgPool { window, divisor } => Kernel::AvgPool(Pool { window, input, output }, divisor),
-        Op::GlobalAvgPool => Kernel::GlobalAvgPool { area: input.area() },
-        Op::Flatten => Kernel::Flatten { input },
-        Op::Activation(_)
-        | Op::PRelu { .. }
-        | Op::Binary(_)
-        | Op::Concat
-        | Op::Slice { .. }
-        | Op::Shuffle { .. }
-        | Op::Pad { .. }
-        | Op::Resize(_)
-        | Op::Softmax
-        | Op::Constant { .. }
-        | Op::Opaque(_)
-        | Op::Part { .. }
-        | Op::Outputs => {
-            return Err(ExecError::Unsupported {
-                node: node.name.clone(),
-                operator: format!("{:?}", node.op),
-            });
-        }
-    }))
+    let is_plain_sum = || node.op == Op::ADD && graph.shape(node.inputs[0]) == graph.shape(node.inputs[1]);
+    matches!(node.op, Op::BatchNorm { .. }) || is_plain_sum()
+}
+
+/// The node, if it is an activation that can be done on the way.
+fn activation(graph: &Graph, id: NodeId) -> Option<(NodeId, Fused)> {
+    let Op::Activation(activation) = graph.node(id).op else { return None };
+    Fused::of(activation).map(|fused| (id, fused))
 }
 
 /// Assigns gradient buffers: one is free again once the step that made its value has used it.
@@ -177,7 +101,7 @@ fn backward(graph: &Graph, steps: &[Step]) -> (Vec<Backward>, Vec<usize>) {
         // Nothing that leads to the output reads it: its gradient is zero.
         let Some(from) = holds[*output] else { continue };
         let to = inputs.iter().map(|&input| {
-            if graph.nodes()[input].op == Op::Input {
+            if matches!(graph.nodes()[input].op, Op::Input | Op::Constant { .. }) {
                 return None;
             }
             Some(match holds[input] {

@@ -8,14 +8,37 @@ use super::scalar::Scalar;
 use crate::graph::{Divisor, Padding, Shape, Window};
 
 /// A pooling window on features of known shape.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Pool {
-    pub(super) window: Window,
-    pub(super) input: Shape,
-    pub(super) output: Shape,
+    input: Shape,
+    output: Shape,
+    /// Positions that a window reads, padding included.
+    area: usize,
+    /// The input positions of every output position's window, in row-major order, padding aside; window after window.
+    places: Vec<usize>,
+    /// Where each window begins among them, and behind the last window.
+    starts: Vec<usize>,
 }
 
 impl Pool {
+    pub(super) fn new(window: Window, input: Shape, output: Shape) -> Self {
+        let (mut places, mut starts) = (Vec::new(), vec![0]);
+        for index in 0..output.area() {
+            let (row, column) = (index / output.width, index % output.width);
+            for row in taps(&window, 0, row, input.height) {
+                places.extend(taps(&window, 1, column, input.width).map(|column| row * input.width + column));
+            }
+            starts.push(places.len());
+        }
+        Self { input, output, area: window.area(), places, starts }
+    }
+
+    /// The window of every output position; never empty.
+    #[inline(always)]
+    fn windows(&self) -> impl Iterator<Item = &[usize]> {
+        self.starts.windows(2).map(|bounds| &self.places[bounds[0]..bounds[1]])
+    }
+
     /// Calls `each` with every (input plane, output plane) pair, blocks in parallel.
     fn planes<T: Scalar>(&self, blocks: Blocks, x: &[T], y: &mut [T], each: impl Fn(&[T], &mut [T]) + Sync) {
         let pairs = y.par_chunks_mut(blocks.len(self.output)).zip(x.par_chunks(blocks.len(self.input)));
@@ -25,49 +48,29 @@ impl Pool {
         });
     }
 
-    /// The input positions of one output, in row-major order; never empty.
-    fn places(&self, output: usize) -> impl Iterator<Item = usize> + use<> {
-        let Window { kernel, stride, dilation, padding: Padding { top, left, .. } } = self.window;
-        let Shape { height, width, .. } = self.input;
-        let inside = move |corner: usize, axis: usize, border: usize, length: usize| {
-            let taps = (0..kernel[axis]).map(move |tap| corner * stride[axis] + tap * dilation[axis]);
-            taps.filter_map(move |place| place.checked_sub(border)).filter(move |&place| place < length)
-        };
-        let (row, column) = (output / self.output.width, output % self.output.width);
-        inside(row, 0, top, height)
-            .flat_map(move |row| inside(column, 1, left, width).map(move |column| row * width + column))
-    }
-
-    /// Where the largest number of one output's window is; the first of equals, a NaN before all.
-    fn largest<T: Scalar>(&self, x: &[T], output: usize) -> usize {
-        let mut places = self.places(output);
-        let first = places.next().expect("a window covers at least one position: padding is below its size");
-        let exceeds = |a: T, b: T| a > b || a.to_f64().is_nan();
-        places.fold(first, |best, place| if exceeds(x[place], x[best]) { place } else { best })
-    }
-
     /// The largest number of each window.
     pub(super) fn max<T: Scalar>(&self, blocks: Blocks, x: &[T], y: &mut [T]) {
         self.planes(blocks, x, y, |x, y| {
-            y.iter_mut().enumerate().for_each(|(output, y)| *y = x[self.largest(x, output)]);
+            y.iter_mut().zip(self.windows()).for_each(|(y, window)| *y = x[largest(x, window)]);
         });
     }
 
     /// The mean of each window.
     pub(super) fn mean<T: Scalar>(&self, blocks: Blocks, divisor: Divisor, x: &[T], y: &mut [T]) {
         self.planes(blocks, x, y, |x, y| {
-            for (output, y) in y.iter_mut().enumerate() {
-                let sum = self.places(output).fold(T::ZERO, |sum, place| sum + x[place]);
-                *y = sum * self.share(divisor, output);
+            for (y, window) in y.iter_mut().zip(self.windows()) {
+                let sum = window.iter().fold(T::ZERO, |sum, &place| sum + x[place]);
+                *y = sum * self.share(divisor, window);
             }
         });
     }
 
-    /// One divided by what the sum of an output's window is divided by.
-    fn share<T: Scalar>(&self, divisor: Divisor, output: usize) -> T {
+    /// One divided by what the sum of a window is divided by.
+    #[inline(always)]
+    fn share<T: Scalar>(&self, divisor: Divisor, window: &[usize]) -> T {
         let count = match divisor {
-            Divisor::Window => self.window.area(),
-            Divisor::Inside => self.places(output).count(),
+            Divisor::Window => self.area,
+            Divisor::Inside => window.len(),
         };
         T::from_f64(1.0 / count as f64)
     }
@@ -85,7 +88,7 @@ impl Pool {
             let (area, planes) = (self.input.area(), dy.chunks_exact(self.output.area()));
             for ((dx, x), dy) in dx.chunks_exact_mut(area).zip(x.chunks_exact(area)).zip(planes) {
                 clear(dx, write);
-                dy.iter().enumerate().for_each(|(output, &dy)| dx[self.largest(x, output)] += dy);
+                dy.iter().zip(self.windows()).for_each(|(&dy, window)| dx[largest(x, window)] += dy);
             }
         });
     }
@@ -103,13 +106,34 @@ impl Pool {
             let planes = dx.chunks_exact_mut(self.input.area()).zip(dy.chunks_exact(self.output.area()));
             for (dx, dy) in planes {
                 clear(dx, write);
-                for (output, &dy) in dy.iter().enumerate() {
-                    let share = dy * self.share(divisor, output);
-                    self.places(output).for_each(|place| dx[place] += share);
+                for (&dy, window) in dy.iter().zip(self.windows()) {
+                    let share = dy * self.share(divisor, window);
+                    window.iter().for_each(|&place| dx[place] += share);
                 }
             }
         });
     }
+}
+
+/// Where the largest number of a window is; the first of equals, a NaN before all.
+#[inline(always)]
+fn largest<T: Scalar>(x: &[T], window: &[usize]) -> usize {
+    let (mut best, mut most) = (window[0], x[window[0]]);
+    for &place in &window[1..] {
+        let value = x[place];
+        if value > most || value.to_f64().is_nan() {
+            (best, most) = (place, value);
+        }
+    }
+    best
+}
+
+/// The input rows (axis 0) or columns (axis 1) that a window at an output row or column reads.
+fn taps(window: &Window, axis: usize, at: usize, length: usize) -> impl Iterator<Item = usize> {
+    let Window { kernel, stride, dilation, padding: Padding { top, left, .. } } = *window;
+    let (corner, border) = (at * stride[axis], [top, left][axis]);
+    let taps = (0..kernel[axis]).map(move |tap| corner + tap * dilation[axis]);
+    taps.filter_map(move |place| place.checked_sub(border)).filter(move |&place| place < length)
 }
 
 fn clear<T: Scalar>(dx: &mut [T], write: Write) {
@@ -136,33 +160,51 @@ pub(super) fn global_mean_backward<T: Scalar>(area: usize, dy: &[T], (dx, write)
     }
 }
 
-/// Positions become channels: within a block, channel x image x position to channel x position x image.
-pub(super) fn flatten<T: Scalar>(blocks: Blocks, shape: Shape, x: &[T], y: &mut [T]) {
-    permute(blocks, shape, |inner, outer| y[outer] = x[inner]);
+/// Inputs that become one vector: positions become channels, one input after the other.
+#[derive(Debug, Clone)]
+pub(super) struct Flatten {
+    inputs: Vec<Shape>,
+    length: usize,
 }
 
-/// Gradient of [`flatten`].
-pub(super) fn flatten_backward<T: Scalar>(
-    blocks: Blocks,
-    shape: Shape,
-    dy: &[T],
-    (dx, write): (&mut [T], Write),
-) {
-    permute(blocks, shape, |inner, outer| match write {
-        Write::Set => dx[inner] = dy[outer],
-        Write::Add => dx[inner] += dy[outer],
-    });
-}
+impl Flatten {
+    pub(super) fn of(inputs: impl Iterator<Item = Shape>) -> Self {
+        let inputs: Vec<Shape> = inputs.collect();
+        let length = inputs.iter().map(|shape| shape.numel()).sum();
+        Self { inputs, length }
+    }
 
-/// Calls `each` with every number's place before and after flattening.
-fn permute(blocks: Blocks, shape: Shape, mut each: impl FnMut(usize, usize)) {
-    let area = shape.area();
-    for block in 0..blocks.count() {
-        let start = block * blocks.len(shape);
-        let images = blocks.group.min(blocks.batch - block * blocks.group);
-        for index in 0..images * shape.numel() {
-            let (channel, image, place) = (index / area / images, index / area % images, index % area);
-            each(start + index, start + (channel * area + place) * images + image);
+    /// Within a block, channel x image x position to channel x position x image.
+    pub(super) fn forward<T: Scalar>(&self, blocks: Blocks, which: usize, x: &[T], y: &mut [T]) {
+        self.permute(blocks, which, |inner, outer| y[outer] = x[inner]);
+    }
+
+    /// Gradient of [`Flatten::forward`].
+    pub(super) fn backward<T: Scalar>(
+        &self,
+        blocks: Blocks,
+        which: usize,
+        dy: &[T],
+        (dx, write): (&mut [T], Write),
+    ) {
+        self.permute(blocks, which, |inner, outer| match write {
+            Write::Set => dx[inner] = dy[outer],
+            Write::Add => dx[inner] += dy[outer],
+        });
+    }
+
+    /// Calls `each` with every number's place before and after.
+    fn permute(&self, blocks: Blocks, which: usize, mut each: impl FnMut(usize, usize)) {
+        let (shape, area) = (self.inputs[which], self.inputs[which].area());
+        let ahead: usize = self.inputs[..which].iter().map(|shape| shape.numel()).sum();
+        for block in 0..blocks.count() {
+            let start = block * blocks.group;
+            let images = blocks.group.min(blocks.batch - start);
+            for index in 0..images * shape.numel() {
+                let (channel, image, place) = (index / area / images, index / area % images, index % area);
+                let feature = ahead + channel * area + place;
+                each(start * shape.numel() + index, start * self.length + feature * images + image);
+            }
         }
     }
 }

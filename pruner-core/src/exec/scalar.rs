@@ -28,6 +28,10 @@ pub trait Scalar:
     fn from_f32(value: f32) -> Self;
     /// Exact.
     fn to_f64(self) -> f64;
+    /// e to this power.
+    fn exp(self) -> Self;
+    /// The hyperbolic tangent.
+    fn tanh(self) -> Self;
 }
 
 mod sealed {
@@ -54,6 +58,16 @@ impl Scalar for f32 {
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
+
+    #[inline(always)]
+    fn exp(self) -> Self {
+        Self::exp(self)
+    }
+
+    #[inline(always)]
+    fn tanh(self) -> Self {
+        Self::tanh(self)
+    }
 }
 
 impl Scalar for f64 {
@@ -73,5 +87,15 @@ impl Scalar for f64 {
     #[inline(always)]
     fn to_f64(self) -> f64 {
         self
+    }
+
+    #[inline(always)]
+    fn exp(self) -> Self {
+        Self::exp(self)
+    }
+
+    #[inline(always)]
+    fn tanh(self) -> Self {
+        Self::tanh(self)
     }
 }

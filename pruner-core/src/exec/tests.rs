@@ -1,11 +1,15 @@
-//! The executor against finite differences, against candle's own convolution, and against itself.
+//! The executor against finite differences, against candle's own operators and plain loops, and against
+//! itself.
 
 mod against_candle;
 mod gradients;
 mod invariance;
+mod reference;
 
 use super::*;
-use crate::graph::{Conv, Divisor, Node, NodeId, Window};
+use crate::graph::{
+    Activation, Binary, Conv, Coordinates, Divisor, Interpolation, Node, NodeId, Padding, Resize, Window,
+};
 
 /// A conv node's operator.
 fn conv(inputs: usize, outputs: usize, [kernel, stride, padding, groups]: [usize; 4], bias: bool) -> Op {
@@ -72,6 +76,52 @@ fn residual() -> Graph {
             (Op::RELU, &[11]),
             (Op::GlobalAvgPool, &[12]),
             (Op::Linear { inputs: 8, outputs: 5, bias: true }, &[13]),
+        ],
+    )
+}
+
+/// A network in small of the kernels that ResNet-20 does not use.
+fn motley() -> Graph {
+    let (interpolation, coordinates) = (Interpolation::Linear, Coordinates::HalfPixel);
+    let resize = Resize { height: 8, width: 7, step: None, interpolation, coordinates };
+    graph(
+        Shape::new(2, 8, 7),
+        &[
+            (conv(2, 8, [3, 1, 1, 1], false), &[0]),
+            (norm(8), &[1]),
+            (Op::Activation(Activation::Clip { min: 0.0, max: 6.0 }), &[2]),
+            (conv(8, 8, [3, 2, 1, 8], true), &[3]),
+            (Op::Activation(Activation::HardSwish), &[4]),
+            (Op::GlobalAvgPool, &[5]),
+            (conv(8, 8, [1, 1, 0, 1], true), &[6]),
+            (Op::Activation(Activation::Sigmoid), &[7]),
+            (Op::Binary(Binary::Mul), &[5, 8]),
+            (Op::Resize(resize), &[9]),
+            (Op::Slice { start: 2, end: 5 }, &[3]),
+            (Op::PRelu { channels: 3 }, &[11]),
+            (Op::Concat, &[10, 12, 0]),
+            (Op::PRelu { channels: 1 }, &[13]),
+            (Op::Pad { border: Padding { top: 1, left: 0, bottom: 0, right: 1 }, value: 0.5 }, &[14]),
+            (conv(13, 4, [3, 2, 0, 1], true), &[15]),
+            (Op::Shuffle { groups: 2 }, &[16]),
+            (Op::Constant { shape: Shape::new(4, 1, 3) }, &[]),
+            (Op::Binary(Binary::Sub), &[17, 18]),
+            (Op::Softmax, &[19]),
+            (Op::Outputs, &[20, 6]),
+        ],
+    )
+}
+
+/// A depthwise convolution whose planes are too large for a whole block to be worked on at once, and a last convolution
+/// whose are so small that blocks hold several images.
+fn tapering() -> Graph {
+    graph(
+        Shape::new(2, 40, 40),
+        &[
+            (conv(2, 4, [3, 1, 1, 2], true), &[0]),
+            (Op::RELU, &[1]),
+            (conv(4, 4, [5, 3, 2, 4], true), &[2]),
+            (conv(4, 3, [3, 4, 1, 1], true), &[3]),
         ],
     )
 }

@@ -169,7 +169,14 @@ fn pool_shape(window: Window, input: Shape) -> Result<Shape, String> {
     if top.max(bottom) >= rows || left.max(right) >= columns {
         return Err(format!("padding {:?} is not smaller than the window {rows}x{columns}", window.padding));
     }
-    Ok(output)
+    // A dilated window can step over all of a small image.
+    let reads = |axis: usize, at: usize, (border, length): (usize, usize)| {
+        let taps = (0..window.kernel[axis]).map(|tap| at * window.stride[axis] + tap * window.dilation[axis]);
+        taps.into_iter().any(|place| place >= border && place - border < length)
+    };
+    let all_read = (0..output.height).all(|at| reads(0, at, (top, input.height)))
+        && (0..output.width).all(|at| reads(1, at, (left, input.width)));
+    all_read.then_some(output).ok_or_else(|| "has a window of nothing but padding".to_owned())
 }
 
 /// What a window makes of the positions.
@@ -188,4 +195,23 @@ fn moved(window: Window, input: Shape) -> Result<Shape, String> {
     let height = steps(input.height, padding.top + padding.bottom, rows, stride[0])?;
     let width = steps(input.width, padding.left + padding.right, columns, stride[1])?;
     Ok(Shape { height, width, ..input })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_that_reads_nothing_is_refused() {
+        let window = |padding| Window {
+            dilation: [1, 3],
+            kernel: [1, 2],
+            ..Window { padding, ..Window::square(1, 1, 0) }
+        };
+        let columns = |left, right| Padding { left, right, ..Padding::default() };
+        let shape = Shape::new(1, 1, 1);
+        assert_eq!(pool_shape(window(columns(0, 3)), shape), Ok(shape));
+        let problem = pool_shape(window(columns(1, 2)), shape);
+        assert_eq!(problem, Err("has a window of nothing but padding".to_owned()));
+    }
 }

@@ -11,15 +11,18 @@ pub(super) const FEATURES: usize = 4;
 
 /// Operators; MACs and numbers gathered into columns, both with output positions in whole tiles; numbers read and written.
 pub(super) fn features(graph: &Graph, lanes: u32) -> [f64; FEATURES] {
-    let mut sum = [0.0; FEATURES];
-    for (index, node) in graph.nodes().iter().enumerate() {
+    per_node(graph, lanes).fold([0.0; FEATURES], |mut sum, one| {
+        sum.iter_mut().zip(one).for_each(|(sum, feature)| *sum += feature);
+        sum
+    })
+}
+
+/// The same, node by node.
+pub(super) fn per_node(graph: &Graph, lanes: u32) -> impl Iterator<Item = [f64; FEATURES]> {
+    graph.nodes().iter().enumerate().map(move |(index, node)| {
         let inputs = node.inputs.iter().map(|&id| graph.shape(id)).collect::<Vec<_>>();
-        let one = of_node(node, &inputs, graph.shape(NodeId(index)), lanes as usize);
-        for (sum, feature) in sum.iter_mut().zip(one) {
-            *sum += feature as f64;
-        }
-    }
-    sum
+        of_node(node, &inputs, graph.shape(NodeId(index)), lanes as usize).map(|feature| feature as f64)
+    })
 }
 
 fn of_node(node: &Node, inputs: &[Shape], output: Shape, lanes: usize) -> [usize; FEATURES] {

@@ -1,13 +1,12 @@
 //! What was pruned, for people and for programs.
 
-use proto::v1;
 use pruner_core::graph::cost::Cost;
-use pruner_core::plan::LayerPlan;
+use pruner_core::report::{FrozenReport, LayerReport, Report as Figures};
 use serde::Serialize;
 
 use crate::cli::error::CliError;
 use crate::cli::figures::{bytes, count, macs, ratio, seconds};
-use crate::cli::layers;
+use crate::cli::layers::bar;
 use crate::cli::output::{Notation, object, write};
 use crate::cli::table::{Entry, Table};
 use crate::cli::terminal::Terminal;
@@ -29,9 +28,8 @@ pub(super) struct Report {
     pub(super) file: String,
     /// SHA-256 of the file.
     pub(super) digest: String,
-    pub(super) dense: Cost,
-    pub(super) pruned: Cost,
-    pub(super) layers: Vec<v1::LayerWidth>,
+    #[serde(flatten)]
+    pub(super) figures: Figures,
     pub(super) seconds_to_score: f64,
     /// Planning, surgery and writing.
     pub(super) seconds_to_prune: f64,
@@ -42,9 +40,10 @@ impl Report {
         match format {
             ReportFormat::Json => terminal.data(&write(&object("PruneReport", self)?, Notation::Json)?),
             ReportFormat::Table => terminal.data(&format!(
-                "{}\n\n{}\n\nscored in {}, pruned in {}\n{}  {}",
-                layers::table(&self.layers).render(terminal.colors),
+                "{}\n\n{}\n{}\nscored in {}, pruned in {}\n{}  {}",
+                self.layers().render(terminal.colors),
                 self.totals().render(terminal.colors),
+                self.frozen(),
                 seconds(self.seconds_to_score),
                 seconds(self.seconds_to_prune),
                 self.digest,
@@ -53,10 +52,40 @@ impl Report {
         }
     }
 
+    fn layers(&self) -> Table {
+        let heads = ["LAYER", "BEFORE", "AFTER", "KEPT", "", "SENSITIVITY", "PARAMS", "MACS"];
+        let mut table = Table::new(heads);
+        for LayerReport { name, width, sensitivity, params: weights, macs: work, .. } in &self.figures.layers
+        {
+            let kept = width.after as f64 / width.before.max(1) as f64;
+            table.row([
+                Entry::text(name),
+                Entry::figure(width.before.to_string()),
+                Entry::figure(width.after.to_string()),
+                Entry::figure(format!("{:.0}%", kept * 100.0)),
+                Entry::text(bar(kept)),
+                Entry::figure(format!("{sensitivity:.3}")),
+                Entry::figure(format!("{} of {}", count(weights.after), count(weights.before))),
+                Entry::figure(format!("{} of {}", macs(work.after), macs(work.before))),
+            ]);
+        }
+        table
+    }
+
+    /// What kept all its channels, and why: a line each, and an empty one before and after them.
+    fn frozen(&self) -> String {
+        let line = |frozen: &FrozenReport| {
+            let FrozenReport { layers, channels, reason } = frozen;
+            format!("\nthe {channels} channels of {} all stay: {reason}", layers.join(", "))
+        };
+        let lines: String = self.figures.frozen.iter().map(line).collect();
+        if lines.is_empty() { lines } else { format!("{lines}\n") }
+    }
+
     fn totals(&self) -> Table {
         let mut table = Table::new(["TOTAL", "DENSE", "PRUNED", "RATIO"]);
         let mut row = |name: &str, figure: fn(&Cost) -> u64, print: fn(u64) -> String| {
-            let (dense, pruned) = (figure(&self.dense), figure(&self.pruned));
+            let (dense, pruned) = (figure(&self.figures.dense), figure(&self.figures.pruned));
             table.row([
                 Entry::text(name),
                 Entry::figure(print(dense)),
@@ -69,16 +98,5 @@ impl Report {
         row("size", |c| c.bytes, bytes);
         row("memory", |c| c.memory_bytes, bytes);
         table
-    }
-}
-
-/// A layer of the plan as the tables show layers.
-pub(super) fn layer(layer: &LayerPlan) -> v1::LayerWidth {
-    let width = |channels: usize| u32::try_from(channels).unwrap_or(u32::MAX);
-    v1::LayerWidth {
-        layer: layer.name.clone(),
-        before: width(layer.before),
-        after: width(layer.after),
-        sensitivity: layer.sensitivity,
     }
 }

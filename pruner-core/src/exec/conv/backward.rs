@@ -79,8 +79,9 @@ impl Geometry {
 
     /// Whether partial sums hold each group's gradient as taps x filters, not filters x taps: with few filters the
     /// matrix product is nearly twice as fast that way round, with many turning the sum back costs more than it gains.
+    /// A depthwise one is no matrix product.
     fn is_thin(&self) -> bool {
-        self.filters() <= 128
+        self.filters() <= 128 && !self.conv.is_depthwise()
     }
 
     /// Adds a block's part to a partial sum.
@@ -90,6 +91,12 @@ impl Geometry {
         (weights, write): (&mut [T], &mut Write),
         buffer: &mut [T],
     ) {
+        if self.conv.is_depthwise() {
+            if std::mem::replace(write, Write::Add) == Write::Set {
+                weights.fill(T::ZERO);
+            }
+            return self.depthwise_weights((x, dy), weights, buffer);
+        }
         let images = dy.len() / self.output.numel();
         let stride = images * self.output.area();
         let (filters, taps) = (self.filters(), self.taps());
@@ -166,6 +173,11 @@ impl Geometry {
                 dx.fill(T::ZERO);
             }
             let images = dy.len() / self.output.numel();
+            if self.conv.is_depthwise() {
+                return scratch.with(self.depthwise_len(images), |buffer| {
+                    self.depthwise_input((images, weights), (dy, dx), buffer);
+                });
+            }
             for tile in self.tiles(images) {
                 let len = self.taps() * self.columns(tile).1;
                 scratch.with(len, |buffer| self.scatter_tile((images, tile), weights, (dy, dx), buffer));
@@ -187,14 +199,14 @@ impl Geometry {
             let weights = Matrix::rows(&weights[group * filters * taps..], filters, taps, taps).transposed();
             let dy = Matrix::rows(&dy[group * filters * stride + first..], filters, columns, stride);
             gemm(&mut MatrixMut::rows(buffer, taps, columns, columns), weights, dy, Write::Set);
-            vectorised(|| patches::scatter(self, Part { images, group, tile }, buffer, dx));
+            vectorised!(patches::scatter(self, Part { images, group, tile }, buffer, dx));
         }
     }
 
-    /// At stride 1 the input's gradient is itself a convolution of the output's, by the flipped kernel.
+    /// At stride 1 the input's gradient (a depthwise one's aside) is itself a convolution of the output's, by the flipped kernel.
     fn reverse(&self) -> Option<Geometry> {
         let Conv { inputs, outputs, window, groups, .. } = self.conv;
-        if window.stride != [1, 1] {
+        if window.stride != [1, 1] || self.conv.is_depthwise() {
             return None;
         }
         let ([rows, columns], Padding { top, left, bottom, right }) = (window.extent(), window.padding);

@@ -72,7 +72,11 @@ impl Tap {
 
 /// Outputs `from..to` whose input `output * stride + tap - padding` lies in `0..input`.
 #[inline(always)]
-fn valid(tap: usize, (input, output): (usize, usize), (stride, padding): (usize, usize)) -> (usize, usize) {
+pub(super) fn valid(
+    tap: usize,
+    (input, output): (usize, usize),
+    (stride, padding): (usize, usize),
+) -> (usize, usize) {
     let from = padding.saturating_sub(tap).div_ceil(stride);
     let to = (input + padding).saturating_sub(tap).div_ceil(stride).min(output);
     (from.min(to), to)

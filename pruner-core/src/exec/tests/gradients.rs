@@ -112,6 +112,175 @@ fn batch_norm_and_relu() {
 }
 
 #[test]
+fn batch_norm_and_clip_are_one_step() {
+    let clip = Op::Activation(Activation::Clip { min: -0.3, max: 0.4 });
+    let ops: [(Op, &[usize]); 5] = [
+        (conv(2, 3, [3, 1, 1, 1], true), &[0]),
+        (norm(3), &[1]),
+        (clip.clone(), &[2]),
+        (Op::ADD, &[3, 1]),
+        (clip, &[4]),
+    ];
+    let graph = graph(Shape::new(2, 4, 5), &ops);
+    assert_eq!(Executor::<f64>::new(&graph, 1).unwrap().plan.steps.len(), 3);
+    Loss::new(graph.clone(), Statistics::Batch).check();
+    Loss::new(graph, Statistics::Running).check();
+}
+
+#[test]
+fn activations() {
+    for activation in [
+        Activation::LeakyRelu { slope: 0.1 },
+        Activation::Clip { min: -0.5, max: 0.75 },
+        Activation::Sigmoid,
+        Activation::HardSigmoid { alpha: 0.7, beta: 0.4 },
+        Activation::HardSwish,
+        Activation::Silu,
+        Activation::Tanh,
+    ] {
+        check_behind(Op::Activation(activation));
+    }
+    check_behind(Op::PRelu { channels: 4 });
+    check_behind(Op::PRelu { channels: 1 });
+}
+
+#[test]
+fn softmax_over_channels() {
+    check_behind(Op::Softmax);
+}
+
+#[test]
+fn channels_change_places() {
+    check_behind(Op::Slice { start: 1, end: 3 });
+    check_behind(Op::Shuffle { groups: 2 });
+    check_behind(Op::Concat);
+    let ops: [(Op, &[usize]); 8] = [
+        (conv(2, 6, [3, 1, 1, 1], true), &[0]),
+        (Op::Slice { start: 0, end: 2 }, &[1]),
+        (Op::Slice { start: 1, end: 6 }, &[1]),
+        (conv(2, 3, [1, 1, 0, 1], true), &[2]),
+        (Op::Concat, &[3, 4, 0, 4]),
+        (Op::Shuffle { groups: 13 }, &[5]),
+        (conv(13, 2, [1, 1, 0, 1], true), &[6]),
+        (Op::Outputs, &[7, 4, 7]),
+    ];
+    Loss::new(graph(Shape::new(2, 4, 5), &ops), Statistics::Batch).check();
+}
+
+#[test]
+fn borders() {
+    let border = Padding { top: 1, left: 2, bottom: 0, right: 3 };
+    check_behind(Op::Pad { border, value: -0.5 });
+    check_behind(Op::Pad { border: Padding::default(), value: 1.0 });
+}
+
+#[test]
+fn resizes() {
+    for interpolation in
+        [Interpolation::NearestFloor, Interpolation::NearestPreferFloor, Interpolation::Linear]
+    {
+        for coordinates in [
+            Coordinates::HalfPixel,
+            Coordinates::PytorchHalfPixel,
+            Coordinates::Asymmetric,
+            Coordinates::AlignCorners,
+        ] {
+            for (height, width, step) in [(14, 12, None), (3, 11, Some([2.0, 0.6])), (1, 1, None)] {
+                check_behind(Op::Resize(Resize { height, width, step, interpolation, coordinates }));
+            }
+        }
+    }
+}
+
+/// Two numbers by two numbers, each repeated wherever its window leaves one row, column or channel.
+#[test]
+fn repeated_dimensions() {
+    let windows = [[1, 1], [7, 6], [1, 6], [7, 1]];
+    for op in [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div] {
+        for (left, right) in [(0, 0), (0, 1), (1, 0), (0, 2), (0, 3), (2, 3), (3, 2), (1, 2), (1, 1)] {
+            for outputs in [[3, 3], [3, 1], [1, 3]] {
+                let reads = |index: usize, outputs: usize| {
+                    let window = Window { kernel: windows[index], ..Window::square(1, 1, 0) };
+                    Op::Conv(Conv { inputs: 2, outputs, window, groups: 1, bias: true })
+                };
+                let ops: [(Op, &[usize]); 6] = [
+                    (reads(left, outputs[0]), &[0]),
+                    (reads(right, outputs[1]), &[0]),
+                    // Twice, to be away from 0 for the division.
+                    (Op::Activation(Activation::Sigmoid), &[2]),
+                    (Op::Activation(Activation::Sigmoid), &[3]),
+                    (Op::Binary(op), &[1, 4]),
+                    (Op::Binary(op), &[5, 4]),
+                ];
+                Loss::new(graph(Shape::new(2, 7, 6), &ops), Statistics::Running).check();
+            }
+        }
+    }
+}
+
+#[test]
+fn one_input_on_both_sides() {
+    let ops: [(Op, &[usize]); 2] =
+        [(conv(2, 3, [3, 1, 1, 1], true), &[0]), (Op::Binary(Binary::Mul), &[1, 1])];
+    Loss::new(graph(Shape::new(2, 4, 5), &ops), Statistics::Batch).check();
+}
+
+#[test]
+fn constants() {
+    for shape in [Shape::new(3, 4, 5), Shape::new(1, 4, 1), Shape::new(3, 1, 1)] {
+        let ops: [(Op, &[usize]); 4] = [
+            (conv(2, 3, [3, 1, 1, 1], true), &[0]),
+            (Op::Constant { shape }, &[]),
+            (Op::Binary(Binary::Mul), &[1, 2]),
+            (Op::Binary(Binary::Sub), &[2, 3]),
+        ];
+        Loss::new(graph(Shape::new(2, 4, 5), &ops), Statistics::Batch).check();
+    }
+}
+
+/// A squeeze-and-excite gate behind an inverted residual's ReLU6.
+#[test]
+fn gate() {
+    let ops: [(Op, &[usize]); 8] = [
+        (conv(2, 4, [1, 1, 0, 1], false), &[0]),
+        (conv(4, 4, [3, 2, 1, 4], true), &[1]),
+        (Op::Activation(Activation::Clip { min: 0.0, max: 6.0 }), &[2]),
+        (Op::GlobalAvgPool, &[3]),
+        (conv(4, 2, [1, 1, 0, 1], true), &[4]),
+        (Op::Activation(Activation::HardSwish), &[5]),
+        (conv(2, 4, [1, 1, 0, 1], true), &[6]),
+        (Op::Binary(Binary::Mul), &[3, 7]),
+    ];
+    Loss::new(graph(Shape::new(2, 7, 6), &ops), Statistics::Batch).check();
+}
+
+/// A window that is not square, with a step, a distance and a border of its own on every side.
+fn uneven(kernel: [usize; 2], stride: [usize; 2], dilation: [usize; 2], border: [usize; 4]) -> Window {
+    let [top, left, bottom, right] = border;
+    Window { kernel, stride, dilation, padding: Padding { top, left, bottom, right } }
+}
+
+#[test]
+fn windows_that_are_not_square() {
+    for window in [
+        uneven([1, 5], [1, 1], [1, 1], [0, 2, 0, 2]),
+        uneven([3, 1], [1, 1], [1, 1], [1, 0, 1, 0]),
+        uneven([3, 3], [1, 1], [2, 2], [2, 2, 2, 2]),
+        uneven([2, 3], [2, 1], [2, 1], [1, 0, 0, 2]),
+        uneven([3, 2], [1, 2], [1, 3], [2, 1, 0, 3]),
+        uneven([2, 2], [3, 3], [1, 1], [0, 0, 1, 1]),
+        uneven([1, 1], [2, 3], [1, 1], [0, 0, 0, 0]),
+    ] {
+        for (outputs, groups) in [(8, 1), (8, 2), (4, 4), (8, 4)] {
+            check_behind(Op::Conv(Conv { inputs: 4, outputs, window, groups, bias: true }));
+        }
+        check_behind(Op::MaxPool(window));
+        check_behind(Op::AvgPool { window, divisor: Divisor::Window });
+        check_behind(Op::AvgPool { window, divisor: Divisor::Inside });
+    }
+}
+
+#[test]
 fn linear_without_bias() {
     let ops: [(Op, &[usize]); 3] = [
         (conv(2, 3, [3, 1, 1, 1], false), &[0]),

@@ -18,34 +18,67 @@ fn train_pass<T: Scalar>(graph: &Graph, batch: usize, threads: usize) -> [Vec<T>
 
 #[test]
 fn thread_count_changes_no_bit() {
-    let one = train_pass::<f32>(&residual(), 37, 1);
-    for threads in [2, 3] {
-        let bits =
-            |passes: &[Vec<f32>; 3]| passes.concat().iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&one), bits(&train_pass(&residual(), 37, threads)), "{threads} threads");
+    for graph in [residual(), motley(), tapering()] {
+        let one = train_pass::<f32>(&graph, 37, 1);
+        for threads in [2, 3] {
+            let bits = |passes: &[Vec<f32>; 3]| {
+                passes.concat().iter().map(|value| value.to_bits()).collect::<Vec<_>>()
+            };
+            assert_eq!(bits(&one), bits(&train_pass(&graph, 37, threads)), "{threads} threads");
+        }
     }
 }
 
 #[test]
 fn f32_and_f64_agree() {
-    let (single, double) = (train_pass::<f32>(&residual(), 20, 2), train_pass::<f64>(&residual(), 20, 2));
-    for (single, double) in single.concat().iter().zip(double.concat()) {
-        assert!((f64::from(*single) - double).abs() < 2e-4 * double.abs().max(1.0), "{single} and {double}");
+    for graph in [residual(), motley(), tapering()] {
+        let (single, double) = (train_pass::<f32>(&graph, 20, 2), train_pass::<f64>(&graph, 20, 2));
+        for (single, double) in single.concat().iter().zip(double.concat()) {
+            let error = (f64::from(*single) - double).abs();
+            assert!(error < 2e-4 * double.abs().max(1.0), "{single} and {double}");
+        }
     }
 }
 
 #[test]
 fn an_image_alone_and_within_a_batch() {
-    let graph = residual();
-    let (image, outputs) = (graph.input_shape().numel(), 5);
-    let params = params::<f64>(&graph, 7);
+    for graph in [residual(), motley(), tapering()] {
+        assert_alone_as_together(&graph);
+    }
+}
+
+fn assert_alone_as_together(graph: &Graph) {
+    let (image, outputs) = (graph.input_shape().numel(), graph.shape(graph.output()).numel());
+    let params = params::<f64>(graph, 7);
     let input = noise::<f64>(8, 11 * image);
-    let mut executor = Executor::new(&graph, 16).unwrap();
+    let mut executor = Executor::new(graph, 16).unwrap();
     let together = executor.forward_eval(&params, &input, 11).to_vec();
     for (index, together) in together.chunks(outputs).enumerate() {
         let alone = executor.forward_eval(&params, &input[index * image..][..image], 1);
         for (alone, together) in alone.iter().zip(together) {
             assert!((alone - together).abs() < 1e-12, "image {index}: {alone} and {together}");
+        }
+    }
+}
+
+#[test]
+fn a_batchs_gradient_is_the_sum_of_its_images() {
+    for graph in [residual(), motley(), tapering()] {
+        let (image, outputs) = (graph.input_shape().numel(), graph.shape(graph.output()).numel());
+        let (params, input) = (params::<f64>(&graph, 7), noise::<f64>(8, 11 * image));
+        let upstream = noise::<f64>(9, 11 * outputs);
+        let mut executor = Executor::new(&graph, 16).unwrap();
+        let (mut together, mut sums) = (vec![0.0; params.len()], vec![0.0; params.len()]);
+        executor.forward_eval(&params, &input, 11);
+        executor.backward(&params, &upstream, &mut together);
+        let mut alone = vec![0.0; params.len()];
+        for (input, upstream) in input.chunks(image).zip(upstream.chunks(outputs)) {
+            executor.forward_eval(&params, input, 1);
+            executor.backward(&params, upstream, &mut alone);
+            sums.iter_mut().zip(&alone).for_each(|(sum, alone)| *sum += alone);
+        }
+        for (together, sum) in together.iter().zip(&sums) {
+            assert!((together - sum).abs() < 1e-10 * sum.abs().max(1.0), "{together} and {sum}");
         }
     }
 }
