@@ -90,7 +90,7 @@ impl App {
         let spool = SharedSpool::new(spool, inference.clone());
         let refuse = |source| AppError::State { path: config.state_dir.clone(), source };
         if let Some(model) =
-            update::restore(&mut slots, &inference, config.engine.threads).await.map_err(refuse)?
+            update::restore(&state, &mut slots, &inference, config.engine.threads).await.map_err(refuse)?
         {
             runner.swap(model);
         }

@@ -76,8 +76,10 @@ pub struct Updater {
     pub progress: watch::Sender<Option<Progress>>,
 }
 
-/// The first model, best first, that still passes its test; the pointer follows it.
+/// The first model, best first, that still passes its test; the pointer follows it. One that keeps killing the agent
+/// is passed over: it would else do so at every start.
 pub async fn restore(
+    state: &StateDir,
     slots: &mut Slots,
     tracker: &TaskTracker,
     threads: usize,
@@ -87,7 +89,15 @@ pub async fn restore(
         else {
             continue;
         };
-        match check(tracker, bytes, &installed.model, threads).await {
+        let (trials, held) = (Trials::of(state), held(&installed));
+        if trials.unfinished(held)? >= trial::LIMIT {
+            tracing::error!(digest = %held.digest, error = %UpdateError::Deadly, "an installed model is passed over");
+            continue;
+        }
+        trials.begin(held)?;
+        let checked = check(tracker, bytes, &installed.model, threads).await;
+        trials.end()?;
+        match checked {
             Ok(engine) => {
                 if slots.active_slot() != Some(slot) {
                     tracing::warn!(digest = %installed.digest(), "the active slot was damaged; the other one serves");

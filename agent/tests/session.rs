@@ -216,6 +216,33 @@ async fn what_does_not_pass_fails_with_a_reason_and_the_previous_model_serves() 
     device.stop().await;
 }
 
+/// A start that died three times in the check of one installed model, as by lack of memory, begins with the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_installed_model_that_kills_the_agent_is_passed_over() {
+    let (model, deadly) = (Model::of_seed(1), Model::of_seed(2));
+    let mut fake = Fake::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    for (generation, model) in [(1, &model), (2, &deadly)] {
+        fake.serve_file(model.digest(), whole(model));
+        fake.assign(model.assignment(generation)).await;
+        assert_eq!(ending(&mut fake, generation).await, Ok(()));
+    }
+    answers_as(&device, &deadly, 1).await;
+    device.stop().await;
+    let checking = |begun: u32| {
+        let trial = json!({ "generation": 2, "digest": deadly.digest(), "begun": begun });
+        std::fs::write(dir.path().join("checking.json"), trial.to_string()).unwrap();
+    };
+    for (deaths, serves) in [(2, &deadly), (3, &model)] {
+        checking(deaths);
+        let device = Device::start(dir.path().to_owned(), fake.address).await;
+        device.ready().await;
+        answers_as(&device, serves, 1).await;
+        device.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn generations_only_go_up_and_known_bytes_are_not_fetched_again() {
     let (model, other) = (Model::of_seed(1), Model::of_seed(2));

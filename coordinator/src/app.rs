@@ -18,6 +18,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::blob::{BlobError, BlobStore};
 use crate::board::Board;
 use crate::config::Config;
+use crate::core::Core;
 use crate::derive::{Pool, PoolError};
 use crate::fleet::Fleet;
 use crate::probes::{ProbeError, ProbeSet};
@@ -148,43 +149,23 @@ impl App {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> (Driver, (SessionRpc, ArtifactRpc, OperatorRpc)) {
-        let (fleet, board, poke, subjects) =
-            (Fleet::default(), Board::new(), Poke::default(), Subjects::default());
         let Self { config, store, blobs, probes, pool } = self;
-        let session = SessionRpc {
-            store: store.clone(),
-            fleet: fleet.clone(),
-            probes: probes.clone(),
-            config: config.session,
-            poke: poke.clone(),
-            tasks: tasks.clone(),
-            shutdown: stop.clone(),
-        };
-        let artifact = ArtifactRpc { blobs: blobs.clone(), tasks: tasks.clone() };
-        let operator = OperatorRpc {
-            store: store.clone(),
-            blobs: blobs.clone(),
-            fleet: fleet.clone(),
-            board: board.clone(),
-            pool: pool.clone(),
-            probes: probes.clone(),
-            subjects: subjects.clone(),
-            poke: poke.clone(),
-            tasks: tasks.clone(),
-            shutdown: stop.clone(),
-        };
-        let driver = Driver {
+        let core = Core {
             store,
-            blobs,
-            fleet,
-            board,
+            blobs: blobs.clone(),
+            fleet: Fleet::default(),
+            board: Board::new(),
             pool,
             probes,
-            subjects,
-            poke,
+            subjects: Subjects::default(),
+            poke: Poke::default(),
             tasks: tasks.clone(),
             shutdown: stop.clone(),
         };
+        let session = SessionRpc { core: core.clone(), config: config.session };
+        let artifact = ArtifactRpc { blobs, tasks: tasks.clone() };
+        let operator = OperatorRpc { core: core.clone() };
+        let driver = Driver { core };
         (driver, (session, artifact, operator))
     }
 }

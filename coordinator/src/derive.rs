@@ -16,8 +16,8 @@ use pruner_core::plan::PrunePlan;
 use pruner_core::saliency::SaliencyError;
 use pruner_core::surgery::{self, SurgeryError};
 use pruner_core::train::{self, Evaluation, Flip, Recipe, Step, TrainError};
-use pruner_core::zoo::UnknownNetwork;
-use pruner_core::{GraphError, Network, rectify};
+use pruner_core::zoo::{BuildError, UnknownNetwork};
+use pruner_core::{Network, rectify};
 
 pub use pool::{Pool, PoolError};
 pub use subject::{Subject, SubjectKey};
@@ -41,7 +41,7 @@ pub enum DeriveError {
         /// Which network.
         network: String,
         /// Why.
-        source: GraphError,
+        source: BuildError,
     },
     /// Scoring failed.
     #[error(transparent)]

@@ -231,6 +231,7 @@ fn with_headroom(budget: &Ceilings) -> Budget {
         bytes: budget.bytes,
         memory_bytes: budget.memory_bytes,
         latency_p95_ms: budget.latency_p95_ms.map(|ceiling| ceiling * (1.0 - LATENCY_HEADROOM)),
+        ..Budget::default()
     }
 }
 
@@ -239,10 +240,12 @@ fn verdict(planned: &Planned, model: &LatencyModel) -> Verdict {
         Ok((plan, graph)) => Verdict::Fit { plan: plan.clone(), predicted: model.predict(graph) },
         Err(FitError::Plan(error @ PlanError::NoFit { ceiling, allowed, smallest })) => {
             let text = match ceiling {
-                Ceiling::Latency => {
+                Ceiling::Latency | Ceiling::LatencyP50 => {
                     format!("{error} ({:.0} % of the ceiling are kept free)", 100.0 * LATENCY_HEADROOM)
                 }
-                Ceiling::Params | Ceiling::Macs | Ceiling::Bytes | Ceiling::Memory => error.to_string(),
+                Ceiling::Params | Ceiling::Macs | Ceiling::Bytes | Ceiling::Memory | Ceiling::Activations => {
+                    error.to_string()
+                }
             };
             Verdict::NoFit { ceiling: ceiling.to_string(), allowed: *allowed, smallest: *smallest, text }
         }

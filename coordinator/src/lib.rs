@@ -20,6 +20,7 @@ pub mod rollout;
 pub mod store;
 
 mod clock;
+mod core;
 mod rpc;
 
 pub use app::{App, AppError};

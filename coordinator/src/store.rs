@@ -106,9 +106,6 @@ pub trait Store: Send + Sync {
     /// What a device shall serve.
     fn assignment(&self, device: &DeviceId) -> Result<Option<AssignmentRecord>, StoreError>;
 
-    /// All assignments, by device.
-    fn assignments(&self) -> Result<Vec<AssignmentRecord>, StoreError>;
-
     /// Stores one interval exactly once by (device, epoch, sequence); again is a success that changes nothing.
     fn insert_telemetry(&self, record: &TelemetryRecord) -> Result<Insertion, StoreError>;
 

@@ -17,7 +17,7 @@ use pruner_core::graph::onnx::{self, BatchNorms};
 use pruner_core::latency::{Latency, LatencyModel};
 use pruner_core::plan::{Planner, WidthPolicy};
 use pruner_core::saliency::{Criterion, ScoreRecipe, score};
-use pruner_core::sensitivity::Measure;
+use pruner_core::sensitivity::density;
 use pruner_core::zoo::{self, ZooNetwork};
 use pruner_core::{Network, Shape, init, rectify, surgery};
 use rten::{Model, ModelOptions, RunOptions, ThreadPool, op_registry};
@@ -65,7 +65,7 @@ fn unseen() -> Result<Vec<(String, Network)>, Box<dyn Error>> {
         let network = Network { weights: init::init(&graph, 1), graph };
         let recipe = ScoreRecipe { criterion: Criterion::SynFlow, rounds: 5, density: 1.0 / 16.21, seed: 1 };
         let scores = score(&network, &recipe, &mut |_, _| ControlFlow::Continue(()))?;
-        let planner = Planner::new(&network.graph, &scores, Measure::Density, WidthPolicy::default());
+        let planner = Planner::new(&network.graph, &scores, density(&scores), WidthPolicy::default());
         for divisor in divisors {
             let params = (cost(&network.graph).params as f64 / divisor) as u64;
             let budget = Budget { params: Some(params), ..Budget::default() };

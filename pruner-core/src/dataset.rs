@@ -3,6 +3,7 @@
 
 mod error;
 mod idx;
+mod labelled;
 #[cfg(test)]
 mod tests;
 
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use error::DatasetError;
+pub use labelled::LabelledImages;
 
 use crate::graph::Shape;
 

@@ -8,7 +8,7 @@
 //! use pruner_core::budget::Budget;
 //! use pruner_core::plan::{Planner, WidthPolicy};
 //! use pruner_core::saliency::{Criterion, ScoreRecipe, score};
-//! use pruner_core::sensitivity::Measure;
+//! use pruner_core::sensitivity::density;
 //! use pruner_core::zoo::{self, ZooNetwork};
 //! use pruner_core::{Network, Shape, init, rectify, surgery};
 //!
@@ -16,7 +16,7 @@
 //! let network = Network { weights: init::init(&graph, 1), graph };
 //! let recipe = ScoreRecipe { criterion: Criterion::SynFlow, rounds: 5, density: 1.0 / 16.21, seed: 1 };
 //! let scores = score(&network, &recipe, &mut |_, _| ControlFlow::Continue(()))?;
-//! let planner = Planner::new(&network.graph, &scores, Measure::Density, WidthPolicy::default());
+//! let planner = Planner::new(&network.graph, &scores, density(&scores), WidthPolicy::default());
 //! let plan = planner.plan(&Budget { params: Some(16_800), ..Budget::default() }, None, 1)?;
 //! let pruned = rectify::reinit(surgery::apply(&network, &plan.keep)?, &network.graph, 1);
 //! assert!(plan.promised.params <= 16_800);

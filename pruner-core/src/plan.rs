@@ -5,6 +5,7 @@
 //! layers. A group is resilient at scale s where s * d_g^p < 1: as s falls, the most resilient are pruned first and
 //! hardest. Kept channels are the highest-scored ones, so plans nest: a tighter budget never keeps more.
 
+mod search;
 mod widths;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use crate::graph::{Graph, NodeId, Op};
 use crate::group::{self, ChannelGroup, GroupId, Keep};
 use crate::latency::{Latency, LatencyModel};
 use crate::saliency::Scores;
-use crate::sensitivity::{Measure, Sensitivity, sensitivity};
+use crate::sensitivity::Sensitivity;
 use crate::surgery;
 use widths::Widths;
 
@@ -110,55 +111,46 @@ pub struct Planner {
     groups: Vec<ChannelGroup>,
     sensitivity: Sensitivity,
     widths: Widths,
+    /// Every scale at which a width changes, ascending: costs only fall as the scale falls.
+    scales: Vec<f64>,
     /// Each prunable group's channels, the highest-scored first.
     ranking: BTreeMap<GroupId, Vec<usize>>,
 }
 
 impl Planner {
-    /// A planner for `graph` by these scores.
-    pub fn new(graph: &Graph, scores: &Scores, measure: Measure, policy: WidthPolicy) -> Self {
+    /// A planner for `graph` that takes widths from `sensitivity`, and channels from `scores`.
+    pub fn new(graph: &Graph, scores: &Scores, sensitivity: Sensitivity, policy: WidthPolicy) -> Self {
         let groups = group::groups(graph);
-        let sensitivity = sensitivity(scores, measure);
         let prunable = |group: &&ChannelGroup| {
             let skipped = group.is_coupled(graph) && policy.coupled == Coupled::Skip;
             group.frozen.is_none() && !skipped && group.width > policy.min_channels
         };
         let ranking =
             groups.iter().filter(prunable).map(|group| (group.id, ranked(graph, group, scores))).collect();
-        let widths = Widths::new(groups.iter().filter(prunable), &sensitivity, policy);
-        Self { graph: graph.clone(), groups, sensitivity, widths, ranking }
+        let widths = Widths::new(graph, groups.iter().filter(prunable), &sensitivity, policy);
+        Self { graph: graph.clone(), groups, sensitivity, scales: widths.scales(), widths, ranking }
     }
 
     /// The largest network within every ceiling of `budget`. Widths that leave at least `round_to` channels are whole
-    /// multiples of it: the device's vector width. With no ceiling everything stays.
+    /// multiples of it: the device's vector width. With no ceiling everything stays. A tighter budget never keeps more.
     pub fn plan(
         &self,
         budget: &Budget,
         latency: Option<&LatencyModel>,
         round_to: usize,
     ) -> Result<PrunePlan, PlanError> {
-        if budget.latency_p95_ms.is_some() && latency.is_none() {
+        if budget.bounds_latency() && latency.is_none() {
             return Err(PlanError::NoLatencyModel);
         }
-        let broken = |graph: &Graph| budget.broken(&cost(graph), latency.map(|model| model.predict(graph)));
-        if broken(&self.graph).is_none() {
+        let Some(broken) = budget.broken_by(&self.graph, latency) else {
             return Ok(self.describe(BTreeMap::new(), &self.graph, latency));
-        }
-        // Costs only fall as the scale falls, so the scales that fit are the first ones of this ascending list.
-        let scales = self.widths.scales();
-        let shrunk = |index: usize| self.shrink(&self.widths.at(scales[index], round_to));
-        if scales.is_empty() {
-            return Err(no_fit(broken(&self.graph).expect("it was broken a moment ago")));
-        }
-        if let Some(broken) = broken(&shrunk(0)) {
+        };
+        if self.scales.is_empty() {
             return Err(no_fit(broken));
         }
-        let (mut fits, mut too_large) = (0, scales.len());
-        while too_large - fits > 1 {
-            let middle = fits.midpoint(too_large);
-            if broken(&shrunk(middle)).is_none() { fits = middle } else { too_large = middle }
-        }
-        let widths = self.widths.at(scales[fits], round_to);
+        let shrunk = |index: usize| self.shrink(&self.widths.at(self.scales[index], round_to));
+        let fits = search::last_fit(self.scales.len(), |index| budget.broken_by(&shrunk(index), latency));
+        let widths = self.widths.at(self.scales[fits.map_err(no_fit)?], round_to);
         let graph = self.shrink(&widths);
         Ok(self.describe(widths, &graph, latency))
     }

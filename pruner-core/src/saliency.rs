@@ -1,20 +1,25 @@
 //! How much each weight matters before any training, and which weights a global mask would keep. Scores are made once
 //! per network, criterion and seed; every plan after that is a search over what is summed up here.
 
+pub(crate) mod gradient;
+mod grasp;
 mod mask;
+mod rounds;
+mod snip;
 mod synflow;
+mod unstructured;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::exec::{ExecError, ParamEntry, ParamLayout, Role};
-use crate::graph::{Network, NodeId};
+use crate::dataset::LabelledImages;
+use crate::exec::{ExecError, ParamEntry, ParamLayout};
+use crate::graph::{Network, NodeId, Shape};
 
 pub use mask::{Selection, kept_count};
+pub use unstructured::{Mask, MaskRecipe, Masked, Schedule, mask};
 
 /// What a weight's score is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +27,11 @@ pub enum Criterion {
     /// Synaptic flow (Tanaka et al. 2020): |dR/dw * w|, R the sum of the outputs of the network of absolute weights for
     /// an image of ones. Needs no data. Iterative.
     SynFlow,
+    /// Connection sensitivity (SNIP, Lee et al. 2019): |w * dL/dw|, L the mean cross-entropy of some labelled images.
+    Snip,
+    /// Gradient flow (GraSP, Wang et al. 2020): w * (H g), g the gradient of that loss, its logits divided by 200, and H
+    /// its Hessian. May be negative.
+    Grasp,
     /// |w|.
     Magnitude,
     /// Uniform; the baseline.
@@ -52,7 +62,7 @@ pub struct Scores {
 pub struct LayerScores {
     /// Share of its weights that the mask keeps.
     pub density: f64,
-    /// For each output channel: the sum of the scores of its weights that are kept.
+    /// For each output channel: the sum of the scores of its weights that are kept, negative ones counted as 0.
     pub filters: Vec<f64>,
     /// For each output channel: the share of its weights that is kept.
     pub alive: Vec<f64>,
@@ -69,6 +79,31 @@ pub enum SaliencyError {
         /// Its range.
         allowed: &'static str,
     },
+    /// SNIP and GraSP score a network on labelled images.
+    #[error("{criterion:?} scores a network on labelled images, and none were given")]
+    NeedsImages {
+        /// Which criterion.
+        criterion: Criterion,
+    },
+    /// No labelled image at all.
+    #[error("there are no images to score the network on")]
+    NoImages,
+    /// Images of another shape than the network's.
+    #[error("the network reads images of {network}, those to score it on are {images}")]
+    Images {
+        /// What the network reads.
+        network: Shape,
+        /// What was given.
+        images: Shape,
+    },
+    /// Other classes than the network's.
+    #[error("the network tells {network} classes apart, the images to score it on are of {images}")]
+    Classes {
+        /// What the network has.
+        network: usize,
+        /// What was given.
+        images: usize,
+    },
     /// The scores are infinite or not a number.
     #[error("the scores are not finite: the weights are, or too large")]
     NotFinite,
@@ -80,48 +115,45 @@ pub enum SaliencyError {
     Weights(#[from] ExecError),
 }
 
-/// Scores `network`. `on_round` hears of every finished round (done, of) and may break.
+/// Scores `network` by a criterion that needs no data. `on_round` hears of every finished round (done, of) and may break.
 pub fn score(
     network: &Network,
     recipe: &ScoreRecipe,
     on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Scores, SaliencyError> {
+    score_with(network, recipe, None, on_round)
+}
+
+/// Scores `network`, as [`score`] does; `images` are for the criteria that need some.
+pub fn score_with(
+    network: &Network,
+    recipe: &ScoreRecipe,
+    images: Option<&LabelledImages>,
+    on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
+) -> Result<Scores, SaliencyError> {
+    check(recipe)?;
+    let layout = ParamLayout::of(&network.graph);
+    let prunable = rounds::prunable(&layout);
+    let scores = match recipe.criterion {
+        Criterion::SynFlow => {
+            let weights = layout.gather::<f64>(&network.weights)?;
+            synflow::scores(&network.graph, weights, &prunable, recipe, on_round)?
+        }
+        Criterion::Snip | Criterion::Grasp | Criterion::Magnitude | Criterion::Random => {
+            rounds::masked_scores(network, &layout, &MaskRecipe::exact(*recipe), images, on_round)?
+        }
+    };
+    Ok(Scores::of(&prunable, &scores))
+}
+
+fn check(recipe: &ScoreRecipe) -> Result<(), SaliencyError> {
     if recipe.rounds == 0 {
         return Err(SaliencyError::Recipe { setting: "rounds", allowed: "at least 1" });
     }
     if !(recipe.density > 0.0 && recipe.density <= 1.0) {
         return Err(SaliencyError::Recipe { setting: "density", allowed: "more than 0 and at most 1" });
     }
-    let layout = ParamLayout::of(&network.graph);
-    let weights = layout.gather::<f64>(&network.weights)?;
-    let prunable: Vec<&ParamEntry> =
-        layout.entries().iter().filter(|entry| entry.role == Role::Weight).collect();
-    let scores = match recipe.criterion {
-        Criterion::SynFlow => synflow::scores(&network.graph, weights, &prunable, recipe, on_round)?,
-        Criterion::Magnitude => one_shot(weights, &prunable, recipe.density, f64::abs)?,
-        Criterion::Random => {
-            let mut random = ChaCha8Rng::seed_from_u64(recipe.seed);
-            one_shot(weights, &prunable, recipe.density, |_| 1.0 - random.random::<f64>())?
-        }
-    };
-    Ok(Scores::of(&prunable, &scores))
-}
-
-/// Scores that do not depend on what was pruned: one selection.
-fn one_shot(
-    mut values: Vec<f64>,
-    prunable: &[&ParamEntry],
-    density: f64,
-    mut score: impl FnMut(f64) -> f64,
-) -> Result<Vec<f64>, SaliencyError> {
-    for entry in prunable {
-        values[entry.range.clone()].iter_mut().for_each(|value| *value = score(*value));
-    }
-    if values.iter().any(|value| !value.is_finite()) {
-        return Err(SaliencyError::NotFinite);
-    }
-    mask::keep(&mut values, prunable, density, Selection::Exact);
-    Ok(values)
+    Ok(())
 }
 
 impl Scores {

@@ -1,27 +1,69 @@
-//! How badly each layer takes structured pruning: the pruning sensitivity evaluator (PSE).
+//! How badly each layer takes structured pruning: the pruning sensitivity evaluator (PSE). Prunes nothing itself.
 //!
 //! That layers differ in it, and that unstructured scores made before training tell which, is the idea of Reconvene
 //! (arXiv 2404.16877). Its formulas were not at hand: the measures here are our own design. That the density of a layer
 //! under a mask made at initialisation is what decides accuracy, and not which of its weights stay, is the finding of
 //! PreCrop and of "Missing the Mark" (Frankle et al. 2021).
 
+mod flow_gap;
+mod probe;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::NodeId;
-use crate::saliency::{LayerScores, Scores};
+use crate::dataset::LabelledImages;
+use crate::exec::ExecError;
+use crate::graph::{Network, NodeId};
+use crate::saliency::{LayerScores, Mask, SaliencyError, Scores};
 
 /// What a layer's sensitivity is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Measure {
-    /// The share of its weights that the global mask keeps.
+    /// A: the share of its weights that the global mask keeps.
     #[default]
     Density,
-    /// How evenly its score is spread over its filters: 1 - Gini coefficient. An even spread leaves no channel to drop.
+    /// B: the share of the synaptic flow under its mask that is lost where the mask keeps whole filters instead, as many
+    /// as its density says. Needs the mask; two forward passes of one image per layer.
+    FlowGap,
+    /// C: how evenly its score is spread over its filters, 1 - Gini coefficient. An even spread leaves no channel to drop.
     Concentration,
-    /// The share of its filters of which the mask keeps at least one weight (DNNShifter drops the others).
-    AliveFilters,
+    /// D: how much the loss moves when it alone loses half of its filters, the lowest-scored, relative to the layer that
+    /// moves it most. Needs labelled images; one forward pass of them per layer.
+    Probe,
+    /// E: the share of its filters of which the mask keeps at least one weight; DNNShifter drops the others, the dead.
+    #[serde(alias = "AliveFilters")]
+    DeadFilters,
+}
+
+/// What the measures look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    /// What was scored, with the weights that it was scored with.
+    pub network: &'a Network,
+    /// Its scores.
+    pub scores: &'a Scores,
+    /// The mask that the scores were made with: for the flow gap alone.
+    pub mask: Option<&'a Mask>,
+    /// For the probe alone.
+    pub images: Option<&'a LabelledImages>,
+}
+
+/// Why a measure cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SensitivityError {
+    /// The flow gap without a mask.
+    #[error("the flow gap is measured under a mask, and none was given")]
+    NeedsMask,
+    /// The probe without images.
+    #[error("the probe measures the loss on labelled images, and none were given")]
+    NeedsImages,
+    /// The images do not fit the network.
+    #[error(transparent)]
+    Images(#[from] SaliencyError),
+    /// The network cannot be run.
+    #[error(transparent)]
+    Run(#[from] ExecError),
 }
 
 /// Each convolution's and linear layer's sensitivity, from 0 (resilient) to 1.
@@ -35,16 +77,38 @@ impl Sensitivity {
     }
 }
 
-/// Every layer's sensitivity by `measure`.
-pub fn sensitivity(scores: &Scores, measure: Measure) -> Sensitivity {
-    let of = |layer: &LayerScores| match measure {
-        Measure::Density => layer.density,
-        Measure::Concentration => 1.0 - gini(&layer.filters),
-        Measure::AliveFilters => {
-            layer.alive.iter().filter(|&&alive| alive > 0.0).count() as f64 / layer.alive.len() as f64
+/// Every layer's sensitivity by `measure`. Fails where the evidence that it needs is missing or does not fit.
+pub fn sensitivity(evidence: &Evidence<'_>, measure: Measure) -> Result<Sensitivity, SensitivityError> {
+    let Evidence { network, scores, mask, images } = *evidence;
+    Ok(match measure {
+        Measure::Density => density(scores),
+        Measure::FlowGap => {
+            Sensitivity(flow_gap::gaps(network, scores, mask.ok_or(SensitivityError::NeedsMask)?)?)
         }
-    };
+        Measure::Concentration => by_layer(scores, |layer| 1.0 - gini(&layer.filters)),
+        Measure::Probe => {
+            Sensitivity(probe::changes(network, scores, images.ok_or(SensitivityError::NeedsImages)?)?)
+        }
+        Measure::DeadFilters => by_layer(scores, |layer| {
+            layer.alive.iter().filter(|&&alive| alive > 0.0).count() as f64 / layer.alive.len() as f64
+        }),
+    })
+}
+
+/// Every layer's sensitivity by [`Measure::Density`], which needs nothing but the scores.
+pub fn density(scores: &Scores) -> Sensitivity {
+    by_layer(scores, |layer| layer.density)
+}
+
+fn by_layer(scores: &Scores, of: impl Fn(&LayerScores) -> f64) -> Sensitivity {
     Sensitivity(scores.layers().map(|(node, layer)| (node.0, of(layer))).collect())
+}
+
+/// A layer's filters, the highest-scored first; ties to the lower.
+fn ranked(layer: &LayerScores) -> Vec<usize> {
+    let mut filters: Vec<usize> = (0..layer.filters.len()).collect();
+    filters.sort_by(|&a, &b| layer.filters[b].total_cmp(&layer.filters[a]));
+    filters
 }
 
 /// The Gini coefficient of non-negative values: 0 where all are equal, towards 1 where one has everything.
@@ -61,14 +125,4 @@ fn gini(values: &[f64]) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::gini;
-
-    #[test]
-    fn gini_tells_even_from_uneven() {
-        assert!(gini(&[2.0; 5]).abs() < 1e-12);
-        assert!((gini(&[0.0, 0.0, 0.0, 1.0]) - 0.75).abs() < 1e-12);
-        assert!((gini(&[1.0, 3.0]) - 0.25).abs() < 1e-12);
-        assert_eq!(gini(&[0.0, 0.0]), 0.0);
-    }
-}
+mod tests;

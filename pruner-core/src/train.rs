@@ -4,7 +4,7 @@
 mod augment;
 mod error;
 mod evaluate;
-mod loss;
+pub(crate) mod loss;
 mod schedule;
 mod sgd;
 #[cfg(test)]
@@ -114,7 +114,7 @@ struct Run<'a> {
     params: Vec<f32>,
     grads: Vec<f32>,
     sgd: Sgd,
-    loss: CrossEntropy,
+    loss: CrossEntropy<f32>,
     step: usize,
     busy: Duration,
 }

@@ -180,6 +180,7 @@ fn line(job: &Job, eta: Option<Duration>) -> String {
     let Job { name, done, total, message, stage } = job;
     let message = if message.is_empty() { String::new() } else { format!(", {message}") };
     let end = match (stage, eta) {
+        (Stage::Finished, _) if done < total => ", stopped".to_owned(),
         (Stage::Finished, _) => ", finished".to_owned(),
         (Stage::Running, Some(eta)) => format!(", {}s left", eta.as_secs()),
         (Stage::Running, None) => String::new(),
@@ -214,5 +215,6 @@ mod tests {
             "train: 100/100, loss 0.9, finished"
         );
         assert_eq!(lines.job(&job(100, Stage::Finished), at(60)), None, "said once");
+        assert_eq!(line(&job(7, Stage::Finished), None), "train: 7/100, loss 0.9, stopped");
     }
 }

@@ -13,7 +13,7 @@ use pruner_core::graph::cost::cost;
 use pruner_core::graph::onnx::{self, BatchNorms};
 use pruner_core::plan::{PlanError, Planner, WidthPolicy};
 use pruner_core::saliency::{self, Criterion, ScoreRecipe, Scores};
-use pruner_core::sensitivity::Measure;
+use pruner_core::sensitivity::density;
 use pruner_core::zoo::{self, ZooNetwork};
 use pruner_core::{Network, Shape, init, rectify, surgery};
 
@@ -35,7 +35,7 @@ Examples:
 A ceiling is a figure (90k, 40M, 200Ki) or a share of what the dense network has (1/16.21, 25%).
 Exit code 4 if no network meets the budget; nothing is written then.")]
 pub(crate) struct PruneArgs {
-    /// The dense network: resnet20 or vgg16-bn
+    /// The dense network, such as resnet20, vgg16-bn or resnet18-cifar; an unknown name lists them all
     #[arg(long)]
     network: String,
     /// Ceilings: params=, macs=, size= (of the ONNX file) or memory= (at batch 1), separated by commas
@@ -107,7 +107,7 @@ fn prune(
     let scored = Instant::now();
 
     let policy = WidthPolicy { min_channels: args.min_channels.into(), ..WidthPolicy::default() };
-    let planner = Planner::new(&network.graph, &scores, Measure::Density, policy);
+    let planner = Planner::new(&network.graph, &scores, density(&scores), policy);
     let plan = planner.plan(&budget, None, args.round_to.into()).map_err(refuse)?;
     let pruned = surgery::apply(&network, &plan.keep).map_err(|e| CliError::Failed(chain(&e)))?;
     let pruned = rectify::reinit(pruned, &network.graph, args.seed);

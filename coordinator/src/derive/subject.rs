@@ -7,7 +7,7 @@ use pruner_core::dataset::{self, Dataset, DatasetError};
 use pruner_core::graph::cost::{Cost, cost};
 use pruner_core::plan::{Planner, PrunePlan, WidthPolicy};
 use pruner_core::saliency::{self, Criterion, ScoreRecipe};
-use pruner_core::sensitivity::Measure;
+use pruner_core::sensitivity::density;
 use pruner_core::surgery::{self, SurgeryError};
 use pruner_core::zoo::{self, ZooNetwork};
 use pruner_core::{Graph, Network, group, init};
@@ -70,7 +70,7 @@ impl Subject {
         };
         let scores = saliency::score(&network, &recipe, on_round)?;
         let policy = WidthPolicy { min_channels: key.pruning.min_channels, ..WidthPolicy::default() };
-        let planner = Planner::new(&network.graph, &scores, Measure::Density, policy);
+        let planner = Planner::new(&network.graph, &scores, density(&scores), policy);
         Ok(Self {
             name: key.network.clone(),
             cost: cost(&network.graph),

@@ -12,17 +12,14 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::blob::BlobStore;
-use crate::board::Board;
 use crate::causes::chain;
-use crate::derive::{Pool, Subject, SubjectKey};
-use crate::fleet::Fleet;
-use crate::probes::ProbeSet;
+use crate::clock::unix_ms;
+use crate::core::Core;
+use crate::derive::{Subject, SubjectKey};
 use crate::store::{
     ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Store,
-    StoreError, StoreHandle,
+    StoreError,
 };
 
 /// Wakes the driver: something that it decides by has changed.
@@ -36,18 +33,9 @@ impl Poke {
     }
 }
 
-/// What the driver works with.
-pub struct Driver {
-    pub(crate) store: StoreHandle,
-    pub(crate) blobs: BlobStore,
-    pub(crate) fleet: Fleet,
-    pub(crate) board: Board,
-    pub(crate) pool: Pool,
-    pub(crate) probes: Arc<ProbeSet>,
-    pub(crate) subjects: Subjects,
-    pub(crate) poke: Poke,
-    pub(crate) tasks: TaskTracker,
-    pub(crate) shutdown: CancellationToken,
+/// The loop.
+pub(crate) struct Driver {
+    pub(crate) core: Core,
 }
 
 /// The networks that were scored since the start, for whoever plans. Few and small beside a training.
@@ -93,24 +81,30 @@ struct Snapshot {
     artifacts: Vec<ArtifactRecord>,
 }
 
-/// A round at least this often: deadlines pass without anybody poking.
+/// A round at least this often, should a poke be lost.
 const ROUND: Duration = Duration::from_secs(5);
+/// A deadline that has passed and changed nothing does not make the loop spin.
+const LEAST_REST: Duration = Duration::from_millis(100);
 /// Ended tasks that wait to be noted; a task blocks rather than lose its word.
 const ENDED: usize = 16;
 
 impl Driver {
     /// Runs until shutdown.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let (ended, mut notes) = mpsc::channel(ENDED);
         let mut underway = Underway::default();
         loop {
-            if let Err(error) = self.round(&mut underway, &ended).await {
-                tracing::error!(error = chain(&error), "a round of the driver failed; it is tried again");
-            }
+            let rest = match self.round(&mut underway, &ended).await {
+                Ok(wake_unix_ms) => rest(wake_unix_ms, unix_ms()),
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "a round of the driver failed; it is tried again");
+                    ROUND
+                }
+            };
             tokio::select! {
-                () = self.shutdown.cancelled() => return,
-                () = self.poke.0.notified() => {}
-                () = tokio::time::sleep(ROUND) => {}
+                () = self.core.shutdown.cancelled() => return,
+                () = self.core.poke.0.notified() => {}
+                () = tokio::time::sleep(rest) => {}
                 Some(note) = notes.recv() => match note {
                     Ended::Scoring(key) => underway.scoring.retain(|running| *running != key),
                     Ended::Derivation(key) => drop(underway.derivations.remove(&key)),
@@ -119,11 +113,16 @@ impl Driver {
         }
     }
 
-    /// Moves every deployment on as far as it goes now.
-    async fn round(&self, underway: &mut Underway, ended: &mpsc::Sender<Ended>) -> Result<(), StoreError> {
-        let snapshot = self.store.call(Snapshot::read).await?;
+    /// Moves every deployment on as far as it goes now. Returns when a deadline passes next, milliseconds since 1970.
+    async fn round(
+        &self,
+        underway: &mut Underway,
+        ended: &mpsc::Sender<Ended>,
+    ) -> Result<Option<u64>, StoreError> {
+        let snapshot = self.core.store.call(Snapshot::read).await?;
         let mut owned = BTreeSet::new();
         let mut wanted = BTreeSet::new();
+        let mut wake_unix_ms = None;
         for deployment in &snapshot.deployments {
             let next = self.advance(deployment, &snapshot, &owned).await?;
             // One that failed lets go of its devices: another deployment may mend them.
@@ -131,9 +130,10 @@ impl Driver {
                 owned.extend(next.record.outcomes.keys().cloned());
             }
             wanted.extend(next.derivations.keys().copied());
+            wake_unix_ms = [wake_unix_ms, next.wake_unix_ms].into_iter().flatten().min();
             if let Err(error) = self.carry_out(deployment, next, underway, ended).await {
                 match error {
-                    StoreError::Superseded { .. } => self.poke.poke(), // applied anew meanwhile: look again
+                    StoreError::Superseded { .. } => self.core.poke.poke(), // applied anew meanwhile: look again
                     other => return Err(other),
                 }
             }
@@ -144,8 +144,14 @@ impl Driver {
                 cancel.cancel();
             }
         }
-        Ok(())
+        Ok(wake_unix_ms)
     }
+}
+
+/// How long the loop sleeps: until the next deadline, if that is before the next round.
+fn rest(wake_unix_ms: Option<u64>, now_unix_ms: u64) -> Duration {
+    let until = wake_unix_ms.map(|wake| Duration::from_millis(wake.saturating_sub(now_unix_ms)));
+    until.map_or(ROUND, |until| until.clamp(LEAST_REST, ROUND))
 }
 
 impl Snapshot {

@@ -12,37 +12,23 @@ use pruner_core::zoo::{self, ZooNetwork};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::{status, view};
 use crate::blob::BlobStore;
-use crate::board::{Board, JobId};
+use crate::board::JobId;
 use crate::clock::unix_ms;
+use crate::core::Core;
 use crate::corrections::Corrections;
-use crate::derive::{Pool, Subject, SubjectKey};
+use crate::derive::{Subject, SubjectKey};
 use crate::fitting::{self, Candidate};
-use crate::fleet::Fleet;
 use crate::manifest::DeploymentManifest;
-use crate::probes::ProbeSet;
-use crate::rollout::driver::{Poke, Subjects, score};
-use crate::store::{
-    Applied, DeploymentPhase, DeploymentRecord, DerivationState, Store, StoreError, StoreHandle,
-};
+use crate::rollout::driver::score;
+use crate::store::{Applied, DeploymentPhase, DeploymentRecord, DerivationState, Store, StoreError};
 
 #[derive(Clone)]
 pub(crate) struct OperatorRpc {
-    pub(crate) store: StoreHandle,
-    pub(crate) blobs: BlobStore,
-    pub(crate) fleet: Fleet,
-    pub(crate) board: Board,
-    pub(crate) pool: Pool,
-    pub(crate) probes: Arc<ProbeSet>,
-    pub(crate) subjects: Subjects,
-    pub(crate) poke: Poke,
-    pub(crate) tasks: TaskTracker,
-    pub(crate) shutdown: CancellationToken,
+    pub(crate) core: Core,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -60,11 +46,11 @@ impl OperatorService for OperatorRpc {
 
     async fn list_devices(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeviceList> {
         let name = request.into_inner().name;
-        let devices = self.store.call(|store| store.devices()).await.map_err(status::store)?;
+        let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;
         let devices = devices
             .into_iter()
             .filter(|device| name.is_empty() || device.id.as_str() == name)
-            .map(|device| view::device(&device, self.fleet.presence(&device.id), &self.probes));
+            .map(|device| view::device(&device, self.core.fleet.presence(&device.id), &self.core.probes));
         Ok(Response::new(v1::DeviceList { devices: devices.collect() }))
     }
 
@@ -85,7 +71,7 @@ impl OperatorService for OperatorRpc {
     async fn list_deployments(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeploymentList> {
         let name = request.into_inner().name;
         let mut views = Vec::new();
-        for record in self.store.call(|store| store.deployments()).await.map_err(status::store)? {
+        for record in self.core.store.call(|store| store.deployments()).await.map_err(status::store)? {
             if name.is_empty() || record.name == name {
                 views.push(self.view(record).await.map_err(status::store)?);
             }
@@ -95,7 +81,7 @@ impl OperatorService for OperatorRpc {
 
     async fn list_artifacts(&self, request: Request<v1::ListRequest>) -> Reply<v1::ArtifactList> {
         let prefix = request.into_inner().name;
-        let artifacts = self.store.call(|store| store.artifacts()).await.map_err(status::store)?;
+        let artifacts = self.core.store.call(|store| store.artifacts()).await.map_err(status::store)?;
         let artifacts = artifacts.iter().filter(|record| record.digest.to_string().starts_with(&prefix));
         Ok(Response::new(v1::ArtifactList { artifacts: artifacts.map(view::artifact).collect() }))
     }
@@ -104,7 +90,7 @@ impl OperatorService for OperatorRpc {
         let name = request.into_inner().name;
         let only: Option<DeviceId> =
             if name.is_empty() { None } else { Some(name.parse().map_err(status::invalid)?) };
-        let telemetry = self.store.call(move |store| {
+        let telemetry = self.core.store.call(move |store| {
             let devices = match only {
                 Some(device) => vec![device],
                 None => store.devices()?.into_iter().map(|device| device.id).collect(),
@@ -119,8 +105,9 @@ impl OperatorService for OperatorRpc {
         let text = request.into_inner().manifest;
         let manifest = DeploymentManifest::read(&text).map_err(status::manifest)?;
         let name = manifest.metadata.name.clone();
-        let blobs = self.blobs.clone();
+        let blobs = self.core.blobs.clone();
         let applied = self
+            .core
             .store
             .call(move |store| {
                 requeue_failed(store, &blobs, &manifest.metadata.name)?;
@@ -136,30 +123,30 @@ impl OperatorService for OperatorRpc {
         let generation = applied.record().generation;
         tracing::info!(deployment = name, %generation, result, "deployment applied");
         if result != "unchanged" {
-            self.board.clear(&name);
+            self.core.board.clear(&name);
         }
-        self.poke.poke();
+        self.core.poke.poke();
         Ok(Response::new(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() }))
     }
 
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Reply<v1::PlanResponse> {
         let manifest = DeploymentManifest::read(&request.into_inner().manifest).map_err(status::manifest)?;
         let subject = self.subject(&manifest).await?;
-        let devices = self.store.call(|store| store.devices()).await.map_err(status::store)?;
+        let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;
         let spec = manifest.spec.clone();
         let (mut candidates, mut waiting) = (Vec::new(), Vec::new());
         for device in
             devices.iter().filter(|device| crate::budgeting::matches(&spec.selector, &device.labels))
         {
-            match Candidate::of(device, &self.probes) {
+            match Candidate::of(device, &self.core.probes) {
                 Ok(candidate) => candidates.push(candidate),
                 Err(reason) => waiting.push(view::waiting(&device.id, reason)),
             }
         }
-        let (scored, probes) = (subject.clone(), self.probes.clone());
-        let corrections = self.store.call(move |store| Corrections::read(store, &scored, &probes));
+        let (scored, probes) = (subject.clone(), self.core.probes.clone());
+        let corrections = self.core.store.call(move |store| Corrections::read(store, &scored, &probes));
         let corrections = corrections.await.map_err(status::store)?;
-        let (planned, probes) = (subject.clone(), self.probes.clone());
+        let (planned, probes) = (subject.clone(), self.core.probes.clone());
         let fit = move || fitting::fit(&planned, &probes, &spec, &candidates, &corrections, &[]);
         let fittings = status::blocking(fit).await?;
         Ok(Response::new(view::plan(manifest.metadata.name, &subject, &fittings, waiting)))
@@ -168,11 +155,12 @@ impl OperatorService for OperatorRpc {
     async fn watch_deployment(&self, request: Request<v1::WatchDeploymentRequest>) -> Reply<EventStream> {
         let v1::WatchDeploymentRequest { name, generation } = request.into_inner();
         let wanted = name.clone();
-        let record = self.store.call(move |store| store.deployment(&wanted)).await.map_err(status::store)?;
+        let record =
+            self.core.store.call(move |store| store.deployment(&wanted)).await.map_err(status::store)?;
         let record = record.ok_or_else(|| Status::not_found(format!("no deployment '{name}'")))?;
         let generation = if generation == 0 { record.generation } else { Generation(generation) };
         let (events, receiver) = mpsc::channel(EVENTS);
-        self.tasks.spawn(self.clone().watch(name, generation, events));
+        self.core.tasks.spawn(self.clone().watch(name, generation, events));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
@@ -204,21 +192,21 @@ impl OperatorRpc {
     /// The scored network of a manifest; scores it now if that was not done since the start.
     async fn subject(&self, manifest: &DeploymentManifest) -> Result<Arc<Subject>, Status> {
         let key = SubjectKey::of(&manifest.spec);
-        if let Some(subject) = self.subjects.get(&key) {
+        if let Some(subject) = self.core.subjects.get(&key) {
             return Ok(subject);
         }
         let id =
             JobId { deployment: manifest.metadata.name.clone(), title: format!("score {}", key.network) };
-        let reporter = self.board.begin(id, key.pruning.rounds.into());
-        let scored = score(&self.pool, key.clone(), reporter, self.shutdown.child_token()).await;
+        let reporter = self.core.board.begin(id, key.pruning.rounds.into());
+        let scored = score(&self.core.pool, key.clone(), reporter, self.core.shutdown.child_token()).await;
         let subject = Arc::new(scored.map_err(status::derive)?);
-        self.subjects.insert(key, subject.clone());
+        self.core.subjects.insert(key, subject.clone());
         Ok(subject)
     }
 
     async fn view(&self, record: DeploymentRecord) -> Result<v1::Deployment, StoreError> {
-        let artifacts = self.store.call(|store| store.artifacts()).await?;
-        Ok(view::deployment(&record, &artifacts, &self.fleet))
+        let artifacts = self.core.store.call(|store| store.artifacts()).await?;
+        Ok(view::deployment(&record, &artifacts, &self.core.fleet))
     }
 
     /// Sends the state at once, then after every change, until the generation has ended or the watcher has gone.
@@ -228,7 +216,7 @@ impl OperatorRpc {
         generation: Generation,
         events: mpsc::Sender<Result<v1::DeploymentEvent, Status>>,
     ) {
-        let mut changes = self.board.subscribe();
+        let mut changes = self.core.board.subscribe();
         loop {
             changes.mark_unchanged();
             let event = self.event(&name, generation).await;
@@ -240,7 +228,7 @@ impl OperatorRpc {
                 return;
             }
             tokio::select! {
-                () = self.shutdown.cancelled() => return,
+                () = self.core.shutdown.cancelled() => return,
                 () = events.closed() => return,
                 _ = changes.changed() => {}
                 () = tokio::time::sleep(WATCH_INTERVAL) => {}
@@ -250,7 +238,8 @@ impl OperatorRpc {
 
     async fn event(&self, name: &str, generation: Generation) -> Result<v1::DeploymentEvent, Status> {
         let wanted = name.to_owned();
-        let record = self.store.call(move |store| store.deployment(&wanted)).await.map_err(status::store)?;
+        let record =
+            self.core.store.call(move |store| store.deployment(&wanted)).await.map_err(status::store)?;
         let record = record.ok_or_else(|| Status::not_found(format!("no deployment '{name}'")))?;
         if record.generation != generation {
             return Err(Status::aborted(format!(
@@ -259,7 +248,7 @@ impl OperatorRpc {
             )));
         }
         let deployment = self.view(record).await.map_err(status::store)?;
-        let jobs = self.board.jobs(name).into_iter().map(view::job).collect();
+        let jobs = self.core.board.jobs(name).into_iter().map(view::job).collect();
         Ok(v1::DeploymentEvent { deployment: Some(deployment), jobs })
     }
 }

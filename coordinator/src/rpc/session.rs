@@ -2,7 +2,6 @@
 //! acknowledgements out. Stores what it hears, then pokes the driver; decides nothing.
 
 use std::pin::Pin;
-use std::sync::Arc;
 
 use proto::session::{AgentMessage, CoordinatorMessage, Hello, Phase, Welcome};
 use proto::v1::session_service_server::SessionService;
@@ -11,32 +10,24 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status;
 use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::config::SessionConfig;
-use crate::fleet::{Fleet, Outgoing, Presence, SessionKey};
-use crate::probes::ProbeSet;
-use crate::rollout::driver::Poke;
+use crate::core::Core;
+use crate::fleet::{Outgoing, Presence, SessionKey};
 use crate::rollout::progress;
-use crate::store::{DeviceRecord, Insertion, StoreError, StoreHandle, TelemetryRecord};
+use crate::store::{DeviceRecord, Insertion, StoreError, TelemetryRecord};
 
 /// Messages on their way to one device; more are never needed, since an assignment replaces the one before.
 const OUTBOX: usize = 32;
 
 #[derive(Clone)]
 pub(crate) struct SessionRpc {
-    pub(crate) store: StoreHandle,
-    pub(crate) fleet: Fleet,
-    pub(crate) probes: Arc<ProbeSet>,
+    pub(crate) core: Core,
     pub(crate) config: SessionConfig,
-    pub(crate) poke: Poke,
-    pub(crate) tasks: TaskTracker,
-    pub(crate) shutdown: CancellationToken,
 }
 
 /// Why a session ended before the device closed it.
@@ -77,7 +68,7 @@ impl SessionService for SessionRpc {
         let (outbox, inbox) = mpsc::channel(OUTBOX);
         let device = hello.device_id.clone();
         let key = self.open(hello, &outbox).await.map_err(status::store)?;
-        self.tasks.spawn(self.clone().serve(device, key, inbound, outbox));
+        self.core.tasks.spawn(self.clone().serve(device, key, inbound, outbox));
         let stream = ReceiverStream::new(inbox).map(|outgoing| match outgoing {
             Outgoing::Message(message) => Ok(message.into()),
             Outgoing::Refusal(invalid) => Err(status::invalid(invalid)),
@@ -93,7 +84,8 @@ impl SessionRpc {
         let holding = hello.holding;
         tracing::info!(%device, version = hello.agent_version, generation = %holding.generation, "device connected");
         let named = device.clone();
-        self.store
+        self.core
+            .store
             .call(move |store| {
                 store.register_device(&named, &mut |known| registered(&hello, known)).map(drop)
             })
@@ -101,16 +93,16 @@ impl SessionRpc {
         let welcome = Welcome {
             heartbeat_interval_ms: self.config.heartbeat_interval.as_millis() as u32,
             telemetry_interval_ms: self.config.telemetry_interval.as_millis() as u32,
-            probes: self.probes.iter().map(|probe| probe.artifact.clone()).collect(),
+            probes: self.core.probes.iter().map(|probe| probe.artifact.clone()).collect(),
         };
         // A fresh outbox has room for both, and its receiver is still in this function's caller.
         let queue = |message| outbox.try_send(Outgoing::Message(message)).expect("a fresh outbox has room");
         queue(CoordinatorMessage::Welcome(welcome));
         let now = unix_ms();
         let presence = Presence { connected_unix_ms: now, last_seen_unix_ms: now, holding, progress: None };
-        let key = self.fleet.connect(device.clone(), outbox.clone(), presence);
+        let key = self.core.fleet.connect(device.clone(), outbox.clone(), presence);
         // Read only now: whatever is assigned after this is sent to the session that was just connected.
-        match self.store.call(move |store| store.assignment(&device)).await {
+        match self.core.store.call(move |store| store.assignment(&device)).await {
             Ok(Some(assignment)) if assignment.generation > holding.generation => {
                 // Where the driver has filled the outbox meanwhile, this assignment is among what it sent.
                 let _ =
@@ -118,7 +110,7 @@ impl SessionRpc {
             }
             Ok(_) => {}
             Err(error) => {
-                self.fleet.disconnect(&key);
+                self.core.fleet.disconnect(&key);
                 return Err(error);
             }
         }
@@ -133,9 +125,9 @@ impl SessionRpc {
         mut inbound: Streaming<v1::AgentMessage>,
         outbox: mpsc::Sender<Outgoing>,
     ) {
-        self.poke.poke();
+        self.core.poke.poke();
         let ended = tokio::select! {
-            () = self.shutdown.cancelled() => End::Closed,
+            () = self.core.shutdown.cancelled() => End::Closed,
             () = key.closed.cancelled() => End::Closed,
             ended = self.hear(&device, &key, &mut inbound, &outbox) => ended,
         };
@@ -148,15 +140,15 @@ impl SessionRpc {
                 let _ = outbox.try_send(Outgoing::Refusal(invalid)); // where its outbox is full, closing must do
             }
         }
-        if self.fleet.disconnect(&key) {
+        if self.core.fleet.disconnect(&key) {
             let seen = unix_ms();
-            let noted = self.store.call(move |store| {
+            let noted = self.core.store.call(move |store| {
                 store.update_device(&device, &mut |record| record.last_seen_unix_ms = seen).map(drop)
             });
             if let Err(error) = noted.await {
                 tracing::warn!(error = chain(&error), "when the device was last seen is not stored");
             }
-            self.poke.poke();
+            self.core.poke.poke();
         }
     }
 
@@ -173,7 +165,7 @@ impl SessionRpc {
                 Ok(Err(_) | Ok(None)) => return End::Closed,
                 Ok(Ok(Some(message))) => message,
             };
-            self.fleet.update(key, |presence| presence.last_seen_unix_ms = unix_ms());
+            self.core.fleet.update(key, |presence| presence.last_seen_unix_ms = unix_ms());
             let handled = match AgentMessage::try_from(message) {
                 Ok(message) => self.handle(device, key, message, outbox).await,
                 Err(invalid) => Err(End::Refused(invalid)),
@@ -195,17 +187,20 @@ impl SessionRpc {
             AgentMessage::Hello(_) => Err(End::Refused(Invalid::new("kind", "a second hello"))),
             AgentMessage::Profile(profile) => Ok(self.profiled(device, profile).await?),
             AgentMessage::Heartbeat(holding) => {
-                self.fleet.update(key, |presence| presence.holding = holding);
+                self.core.fleet.update(key, |presence| presence.holding = holding);
                 Ok(())
             }
             AgentMessage::Progress(report) => {
-                self.fleet.update(key, |presence| presence.progress = Some(report.clone()));
+                self.core.fleet.update(key, |presence| presence.progress = Some(report.clone()));
                 if matches!(report.phase, Phase::Downloading { .. } | Phase::Verifying) {
                     return Ok(()); // of the moment: shown, not stored
                 }
                 let device = device.clone();
-                self.store.call(move |store| progress::record(store, &device, &report, unix_ms())).await?;
-                self.poke.poke();
+                self.core
+                    .store
+                    .call(move |store| progress::record(store, &device, &report, unix_ms()))
+                    .await?;
+                self.core.poke.poke();
                 Ok(())
             }
             AgentMessage::Telemetry(position, interval) => {
@@ -220,12 +215,13 @@ impl SessionRpc {
     async fn profiled(&self, device: &DeviceId, profile: HardwareProfile) -> Result<(), StoreError> {
         tracing::info!(%device, probes = profile.probes.len(), threads = profile.inference_threads, "device profiled");
         let device = device.clone();
-        self.store
+        self.core
+            .store
             .call(move |store| {
                 store.update_device(&device, &mut |record| record.profile = Some(profile.clone())).map(drop)
             })
             .await?;
-        self.poke.poke();
+        self.core.poke.poke();
         Ok(())
     }
 
@@ -238,7 +234,9 @@ impl SessionRpc {
         let record =
             TelemetryRecord { device: device.clone(), position, interval, received_unix_ms: unix_ms() };
         // Nothing waits for it: telemetry is read when something is planned the next time.
-        if self.store.call(move |store| store.insert_telemetry(&record)).await? == Insertion::AlreadyStored {
+        if self.core.store.call(move |store| store.insert_telemetry(&record)).await?
+            == Insertion::AlreadyStored
+        {
             tracing::debug!(%device, ?position, "interval sent again");
         }
         Ok(())

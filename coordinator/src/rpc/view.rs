@@ -291,7 +291,7 @@ fn planned_layer(layer: &LayerPlan) -> v1::LayerWidth {
 }
 
 fn cost(cost: &Cost) -> v1::Footprint {
-    let Cost { params, macs, bytes, memory_bytes } = *cost;
+    let Cost { params, macs, bytes, memory_bytes, activation_bytes: _ } = *cost;
     v1::Footprint { params, macs, bytes, memory_bytes }
 }
 

@@ -292,10 +292,6 @@ impl Store for SledStore {
         get(&self.assignments, device.as_str().as_bytes())
     }
 
-    fn assignments(&self) -> Result<Vec<AssignmentRecord>, StoreError> {
-        list(&self.assignments, &[])
-    }
-
     fn insert_telemetry(&self, record: &TelemetryRecord) -> Result<Insertion, StoreError> {
         let key = record.key();
         let bytes = encode(record)?;

@@ -14,6 +14,9 @@ pub struct Cost {
     pub bytes: u64,
     /// Weights with folded batch norms plus the most activations alive at once, f32.
     pub memory_bytes: u64,
+    /// The most activations alive at once alone, f32. 0 in records from before it was counted.
+    #[serde(default)]
+    pub activation_bytes: u64,
 }
 
 /// One convolution's, linear layer's or batch norm's share.
@@ -29,13 +32,33 @@ pub struct LayerCost {
 
 /// The exact cost of `graph`.
 pub fn cost(graph: &Graph) -> Cost {
-    let layers = layer_costs(graph);
     Cost {
-        params: layers.iter().map(|layer| layer.params).sum(),
-        macs: layers.iter().map(|layer| layer.macs).sum(),
+        params: params(graph),
+        macs: macs(graph),
         bytes: onnx::encoded_len(graph),
-        memory_bytes: 4 * (folded_weights(graph) + peak_activations(graph)),
+        memory_bytes: memory_bytes(graph),
+        activation_bytes: activation_bytes(graph),
     }
+}
+
+/// [`Cost::params`] alone.
+pub(crate) fn params(graph: &Graph) -> u64 {
+    graph.nodes().iter().map(learnt).sum()
+}
+
+/// [`Cost::macs`] alone.
+pub(crate) fn macs(graph: &Graph) -> u64 {
+    graph.nodes().iter().zip(graph.shapes()).map(|(node, shape)| node_macs(node, *shape)).sum()
+}
+
+/// [`Cost::memory_bytes`] alone.
+pub(crate) fn memory_bytes(graph: &Graph) -> u64 {
+    4 * folded_weights(graph) + activation_bytes(graph)
+}
+
+/// [`Cost::activation_bytes`] alone.
+pub(crate) fn activation_bytes(graph: &Graph) -> u64 {
+    4 * peak_activations(graph)
 }
 
 /// The share of every node that has parameters, in the nodes' order.
@@ -43,8 +66,7 @@ pub fn layer_costs(graph: &Graph) -> Vec<LayerCost> {
     let nodes = graph.nodes().iter().enumerate();
     nodes
         .filter_map(|(index, node)| {
-            let params: u64 = node.tensors().iter().filter(|tensor| tensor.kind.is_learnt()).map(numel).sum();
-            let macs = macs(node, graph.shape(NodeId(index)));
+            let (params, macs) = (learnt(node), node_macs(node, graph.shape(NodeId(index))));
             (params > 0).then_some(LayerCost { node: NodeId(index), params, macs })
         })
         .collect()
@@ -54,7 +76,11 @@ fn numel(tensor: &TensorSpec) -> u64 {
     tensor.numel() as u64
 }
 
-fn macs(node: &Node, output: Shape) -> u64 {
+fn learnt(node: &Node) -> u64 {
+    node.tensors().iter().filter(|tensor| tensor.kind.is_learnt()).map(numel).sum()
+}
+
+fn node_macs(node: &Node, output: Shape) -> u64 {
     let weight = node.tensors().into_iter().find(|tensor| tensor.kind == TensorKind::Weight);
     weight.map_or(0, |weight| output.area() as u64 * weight.numel() as u64)
 }
@@ -90,14 +116,18 @@ fn peak_activations(graph: &Graph) -> u64 {
             last_use[buffer[input.0]] = index;
         }
     }
+    // Per node: what is read for the last time when it runs.
+    let mut done = vec![0; buffer.len()];
+    for (index, shape) in graph.shapes().iter().enumerate().filter(|(index, _)| buffer[*index] == *index) {
+        done[last_use[index]] += shape.numel() as u64;
+    }
     let (mut live, mut peak) = (0, 0);
     for (index, shape) in graph.shapes().iter().enumerate() {
         if buffer[index] == index {
             live += shape.numel() as u64;
         }
         peak = peak.max(live);
-        let done = (0..=index).filter(|&other| buffer[other] == other && last_use[other] == index);
-        live -= done.map(|other| graph.shapes()[other].numel() as u64).sum::<u64>();
+        live -= done[index];
     }
     peak
 }

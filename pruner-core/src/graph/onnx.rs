@@ -1,14 +1,16 @@
-//! Writes a network as an ONNX file: opset 17, IR 8, input `input` [N, c, h, w], output `logits` [N, classes].
-//! Owns the bytes, the same for the same network; reads and writes no path.
+//! Networks as ONNX files. Writing: opset 17 where no node was read from a file of another, the same bytes for the same
+//! network. Reading (`read`): any file of opset 9 to 21, trusted in nothing. Owns the bytes; touches no path.
 
 mod fill;
 mod lower;
+mod read;
 mod schema;
 
 use prost::Message;
 use prost::encoding::{encoded_len_varint, key_len};
 
 use self::lower::{Initializer, Lowered, Source, lower};
+pub use self::read::{Import, Note, Options, ReadError, decode, decode_with};
 use super::{Graph, Interface, Network};
 
 /// What becomes of batch norms.

@@ -6,9 +6,11 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
+use crate::budget::Broken;
 use crate::graph::onnx::{self, BatchNorms};
 use crate::graph::{Network, Shape};
 use crate::saliency::{Criterion, ScoreRecipe, score};
+use crate::sensitivity::density;
 use crate::zoo::{self, ZooNetwork};
 use crate::{init, rectify};
 
@@ -21,7 +23,7 @@ static SCORED: LazyLock<(Network, Scores)> = LazyLock::new(|| {
 });
 
 fn planner(policy: WidthPolicy) -> Planner {
-    Planner::new(&SCORED.0.graph, &SCORED.1, Measure::Density, policy)
+    Planner::new(&SCORED.0.graph, &SCORED.1, density(&SCORED.1), policy)
 }
 
 /// A device whose time is what an engine of one core could take.
@@ -104,28 +106,95 @@ fn widths_at_a_sixteenth() {
     insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n"));
 }
 
+/// What a plan makes of `which`, scored by magnitude, at this share of its parameters: its costs and every width.
+fn described(which: ZooNetwork, (input, classes): (Shape, usize), share: f64) -> String {
+    let graph = zoo::build(which, input, classes).unwrap();
+    let network = Network { weights: init::init(&graph, 1), graph };
+    let recipe = ScoreRecipe { criterion: Criterion::Magnitude, rounds: 1, density: 1.0 / 16.21, seed: 0 };
+    let scores = score(&network, &recipe, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let planner = Planner::new(&network.graph, &scores, density(&scores), WidthPolicy::default());
+    let dense = cost(&network.graph);
+    let plan = planner.plan(&params((dense.params as f64 * share) as u64), None, 1).unwrap();
+    let pruned = surgery::apply(&network, &plan.keep).unwrap();
+    assert_eq!(cost(&pruned.graph), plan.promised);
+    assert_eq!(onnx::encode(&pruned, BatchNorms::Folded).unwrap().len() as u64, plan.promised.bytes);
+    let figure = |name: &str, before: u64, after: u64| {
+        format!("{name} {before} -> {after} ({:.2}x)", before as f64 / after as f64)
+    };
+    let figures = [
+        figure("params", dense.params, plan.promised.params),
+        figure("macs", dense.macs, plan.promised.macs),
+        figure("bytes", dense.bytes, plan.promised.bytes),
+        figure("memory", dense.memory_bytes, plan.promised.memory_bytes),
+        figure("activations", dense.activation_bytes, plan.promised.activation_bytes),
+    ];
+    let layers =
+        plan.layers.iter().map(|layer| format!("{} {} -> {}", layer.name, layer.before, layer.after));
+    figures.into_iter().chain(layers).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn plans_at_a_quarter_and_a_sixteenth() {
+    let (small, large) = ((Shape::new(3, 32, 32), 10), (Shape::new(3, 224, 224), 1000));
+    for (which, images) in
+        [(ZooNetwork::ResNet20, small), (ZooNetwork::Vgg16Bn, small), (ZooNetwork::MobileNetV2, large)]
+    {
+        insta::assert_snapshot!(format!("{which}_at_a_quarter"), described(which, images, 0.25));
+        insta::assert_snapshot!(format!("{which}_at_a_sixteenth"), described(which, images, 1.0 / 16.21));
+    }
+}
+
+/// The network of the first scale that is above all of this plan's; none where it keeps everything.
+fn next_larger(planner: &Planner, plan: &PrunePlan, round_to: usize) -> Option<Graph> {
+    let kept = |group: &GroupId| plan.keep.get(group).map(Vec::len);
+    let is_this = |scale: &&f64| {
+        let widths = planner.widths.at(**scale, round_to);
+        widths.len() == plan.keep.len() && widths.iter().all(|(group, width)| kept(group) == Some(*width))
+    };
+    let last =
+        planner.scales.iter().rev().position(|scale| is_this(&scale)).expect("its scale is one of them");
+    let next = (planner.scales.len() - last..planner.scales.len()).next()?;
+    Some(planner.shrink(&planner.widths.at(planner.scales[next], round_to)))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn a_tighter_budget_never_keeps_more(
-        share in 0.02..1.0f64, tighter in 0.3..1.0f64, ceiling in 0..5usize, round_to in prop::sample::select(vec![1usize, 4, 8, 16]),
+        share in 0.02..1.0f64, tighter in 0.3..1.0f64, ceiling in 0..8usize, round_to in prop::sample::select(vec![1usize, 4, 8, 16]),
     ) {
         let planner = planner(WidthPolicy::default());
         let (dense, device) = (cost(&SCORED.0.graph), device());
-        let slow = device.predict(&SCORED.0.graph).p95_ms;
-        let count = |wanted: usize, figure: u64, share: f64| (ceiling == wanted).then_some((figure as f64 * share) as u64);
+        let slow = device.predict(&SCORED.0.graph);
+        // The last of the ceilings is all of them.
+        let bounds = |wanted: usize| ceiling == wanted || ceiling == 7;
+        let count = |wanted: usize, figure: u64, share: f64| bounds(wanted).then_some((figure as f64 * share) as u64);
         let budget = |share: f64| Budget {
             params: count(0, dense.params, share),
             macs: count(1, dense.macs, share),
             bytes: count(2, dense.bytes, share),
             memory_bytes: count(3, dense.memory_bytes, share),
-            latency_p95_ms: (ceiling == 4).then_some(slow * share),
+            activation_bytes: count(4, dense.activation_bytes, share),
+            latency_p50_ms: bounds(5).then_some(slow.p50_ms * share),
+            latency_p95_ms: bounds(6).then_some(slow.p95_ms * share),
         };
         let plan = |share| planner.plan(&budget(share), Some(&device), round_to);
-        let Ok(loose) = plan(share) else { return Ok(()) };
+        let loose = match plan(share) {
+            Ok(plan) => plan,
+            Err(PlanError::NoFit { ceiling, allowed, smallest }) => {
+                let least = planner.shrink(&planner.widths.at(planner.scales[0], round_to));
+                let broken = budget(share).broken_by(&least, Some(&device));
+                prop_assert_eq!(broken, Some(Broken { ceiling, allowed, actual: smallest }));
+                return Ok(());
+            }
+            Err(PlanError::NoLatencyModel) => unreachable!("a model was given"),
+        };
         prop_assert_eq!(&loose, &plan(share).unwrap(), "the same plan each time");
         prop_assert_eq!(budget(share).broken(&loose.promised, loose.predicted), None);
+        let figures = cost(&surgery::apply(&SCORED.0, &loose.keep).unwrap().graph);
+        prop_assert_eq!(&figures, &loose.promised);
+        prop_assert_eq!(next_larger(&planner, &loose, round_to).and_then(|larger| budget(share).broken_by(&larger, Some(&device))).is_none(), loose.is_identity());
         if let Ok(tight) = plan(share * tighter) {
             for (group, kept) in &loose.keep {
                 let fewer = &tight.keep[group];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::WidthPolicy;
-use crate::graph::NodeId;
+use crate::graph::{Graph, NodeId, Op};
 use crate::group::{ChannelGroup, GroupId};
 use crate::sensitivity::Sensitivity;
 
@@ -27,6 +27,7 @@ const LEAST_DENSITY: f64 = 1e-6;
 
 impl Widths {
     pub(super) fn new<'a>(
+        graph: &Graph,
         groups: impl Iterator<Item = &'a ChannelGroup>,
         sensitivity: &Sensitivity,
         policy: WidthPolicy,
@@ -34,7 +35,7 @@ impl Widths {
         let entry = |group: &ChannelGroup| Entry {
             id: group.id,
             width: group.width,
-            weight: density(group, sensitivity).max(LEAST_DENSITY).powf(policy.exponent),
+            weight: density(graph, group, sensitivity).max(LEAST_DENSITY).powf(policy.exponent),
         };
         Self { groups: groups.map(entry).collect(), min_channels: policy.min_channels.max(1) }
     }
@@ -72,13 +73,19 @@ fn rounded(channels: usize, round_to: usize, least: usize) -> usize {
 }
 
 /// Mean sensitivity of the group's producers; of a group inside a block, whose one producer feeds one consumer, of both:
-/// its channels are columns of the consumer as well.
-fn density(group: &ChannelGroup, sensitivity: &Sensitivity) -> f64 {
-    let mean =
-        |nodes: &[NodeId]| nodes.iter().map(|&node| sensitivity.of(node)).sum::<f64>() / nodes.len() as f64;
-    let inner = group.producers.len() == 1 && group.consumers.len() == 1;
-    let producers = mean(&group.producers);
-    if inner { (producers + mean(&group.consumers)) / 2.0 } else { producers }
+/// its channels are columns of the consumer as well. A depthwise convolution passes channels on and does not count: it has
+/// few weights, which masks keep for other reasons than the channels'.
+fn density(graph: &Graph, group: &ChannelGroup, sensitivity: &Sensitivity) -> f64 {
+    let mean = |nodes: &[NodeId]| {
+        let passes_on = |id: &NodeId| matches!(graph.node(*id).op, Op::Conv(conv) if conv.is_depthwise());
+        let of = nodes.iter().filter(|id| !passes_on(id)).map(|&node| sensitivity.of(node));
+        let of: Vec<f64> = of.collect();
+        (of.iter().sum::<f64>() / of.len() as f64, of.len())
+    };
+    match (mean(&group.producers), mean(&group.consumers)) {
+        ((producer, 1), (consumer, 1)) => (producer + consumer) / 2.0,
+        ((producers, _), _) => producers,
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,53 @@ use crate::zoo::{ZooNetwork, build};
 
 const SEED: u64 = 11;
 
+/// The modes keep, slice or draw the values of every tensor as they say.
+#[test]
+fn modes_differ_in_what_is_fresh() {
+    let network = trained();
+    let pruned = halved(&network, "layer2.1.conv1");
+    let with = |mode| rectify(pruned.clone(), &network.graph, mode, SEED);
+    let same = |one: &Network, other: &Network| {
+        one.weights.keys().filter(|name| values(one, name) == values(other, name)).count()
+    };
+    let all = pruned.weights.len();
+    assert_eq!(same(&with(Reinit::SliceKept), &pruned), all);
+    let fresh = Network { weights: init::init(&pruned.graph, SEED), graph: pruned.graph.clone() };
+    assert_eq!(same(&with(Reinit::Full), &fresh), all);
+    assert_eq!(same(&with(Reinit::Touched), &reinit(pruned.clone(), &network.graph, SEED)), all);
+    // Two convolutions and two batch norms of four tensors.
+    assert_eq!(same(&with(Reinit::Touched), &pruned), all - 10);
+    let rescaled = with(Reinit::Rescaled);
+    assert_eq!(same(&rescaled, &pruned), all - 1, "one layer alone reads fewer channels");
+    let (old, new) = (values(&pruned, "layer2.1.conv2.weight"), values(&rescaled, "layer2.1.conv2.weight"));
+    assert!(old.iter().zip(&new).all(|(old, new)| (new / old / 2f32.sqrt() - 1.0).abs() < 1e-6));
+    assert_eq!(Reinit::default(), Reinit::Touched);
+}
+
+/// The variance of rescaled slices of initial weights is that of fresh ones: 2 / fan-in, within five standard errors, and
+/// slices that are only kept are short of it by the share of inputs that went.
+#[test]
+fn rescaled_slices_have_the_variance_of_fresh_weights() {
+    let graph = build(ZooNetwork::ResNet20, Shape::new(3, 8, 8), 10).unwrap();
+    let network = Network { weights: init::init(&graph, 5), graph };
+    let pruned = halved(&network, "layer3.1.conv1");
+    let variance = |mode| {
+        let rectified = rectify(pruned.clone(), &network.graph, mode, SEED);
+        let weights = values(&rectified, "layer3.1.conv2.weight");
+        weights.iter().map(|weight| f64::from(*weight).powi(2)).sum::<f64>() / weights.len() as f64
+    };
+    let wanted = 2.0 / (32.0 * 9.0);
+    let tolerance = 5.0 * (2.0 / (64.0 * 32.0 * 9.0_f64)).sqrt();
+    for (mode, expected) in [
+        (Reinit::Touched, wanted),
+        (Reinit::Full, wanted),
+        (Reinit::Rescaled, wanted),
+        (Reinit::SliceKept, wanted / 2.0),
+    ] {
+        assert!((variance(mode) / expected - 1.0).abs() < tolerance, "{mode:?}: {}", variance(mode));
+    }
+}
+
 fn trained() -> Network {
     let graph = build(ZooNetwork::ResNet20, Shape::new(3, 8, 8), 10).unwrap();
     let weights = arbitrary::weights(&graph, 1);

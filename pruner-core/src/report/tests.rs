@@ -7,7 +7,7 @@ use crate::init::init;
 use crate::latency::Latency;
 use crate::plan::{Planner, WidthPolicy};
 use crate::saliency::{Criterion, ScoreRecipe, score};
-use crate::sensitivity::Measure;
+use crate::sensitivity::density;
 use crate::surgery;
 use crate::zoo::{ZooNetwork, build, probes};
 
@@ -15,7 +15,7 @@ fn report(graph: Graph, params: u64, latency: Option<&LatencyModel>) -> Report {
     let network = Network { weights: init(&graph, 1), graph };
     let recipe = ScoreRecipe { criterion: Criterion::Magnitude, rounds: 1, density: 0.1, seed: 1 };
     let scores = score(&network, &recipe, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
-    let planner = Planner::new(&network.graph, &scores, Measure::Density, WidthPolicy::default());
+    let planner = Planner::new(&network.graph, &scores, density(&scores), WidthPolicy::default());
     let plan = planner.plan(&Budget { params: Some(params), ..Budget::default() }, None, 1).unwrap();
     let pruned = surgery::apply(&network, &plan.keep).unwrap();
     Report::new(&network.graph, &plan, &pruned.graph, latency)

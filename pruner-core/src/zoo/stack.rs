@@ -2,6 +2,15 @@
 
 use crate::graph::{Conv, Graph, GraphError, Node, NodeId, Op, Shape, Window};
 
+/// How a network begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stem {
+    /// Images of about 224 pixels are made smaller at once.
+    LargeImages,
+    /// Images of about 32 pixels keep their size.
+    SmallImages,
+}
+
 /// The nodes so far, in topological order; the first is `input`.
 pub(super) struct Stack {
     input: Shape,

@@ -3,10 +3,15 @@
 use super::stack::{Stack, conv3x3};
 use crate::graph::{Conv, Graph, GraphError, Op, Shape};
 
-/// The widths of the convolutions between poolings. After the last stage comes the global mean instead of
-/// a fifth max pooling, so that any image of 16 pixels or more fits.
-pub(super) const VGG16: [&[usize]; 5] =
-    [&[64, 64], &[128, 128], &[256, 256, 256], &[512, 512, 512], &[512, 512, 512]];
+/// Between them are the poolings. After the last stage comes the global mean instead of a fifth max pooling, so that any
+/// image of 16 pixels or more fits.
+pub(super) const STAGES: usize = 5;
+
+/// The widths of the convolutions of each stage (Simonyan and Zisserman 2014, table 1).
+pub(super) const VGG11: [&[usize]; STAGES] = [&[64], &[128], &[256; 2], &[512; 2], &[512; 2]];
+pub(super) const VGG13: [&[usize]; STAGES] = [&[64; 2], &[128; 2], &[256; 2], &[512; 2], &[512; 2]];
+pub(super) const VGG16: [&[usize]; STAGES] = [&[64; 2], &[128; 2], &[256; 3], &[512; 3], &[512; 3]];
+pub(super) const VGG19: [&[usize]; STAGES] = [&[64; 2], &[128; 2], &[256; 4], &[512; 4], &[512; 4]];
 
 /// The network of these stages; convolutions have a bias.
 pub(super) fn vgg(input: Shape, classes: usize, stages: &[&[usize]]) -> Result<Graph, GraphError> {

@@ -87,7 +87,8 @@ pub(super) fn parse_share(text: &str) -> Result<f64, String> {
 mod tests {
     use super::*;
 
-    const DENSE: Cost = Cost { params: 272_474, macs: 40_000_000, bytes: 1000, memory_bytes: 2000 };
+    const DENSE: Cost =
+        Cost { params: 272_474, macs: 40_000_000, bytes: 1000, memory_bytes: 2000, activation_bytes: 800 };
 
     fn read(texts: &[&str]) -> Result<Budget, String> {
         let ceilings = texts.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>()?;

@@ -136,8 +136,10 @@ fn headers_are_checked() {
         ),
         (
             "network: resnet20",
-            "network: resnet50",
-            "line 6, column 12: spec.network: there is no network 'resnet50'; known: resnet20, vgg16-bn",
+            "network: resnet21",
+            "line 6, column 12: spec.network: there is no network 'resnet21'; known: resnet20, resnet32, resnet44, \
+             resnet56, resnet18, resnet34, resnet50, resnet18-cifar, resnet34-cifar, resnet50-cifar, vgg11-bn, \
+             vgg13-bn, vgg16-bn, vgg19-bn, mobilenet-v2, mobilenet-v2-cifar",
         ),
         ("  network: resnet20\n", "", "line 6, column 3: field 'network' is missing"),
     ] {

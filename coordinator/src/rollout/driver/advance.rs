@@ -31,6 +31,8 @@ pub(super) struct Next {
     pub(super) derivations: BTreeMap<DerivationKey, Option<PrunePlan>>,
     /// Devices that match and belong to another deployment.
     withheld: usize,
+    /// When a deadline passes, milliseconds since 1970, if one will.
+    pub(super) wake_unix_ms: Option<u64>,
     /// Whom to tell what, and the wave of each.
     pub(super) assign: Vec<(DeviceId, u32, AssignmentOrder)>,
 }
@@ -47,12 +49,13 @@ impl Driver {
             to_score: None,
             derivations: BTreeMap::new(),
             withheld: 0,
+            wake_unix_ms: None,
             assign: Vec::new(),
         };
         if matches!(deployment.phase, DeploymentPhase::Failed { .. }) {
             return Ok(next);
         }
-        let unfitted = next.match_devices(snapshot, owned, &self.probes);
+        let unfitted = next.match_devices(snapshot, owned, &self.core.probes);
         self.fit_devices(&mut next, snapshot, unfitted).await?;
         next.note_derivations(snapshot);
         next.note_holdings(snapshot);
@@ -71,15 +74,15 @@ impl Driver {
         let key = SubjectKey::of(&spec);
         let mut outcomes = next.record.outcomes.values();
         let resumed = outcomes.any(|outcome| outcome.state == Outcome::Deriving && outcome.is_fitted());
-        let subject = self.subjects.get(&key);
+        let subject = self.core.subjects.get(&key);
         let Some(subject) = subject.filter(|_| !unfitted.is_empty()) else {
-            let missing = self.subjects.get(&key).is_none() && (resumed || !unfitted.is_empty());
+            let missing = self.core.subjects.get(&key).is_none() && (resumed || !unfitted.is_empty());
             next.to_score = missing.then_some(key);
             return Ok(());
         };
         let precedents = next.precedents(snapshot);
-        let (probes, wanted) = (self.probes.clone(), spec.clone());
-        let fitted = self.store.call(move |store| {
+        let (probes, wanted) = (self.core.probes.clone(), spec.clone());
+        let fitted = self.core.store.call(move |store| {
             let corrections = Corrections::read(store, &subject, &probes)?;
             Ok(fitting::fit(&subject, &probes, &wanted, &unfitted, &corrections, &precedents))
         });
@@ -96,11 +99,12 @@ impl Driver {
 
     /// Asks the rollout's plan whom to tell now.
     fn place(&self, next: &mut Next, snapshot: &Snapshot) {
-        let presence = |device: &DeviceId| match self.fleet.presence(device) {
+        let presence = |device: &DeviceId| match self.core.fleet.presence(device) {
             Some(presence) => Presence::Online { since_unix_ms: presence.connected_unix_ms },
             None => Presence::Offline,
         };
         let step = plan::next(&Rollout::of(&next.record, presence), unix_ms());
+        next.wake_unix_ms = step.wake_unix_ms;
         for placement in &step.assign {
             let digest = next.record.outcomes[&placement.device].digest;
             let artifact =

@@ -29,6 +29,7 @@ impl Driver {
             let (name, generation) = (next.record.name.clone(), next.record.generation);
             let assigned = device.clone();
             let assignment = self
+                .core
                 .store
                 .call(move |store| {
                     let assignment = store.assign(&device, &order)?;
@@ -46,15 +47,16 @@ impl Driver {
             tracing::info!(
                 device = %assigned, generation = %assignment.generation, digest = %assignment.digest(), wave, "assigned"
             );
-            self.fleet.send(&assigned, CoordinatorMessage::Assignment(assignment.message()));
-            self.board.wake();
+            self.core.fleet.send(&assigned, CoordinatorMessage::Assignment(assignment.message()));
+            self.core.board.wake();
         }
         Ok(())
     }
 
     /// Writes what the round changed, and only that: a session may have recorded a report meanwhile.
     async fn write(&self, before: DeploymentRecord, after: DeploymentRecord) -> Result<(), StoreError> {
-        self.store
+        self.core
+            .store
             .call(move |store| {
                 store.update_deployment(&before.name, before.generation, &mut |record| {
                     if record.phase == before.phase {
@@ -72,8 +74,8 @@ impl Driver {
                 })
             })
             .await?;
-        self.poke.poke(); // what was written may open the next step
-        self.board.wake();
+        self.core.poke.poke(); // what was written may open the next step
+        self.core.board.wake();
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use crate::derive::{self, DeriveError, Derived, Pool, Subject, SubjectKey};
 use crate::manifest::DeploymentSpec;
 use crate::store::{
     ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DerivationState,
-    Footprint, LayerRecord, Serving, Store, StoreError, StoreHandle,
+    Footprint, LayerRecord, Outcome, Serving, Store, StoreError, StoreHandle,
 };
 
 /// What came of a task on the pool.
@@ -58,11 +58,12 @@ impl Driver {
         }
         underway.scoring.push(key.clone());
         let id = JobId { deployment: deployment.name.clone(), title: format!("score {}", key.network) };
-        let reporter = self.board.begin(id, key.pruning.rounds.into());
-        let (pool, subjects, store) = (self.pool.clone(), self.subjects.clone(), self.store.clone());
+        let reporter = self.core.board.begin(id, key.pruning.rounds.into());
+        let (pool, subjects, store) =
+            (self.core.pool.clone(), self.core.subjects.clone(), self.core.store.clone());
         let (name, generation, ended) = (deployment.name.clone(), deployment.generation, ended.clone());
-        let cancel = self.shutdown.child_token();
-        self.tasks.spawn(async move {
+        let cancel = self.core.shutdown.child_token();
+        self.core.tasks.spawn(async move {
             match score(&pool, key.clone(), reporter, cancel).await {
                 Ok(subject) => subjects.insert(key.clone(), Arc::new(subject)),
                 Err(error) if error.is_retryable() => {}
@@ -73,6 +74,11 @@ impl Driver {
                         store.update_deployment(&name, generation, &mut |record| {
                             record.phase = DeploymentPhase::Failed { reason: reason.clone() };
                             record.message = reason.clone();
+                            let outcomes = record.outcomes.values_mut();
+                            for outcome in outcomes.filter(|outcome| outcome.state == Outcome::Deriving) {
+                                let reason = "its network could not be scored".to_owned();
+                                outcome.state = Outcome::Failed { reason };
+                            }
                         })
                     };
                     note_failure(store.call(failed).await.map(drop));
@@ -91,32 +97,32 @@ impl Driver {
         ended: &mpsc::Sender<Ended>,
     ) -> Result<(), StoreError> {
         let spec = &deployment.manifest.spec;
-        let Some(subject) = self.subjects.get(&SubjectKey::of(spec)) else { return Ok(()) };
+        let Some(subject) = self.core.subjects.get(&SubjectKey::of(spec)) else { return Ok(()) };
         if underway.derivations.contains_key(&key) {
             return Ok(());
         }
         let Some((record, plan)) = self.derivation(spec, key, plan).await? else { return Ok(()) };
         match record.state {
             DerivationState::Ready { .. } | DerivationState::Failed { .. } => {
-                self.poke.poke(); // ended before: the next round sees it
+                self.core.poke.poke(); // ended before: the next round sees it
                 return Ok(());
             }
             DerivationState::Queued => {}
         }
-        let cancel = self.shutdown.child_token();
+        let cancel = self.core.shutdown.child_token();
         underway.derivations.insert(key, cancel.clone());
         let short = key.to_string()[..12].to_owned();
         let id = JobId { deployment: deployment.name.clone(), title: format!("train {short}") };
         let training = Training {
-            reporter: self.board.begin(id, u64::from(spec.training.epochs)),
+            reporter: self.core.board.begin(id, u64::from(spec.training.epochs)),
             subject,
             plan,
             spec: spec.clone(),
             cancel,
         };
         let (pool, store, blobs, ended) =
-            (self.pool.clone(), self.store.clone(), self.blobs.clone(), ended.clone());
-        self.tasks.spawn(async move {
+            (self.core.pool.clone(), self.core.store.clone(), self.core.blobs.clone(), ended.clone());
+        self.core.tasks.spawn(async move {
             let result = training.run(&pool, &blobs).await;
             note_failure(record_result(&store, key, result).await);
             let _ = ended.send(Ended::Derivation(key)).await; // nobody listens while stopping
@@ -140,9 +146,9 @@ impl Driver {
                     state: DerivationState::Queued,
                     created_unix_ms: unix_ms(),
                 };
-                Some(self.store.call(move |store| store.insert_derivation(record)).await?)
+                Some(self.core.store.call(move |store| store.insert_derivation(record)).await?)
             }
-            None => self.store.call(move |store| store.derivation(&key)).await?,
+            None => self.core.store.call(move |store| store.derivation(&key)).await?,
         };
         let Some(record) = record else { return Ok(None) };
         match serde_json::from_value(record.plan.clone()) {
@@ -153,8 +159,8 @@ impl Driver {
                 let note = move |store: &dyn Store| {
                     store.update_derivation(&key, &mut |record| record.state = failed.clone()).map(drop)
                 };
-                self.store.call(note).await?;
-                self.poke.poke();
+                self.core.store.call(note).await?;
+                self.core.poke.poke();
                 Ok(None)
             }
         }

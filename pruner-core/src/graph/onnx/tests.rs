@@ -97,7 +97,7 @@ fn opaque(operator: &str, operands: Vec<Operand>, outputs: Vec<Vec<usize>>) -> O
 }
 
 /// Every operator that neither the zoo nor a random network has, and nodes that are carried through.
-fn all_operators() -> Vec<Node> {
+pub(super) fn all_operators() -> Vec<Node> {
     let slope = Activation::LeakyRelu { slope: 0.1 };
     let activations = [
         slope,

@@ -1,0 +1,39 @@
+//! What every part of the daemon works with: handles, cheap to clone and shared by all clones. Owns nothing else.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::blob::BlobStore;
+use crate::board::Board;
+use crate::derive::Pool;
+use crate::fleet::Fleet;
+use crate::probes::ProbeSet;
+use crate::rollout::driver::{Poke, Subjects};
+use crate::store::StoreHandle;
+
+/// The handles.
+#[derive(Clone)]
+pub(crate) struct Core {
+    /// Records.
+    pub(crate) store: StoreHandle,
+    /// Artifacts' files.
+    pub(crate) blobs: BlobStore,
+    /// Who is connected.
+    pub(crate) fleet: Fleet,
+    /// Long work, for whoever watches.
+    pub(crate) board: Board,
+    /// Where long work runs.
+    pub(crate) pool: Pool,
+    /// The models that devices time.
+    pub(crate) probes: Arc<ProbeSet>,
+    /// Scored networks.
+    pub(crate) subjects: Subjects,
+    /// Wakes the driver.
+    pub(crate) poke: Poke,
+    /// Every task that a stop waits for.
+    pub(crate) tasks: TaskTracker,
+    /// The stop.
+    pub(crate) shutdown: CancellationToken,
+}
