@@ -23,6 +23,8 @@ use norm::{Affine, Moments, Partials, Running, Statistics};
 use plan::{Backward, Kernel, NormParams, Plan, Step};
 use scratch::Scratch;
 
+pub(crate) use lanes::{sum2, vectorised};
+
 pub use error::ExecError;
 pub use layout::{ParamEntry, ParamLayout, Role};
 pub use scalar::Scalar;

@@ -1,6 +1,7 @@
 //! How much each weight matters before any training, and which weights a global mask would keep. Scores are made once
 //! per network, criterion and seed; every plan after that is a search over what is summed up here.
 
+mod flow;
 mod mask;
 mod synflow;
 
@@ -92,36 +93,34 @@ pub fn score(
     if !(recipe.density > 0.0 && recipe.density <= 1.0) {
         return Err(SaliencyError::Recipe { setting: "density", allowed: "more than 0 and at most 1" });
     }
-    let layout = ParamLayout::of(&network.graph);
-    let weights = layout.gather::<f64>(&network.weights)?;
-    let prunable: Vec<&ParamEntry> =
-        layout.entries().iter().filter(|entry| entry.role == Role::Weight).collect();
-    let scores = match recipe.criterion {
-        Criterion::SynFlow => synflow::scores(&network.graph, weights, &prunable, recipe, on_round)?,
-        Criterion::Magnitude => one_shot(weights, &prunable, recipe.density, f64::abs)?,
+    match recipe.criterion {
+        Criterion::SynFlow => synflow::scores(network, recipe, on_round),
+        Criterion::Magnitude => one_shot(network, recipe.density, f64::abs),
         Criterion::Random => {
             let mut random = ChaCha8Rng::seed_from_u64(recipe.seed);
-            one_shot(weights, &prunable, recipe.density, |_| 1.0 - random.random::<f64>())?
+            one_shot(network, recipe.density, |_| 1.0 - random.random::<f64>())
         }
-    };
-    Ok(Scores::of(&prunable, &scores))
+    }
 }
 
 /// Scores that do not depend on what was pruned: one selection.
 fn one_shot(
-    mut values: Vec<f64>,
-    prunable: &[&ParamEntry],
+    network: &Network,
     density: f64,
     mut score: impl FnMut(f64) -> f64,
-) -> Result<Vec<f64>, SaliencyError> {
-    for entry in prunable {
+) -> Result<Scores, SaliencyError> {
+    let layout = ParamLayout::of(&network.graph);
+    let mut values = layout.gather::<f64>(&network.weights)?;
+    let prunable: Vec<&ParamEntry> =
+        layout.entries().iter().filter(|entry| entry.role == Role::Weight).collect();
+    for entry in &prunable {
         values[entry.range.clone()].iter_mut().for_each(|value| *value = score(*value));
     }
     if values.iter().any(|value| !value.is_finite()) {
         return Err(SaliencyError::NotFinite);
     }
-    mask::keep(&mut values, prunable, density, Selection::Exact);
-    Ok(values)
+    mask::keep(&mut values, &prunable, density, Selection::Exact);
+    Ok(Scores::of(&prunable, &values))
 }
 
 impl Scores {

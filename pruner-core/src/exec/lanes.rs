@@ -6,13 +6,13 @@ const LANES: usize = 32;
 
 /// Runs `kernel` compiled for the best vector instructions that this processor has.
 #[inline]
-pub(super) fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(kernel)
 }
 
 /// The sum of `term` over the positions of equally long slices.
 #[inline(always)]
-pub(super) fn sum2<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+pub(crate) fn sum2<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
     assert_eq!(a.len(), b.len());
     let mut partial = [T::ZERO; LANES];
     let (a_chunks, a_rest) = a.as_chunks::<LANES>();

@@ -99,7 +99,7 @@ impl ParamLayout {
     }
 
     /// The place of one of a node's tensors.
-    pub(super) fn range(&self, node: NodeId, role: Role) -> Option<Range<usize>> {
+    pub(crate) fn range(&self, node: NodeId, role: Role) -> Option<Range<usize>> {
         let first = self.entries.partition_point(|entry| entry.node < node);
         let own = self.entries[first..].iter().take_while(|entry| entry.node == node);
         own.into_iter().find(|entry| entry.role == role).map(|entry| entry.range.clone())
