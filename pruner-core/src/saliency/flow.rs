@@ -17,7 +17,7 @@ use lower::{Kernel, Program, Step};
 use scaled::Scaled;
 
 use super::LayerScores;
-use super::mask::{Cut, Selection, Ties, cut};
+use super::mask::{Selection, Ties, cut};
 use crate::exec::ParamLayout;
 use crate::graph::{Graph, NodeId};
 
@@ -118,21 +118,22 @@ impl Flow {
     /// Lets all weights die but the `kept` of the highest scores.
     pub(super) fn keep(&mut self, kept: usize, selection: Selection) {
         let scores: Vec<&[f32]> = self.layers().flat_map(|(_, layer)| layer.scores()).collect();
-        let Cut { threshold, ties } = cut(&scores, (kept, self.program.weights), selection);
-        // One past the last of the equals that are kept.
-        let end = match ties {
-            Ties::None => 0,
-            Ties::All => usize::MAX,
+        let cut = cut(&scores, (kept, self.program.weights), selection);
+        let end = match cut.ties {
+            Ties::None | Ties::All => None,
             Ties::First(count) => {
-                let mut equal: Vec<usize> =
-                    self.layers().flat_map(|(_, layer)| layer.that_score(threshold)).collect();
+                let equal = self.layers().flat_map(|(_, layer)| layer.that_score(cut.threshold));
+                let mut equal: Vec<usize> = equal.collect();
                 equal.sort_unstable();
-                equal[count]
+                Some(equal[count])
             }
         };
         for step in &mut self.program.steps {
             if let Kernel::Layer { layer, .. } = &mut step.kernel {
-                layer.retain(|score, number| score > threshold || (score == threshold && number() < end));
+                layer.retain(cut.least());
+                if let Some(end) = end {
+                    layer.drop_equal(cut.threshold, end);
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Which weights a global mask keeps: so many of the highest scores, over all layers at once.
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::exec::ParamEntry;
@@ -50,6 +51,17 @@ pub(super) struct Cut<T> {
     pub(super) ties: Ties,
 }
 
+impl Cut<f32> {
+    /// The least score that is kept, where ties are taken as all kept unless none is; never 0.
+    pub(super) fn least(self) -> f32 {
+        let least = match self.ties {
+            Ties::None => self.threshold.next_up(),
+            Ties::All | Ties::First(_) => self.threshold,
+        };
+        least.max(f32::from_bits(1))
+    }
+}
+
 /// Which weights that score exactly the threshold are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ties {
@@ -61,18 +73,124 @@ pub(super) enum Ties {
 /// Where to cut so that `kept` of `total` weights are left. `scores` has all that are above 0, in any order; scores of 0
 /// may be missing.
 pub(super) fn cut<T: Score>(scores: &[&[T]], (kept, total): (usize, usize), selection: Selection) -> Cut<T> {
+    if total >= MANY
+        && let Some(cut) = sampled_cut(scores, (kept, total), selection)
+    {
+        return cut;
+    }
     let ranks = Ranks::of(scores);
     let all = Cut { threshold: T::ZERO, ties: Ties::None };
     match selection {
         Selection::Exact | Selection::ReferenceStrict if ranks.alive <= kept => all,
-        Selection::Exact => {
-            let place = ranks.at(kept - 1, scores);
-            let ties = kept - place.higher;
-            let ties = if ties == place.equal { Ties::All } else { Ties::First(ties) };
-            Cut { threshold: place.score, ties }
-        }
+        Selection::Exact => exact(ranks.at(kept - 1, scores), kept),
         Selection::ReferenceStrict if kept == total => all,
         Selection::ReferenceStrict => Cut { threshold: ranks.at(kept, scores).score, ties: Ties::None },
+    }
+}
+
+/// Fewest weights for which a sample of the scores pays.
+const MANY: usize = 1 << 20;
+/// About how many scores a sample has.
+const SAMPLE: usize = 1 << 16;
+
+/// As [`cut`], if a sample's guess holds of which scores the threshold lies between: then only those are ranked, and
+/// the others are counted, which takes a tenth of the time.
+fn sampled_cut<T: Score>(
+    scores: &[&[T]],
+    (kept, total): (usize, usize),
+    selection: Selection,
+) -> Option<Cut<T>> {
+    let len: usize = scores.iter().map(|scores| scores.len()).sum();
+    let step = len.div_ceil(SAMPLE).max(1);
+    let sample: Vec<T> = scores.iter().flat_map(|scores| scores.iter().step_by(step)).copied().collect();
+    let guess = kept / step;
+    // Six standard deviations of a rank in a sample, and some more for scores that come in no random order.
+    let spread = guess as f64 * (1.0 - guess as f64 / sample.len() as f64).max(0.0);
+    let error = 6 * spread.sqrt() as usize + 32;
+    if step == 1 || guess <= error || guess + error >= sample.len() {
+        return None;
+    }
+    let sample = [sample.as_slice()];
+    let ranks = Ranks::of(&sample);
+    let bounds = (ranks.at(guess + error, &sample).score, ranks.at(guess - error, &sample).score);
+    let between: Vec<Between<T>> = tasks(scores)
+        .into_par_iter()
+        .map(|scores| pulp::Arch::new().dispatch(Search { scores, bounds }))
+        .collect();
+    let above: usize = between.iter().map(|part| part.above).sum();
+    let close: Vec<&[T]> = between.iter().map(|part| part.scores.as_slice()).collect();
+    let found: usize = close.iter().map(|scores| scores.len()).sum();
+    // Both the last that is kept and the first that is not must be among them.
+    if bounds.0 == T::ZERO || kept <= above || kept >= above + found {
+        return None;
+    }
+    let (kept, total) = (kept - above, total - above);
+    let place = |rank| Ranks::of(&close).at(rank, &close);
+    Some(match selection {
+        Selection::Exact => exact(place(kept - 1), kept),
+        Selection::ReferenceStrict if kept == total => Cut { threshold: T::ZERO, ties: Ties::None },
+        Selection::ReferenceStrict => Cut { threshold: place(kept).score, ties: Ties::None },
+    })
+}
+
+/// Where to cut to keep so many, given the last of them.
+fn exact<T>(last: Place<T>, kept: usize) -> Cut<T> {
+    let ties = kept - last.higher;
+    let ties = if ties == last.equal { Ties::All } else { Ties::First(ties) };
+    Cut { threshold: last.score, ties }
+}
+
+/// The scores between two bounds, both included, and how many lie above.
+struct Between<T> {
+    scores: Vec<T>,
+    above: usize,
+}
+
+impl<T: Score> Between<T> {
+    #[inline(always)]
+    fn take(&mut self, scores: &[T], (low, high): (T, T)) {
+        let (mut above, mut below) = (0_u32, 0_u32);
+        for &score in scores {
+            above += u32::from(score > high);
+            below += u32::from(score < low);
+        }
+        self.above += above as usize;
+        if ((above + below) as usize) < scores.len() {
+            // Which of them it is cannot be foretold, so no branch depends on it.
+            let (mut found, mut count) = ([T::ZERO; CHUNK], 0);
+            for &score in scores {
+                found[count] = score;
+                count += usize::from((score >= low) & (score <= high));
+            }
+            self.scores.extend_from_slice(&found[..count]);
+        }
+    }
+}
+
+/// Scores that are compared at once.
+const CHUNK: usize = 16;
+
+/// Finds them. A struct and no closure, because only so is its body sure to be compiled for the processor's vectors.
+struct Search<'a, T> {
+    scores: &'a [&'a [T]],
+    bounds: (T, T),
+}
+
+impl<T: Score> WithSimd for Search<'_, T> {
+    type Output = Between<T>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Between<T> {
+        let (low, high) = self.bounds;
+        let mut between = Between { scores: Vec::new(), above: 0 };
+        for scores in self.scores {
+            let (chunks, rest) = scores.as_chunks::<CHUNK>();
+            for scores in chunks {
+                between.take(scores, (low, high));
+            }
+            between.take(rest, (low, high));
+        }
+        between
     }
 }
 

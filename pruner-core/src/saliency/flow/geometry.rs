@@ -4,8 +4,6 @@
 
 use crate::graph::{Conv, Shape};
 
-/// Positions that the sparse kernels take at once; the last size serves longer rows in several passes.
-pub(super) const BLOCKS: [usize; 7] = [1, 8, 16, 24, 32, 48, 72];
 /// Numbers beyond a row's end that a kernel may read or write.
 pub(super) const SLACK: usize = 96;
 
@@ -106,7 +104,7 @@ impl Geometry {
         let span = (output.height - 1) * pitch + output.width;
         // Neighbouring channels of small maps lie apart, so that a kernel that adds to one after the other does not
         // wait for its own stores.
-        let reach = if span <= 32 { taps.iter().max().unwrap_or(&0) + round_up(span, 8) } else { 0 };
+        let reach = if span <= 32 { taps.iter().max().unwrap_or(&0) + vectors(span) } else { 0 };
         let channel = (planes.len() * plane).max(if span == 1 { 0 } else { reach });
         Self { groups, input, output, taps, planes, plane, channel, pitch, span, axes }
     }
@@ -141,15 +139,9 @@ impl Geometry {
         self.margin() + self.plane + SLACK
     }
 
-    /// Length of a filter's row of outputs.
+    /// Length of a filter's row of outputs: one position, or whole vectors.
     pub(super) fn output_row(&self) -> usize {
-        let (vectors, block) = (round_up(self.span, 16), self.block());
-        vectors.max(round_up(self.span, block))
-    }
-
-    /// Positions that the sparse kernels take at once.
-    pub(super) fn block(&self) -> usize {
-        BLOCKS.into_iter().find(|block| *block >= self.span).unwrap_or(BLOCKS[BLOCKS.len() - 1])
+        vectors(self.span)
     }
 
     /// Copies features into their planes; the padding keeps what it held, which is 0.
@@ -209,6 +201,11 @@ impl Geometry {
         let pitch = self.pitch;
         (0..height).flat_map(move |row| (0..width).map(move |column| row * pitch + column))
     }
+}
+
+/// One position, or as many as fill vectors of any machine.
+fn vectors(span: usize) -> usize {
+    if span == 1 { 1 } else { round_up(span, 16) }
 }
 
 /// The least multiple of `step` that is not below `len`.

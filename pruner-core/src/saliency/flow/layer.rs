@@ -8,6 +8,7 @@ use super::geometry::Geometry;
 use super::scaled::{Scaled, align, powers};
 use super::sparse::{self, Block};
 use super::split::split_rows;
+use crate::exec::vectorised;
 use crate::graph::Shape;
 use crate::saliency::LayerScores;
 
@@ -62,7 +63,7 @@ impl Layer {
         });
         sizes.normalise();
         let store = if geometry.span <= SMALL {
-            Store::Sparse(sparse::blocks(&geometry, &sizes.values))
+            Store::Sparse(sparse::blocks(&geometry, &sizes.values, None))
         } else {
             Store::Dense { scores: vec![0.0; weights.len()], weights: sizes.values }
         };
@@ -181,32 +182,37 @@ impl Layer {
         number_of_sparse(&self.geometry, self.first, filter, offset)
     }
 
-    /// Lets the weights die that are not kept, by score and number among all weights; a score of 0 is never kept.
-    pub(super) fn retain(&mut self, keeps: impl Fn(f32, &dyn Fn() -> usize) -> bool + Sync) {
+    /// Lets the weights die that score below `least`, which is above 0.
+    pub(super) fn retain(&mut self, least: f32) {
+        match &mut self.store {
+            Store::Dense { weights, scores } => {
+                let chunks = weights.par_chunks_mut(1 << 14).zip(scores.par_chunks_mut(1 << 14));
+                let alive = chunks.map(|(weights, scores)| vectorised(|| mask(weights, scores, least)));
+                let alive: usize = alive.sum();
+                if (alive as f64) < FEW * weights.len() as f64 {
+                    self.store = Store::Sparse(sparse::blocks(&self.geometry, weights, Some(scores)));
+                }
+            }
+            Store::Sparse(blocks) => {
+                blocks.par_iter_mut().for_each(|block| block.retain(|_, _, score| score >= least));
+            }
+        }
+    }
+
+    /// Lets those weights die that score `equal` and are number `end` among all weights or come later.
+    pub(super) fn drop_equal(&mut self, equal: f32, end: usize) {
         let (geometry, first) = (&self.geometry, self.first);
         match &mut self.store {
             Store::Dense { weights, scores } => {
-                let step = geometry.filter().max(1 << 14);
-                let chunks = weights.par_chunks_mut(step).zip(scores.par_chunks_mut(step)).enumerate();
-                let dead = chunks.map(|(chunk, (weights, scores))| {
-                    let mut dead = 0;
-                    for (at, (weight, score)) in weights.iter_mut().zip(scores).enumerate() {
-                        let number = || number_of_dense(geometry, first, chunk * step + at);
-                        if !keeps(*score, &number) {
-                            (*weight, *score) = (0.0, 0.0);
-                            dead += 1;
-                        }
+                for (at, (weight, score)) in weights.iter_mut().zip(scores).enumerate() {
+                    if *score == equal && number_of_dense(geometry, first, at) >= end {
+                        (*weight, *score) = (0.0, 0.0);
                     }
-                    dead
-                });
-                let dead: usize = dead.sum();
-                if ((weights.len() - dead) as f64) < FEW * weights.len() as f64 {
-                    self.store = Store::Sparse(sparse::of_dense(geometry, weights, scores));
                 }
             }
             Store::Sparse(blocks) => blocks.par_iter_mut().for_each(|block| {
                 block.retain(|filter, offset, score| {
-                    keeps(score, &|| number_of_sparse(geometry, first, filter, offset))
+                    score != equal || number_of_sparse(geometry, first, filter, offset) < end
                 });
             }),
         }
@@ -214,22 +220,37 @@ impl Layer {
 
     /// Sums up the scores that are left, in units of 2^-`unit`.
     pub(super) fn summary(&self, unit: i32) -> LayerScores {
-        let filters: Vec<&[f32]> = match &self.store {
-            Store::Dense { scores, .. } => scores.chunks_exact(self.geometry.filter()).collect(),
-            Store::Sparse(blocks) => blocks.iter().flat_map(Block::filter_scores).collect(),
+        let filters: Vec<(f64, usize)> = match &self.store {
+            Store::Dense { scores, .. } => scores.chunks_exact(self.geometry.filter()).map(sum).collect(),
+            Store::Sparse(blocks) => blocks.iter().flat_map(Block::sums).collect(),
         };
         let weights = self.geometry.filter() as f64;
-        let alive = |scores: &&[f32]| scores.iter().filter(|score| **score > 0.0).count() as f64;
-        let sum = |scores: &&[f32]| {
-            scores.iter().fold(0.0, |sum, &score| sum + f64::from(score)) * 2f64.powi(-unit)
-        };
-        let total: f64 = filters.iter().map(alive).sum();
+        let total: usize = filters.iter().map(|(_, alive)| alive).sum();
         LayerScores {
-            density: total / (weights * filters.len() as f64),
-            filters: filters.iter().map(sum).collect(),
-            alive: filters.iter().map(|scores| alive(scores) / weights).collect(),
+            density: total as f64 / (weights * filters.len() as f64),
+            filters: filters.iter().map(|(sum, _)| sum * 2f64.powi(-unit)).collect(),
+            alive: filters.iter().map(|(_, alive)| *alive as f64 / weights).collect(),
         }
     }
+}
+
+/// Sets weights and scores to 0 where the score is below `least`; returns how many are not.
+#[inline(always)]
+fn mask(weights: &mut [f32], scores: &mut [f32], least: f32) -> usize {
+    let mut alive = 0_u32;
+    for (weight, score) in weights.iter_mut().zip(scores) {
+        let keeps = *score >= least;
+        *weight = if keeps { *weight } else { 0.0 };
+        *score = if keeps { *score } else { 0.0 };
+        alive += u32::from(keeps);
+    }
+    alive as usize
+}
+
+/// The sum of scores, and how many are above 0.
+pub(super) fn sum(scores: &[f32]) -> (f64, usize) {
+    let sum = scores.iter().fold(0.0, |sum, &score| sum + f64::from(score));
+    (sum, scores.iter().filter(|score| **score > 0.0).count())
 }
 
 #[cfg(test)]
