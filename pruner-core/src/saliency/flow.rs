@@ -16,10 +16,9 @@ mod window;
 use lower::{Kernel, Program, Step};
 use scaled::Scaled;
 
-use super::LayerScores;
 use super::mask::{Selection, Ties, cut};
-use crate::exec::ParamLayout;
-use crate::graph::{Graph, NodeId};
+use super::{LayerScores, SaliencyError};
+use crate::graph::{Network, NodeId};
 
 /// The flow through the output, in the units that scores are stored in, is at most 2^this: f32 then holds scores from
 /// 2^-186 of it on.
@@ -39,16 +38,16 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    /// `params` are in the order of `layout`, and finite.
-    pub(super) fn new(graph: &Graph, layout: &ParamLayout, params: &[f32]) -> Self {
-        let program = Program::of(graph, layout, params);
+    /// Fails where weights are missing, do not fit the graph, or are not finite.
+    pub(super) fn new(network: &Network) -> Result<Self, SaliencyError> {
+        let program = Program::of(network)?;
         let zeros = || program.lens.iter().map(|len| Scaled::zeros(*len)).collect::<Vec<_>>();
         let (mut values, mut gradients) = (zeros(), zeros());
         for ones in [&mut values[0], &mut gradients[program.output]] {
             ones.values.fill(1.0);
             ones.exponent = 0;
         }
-        Self { values, gradients, program, spare: Scaled::default(), unit: 0 }
+        Ok(Self { values, gradients, program, spare: Scaled::default(), unit: 0 })
     }
 
     /// Weights that are scored, dead ones included.

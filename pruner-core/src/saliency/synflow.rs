@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use super::flow::Flow;
 use super::mask::{Selection, kept_count};
 use super::{SaliencyError, ScoreRecipe, Scores};
-use crate::exec::ParamLayout;
 use crate::graph::Network;
 
 /// The scores after the last round, without what the mask drops. In each round the density falls along
@@ -15,13 +14,7 @@ pub(super) fn scores(
     recipe: &ScoreRecipe,
     on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Scores, SaliencyError> {
-    let layout = ParamLayout::of(&network.graph);
-    let params = layout.gather::<f32>(&network.weights)?;
-    if params.iter().any(|value| !value.is_finite()) {
-        return Err(SaliencyError::NotFinite);
-    }
-    let mut flow = Flow::new(&network.graph, &layout, &params);
-    drop(params);
+    let mut flow = Flow::new(network)?;
     for round in 1..=recipe.rounds {
         flow.score();
         let density = recipe.density.powf(f64::from(round) / f64::from(recipe.rounds));

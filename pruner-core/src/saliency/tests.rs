@@ -20,11 +20,10 @@ fn flow(input: Shape, nodes: Vec<Node>, weights: &[(&str, &[usize], &[f32])]) ->
     let graph = Graph::new(input, nodes).unwrap();
     let tensor = |dims: &[usize], values: &[f32]| Tensor::from_slice(values, dims, &Device::Cpu).unwrap();
     let named = weights.iter().map(|(name, dims, values)| (format!("{name}.weight"), tensor(dims, values)));
-    let layout = ParamLayout::of(&graph);
-    let params = layout.gather::<f32>(&named.collect()).unwrap();
-    let mut flow = Flow::new(&graph, &layout, &params);
+    let network = Network { weights: named.collect(), graph };
+    let mut flow = Flow::new(&network).unwrap();
     let (total, exponent) = flow.score();
-    let scores = weights.iter().map(|(name, ..)| flow.weight_scores(graph.find(name).unwrap()));
+    let scores = weights.iter().map(|(name, ..)| flow.weight_scores(network.graph.find(name).unwrap()));
     (total * 2f64.powi(exponent), scores.collect())
 }
 
@@ -153,11 +152,10 @@ fn magnitude_keeps_the_densities_of_the_closed_form() {
     }
 }
 
-/// Test vector T8: what the Synaptic-Flow code's stored runs keep of each layer at a tenth. Those took 100 rounds, which
-/// end within 2 % here too; 10 rounds, which take a tenth of the time, end within 5 %.
+/// Test vector T8: what the Synaptic-Flow code's stored runs, of 100 rounds too, keep of each layer at a tenth.
 #[test]
 fn synflow_keeps_the_densities_of_the_reference_runs() {
-    let recipe = ScoreRecipe { criterion: Criterion::SynFlow, rounds: 10, density: 0.1, seed: 0 };
+    let recipe = ScoreRecipe { criterion: Criterion::SynFlow, rounds: 100, density: 0.1, seed: 0 };
     let scores = run(ZooNetwork::Vgg16Bn, Shape::new(3, 32, 32), recipe);
     let expected = [
         0.9965, 0.8966, 0.805, 0.6437, 0.4354, 0.2477, 0.2351, 0.1219, 0.0598, 0.0604, 0.0564, 0.054, 0.0602,
@@ -165,7 +163,7 @@ fn synflow_keeps_the_densities_of_the_reference_runs() {
     ];
     assert_eq!(scores.layers().count(), expected.len());
     for ((node, layer), expected) in scores.layers().zip(expected) {
-        assert!((layer.density / expected - 1.0).abs() < 0.06, "{node:?}: {} {expected}", layer.density);
+        assert!((layer.density / expected - 1.0).abs() < 0.03, "{node:?}: {} {expected}", layer.density);
     }
 }
 

@@ -5,8 +5,9 @@ use super::geometry::Geometry;
 use super::layer::{Affine, Layer};
 use super::scaled::Scaled;
 use super::window::Window;
-use crate::exec::{ParamLayout, Role};
-use crate::graph::{Graph, NodeId, Op};
+use crate::exec::{ParamEntry, ParamLayout, Role};
+use crate::graph::{Network, NodeId, Op};
+use crate::saliency::SaliencyError;
 
 /// What makes one value from others.
 #[derive(Debug)]
@@ -42,9 +43,14 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// `params` are in the order of `layout`.
-    pub(super) fn of(graph: &Graph, layout: &ParamLayout, params: &[f32]) -> Self {
-        let lowering = Lowering { graph, layout, params };
+    /// Reads one tensor after the other, so that no second copy of all weights exists. Fails where one is missing, has
+    /// another shape, or holds what is no finite number.
+    pub(super) fn of(network: &Network) -> Result<Self, SaliencyError> {
+        let graph = &network.graph;
+        let lowering = Lowering { network, layout: ParamLayout::of(graph) };
+        for entry in lowering.layout.entries() {
+            lowering.read(entry)?;
+        }
         let consumers = graph.consumers();
         let mut program =
             Self { steps: Vec::new(), lens: vec![graph.input_shape().numel()], output: 0, weights: 0 };
@@ -60,7 +66,7 @@ impl Program {
                 Op::Input | Op::Relu | Op::Flatten => None,
                 // Was folded into the layer before it.
                 Op::BatchNorm { .. } if lowering.folds(node.inputs[0], &consumers) => None,
-                _ => lowering.kernel(id, only, &mut program.weights),
+                _ => lowering.kernel(id, only, &mut program.weights)?,
             };
             let Some(kernel) = kernel else {
                 values[index] = inputs[0];
@@ -71,74 +77,92 @@ impl Program {
             program.steps.push(Step { kernel, inputs, output: values[index] });
         }
         program.output = values[graph.output().0];
-        program
+        Ok(program)
     }
 }
 
 struct Lowering<'a> {
-    graph: &'a Graph,
-    layout: &'a ParamLayout,
-    params: &'a [f32],
+    network: &'a Network,
+    layout: ParamLayout,
 }
 
 impl Lowering<'_> {
     /// Whether a batch norm that reads this node is applied by that node's own step.
     fn folds(&self, id: NodeId, consumers: &[Vec<NodeId>]) -> bool {
-        let layer = matches!(self.graph.node(id).op, Op::Conv(_) | Op::Linear { .. });
+        let layer = matches!(self.network.graph.node(id).op, Op::Conv(_) | Op::Linear { .. });
         layer && consumers[id.0].len() == 1
     }
 
     /// The kernel of a node that makes a step; `only` is its only reader, and `weights` counts those of earlier layers.
-    fn kernel(&self, id: NodeId, only: Option<NodeId>, weights: &mut usize) -> Option<Kernel> {
-        let node = self.graph.node(id);
-        let (input, output) = (self.graph.shape(*node.inputs.first()?), self.graph.shape(id));
+    fn kernel(
+        &self,
+        id: NodeId,
+        only: Option<NodeId>,
+        weights: &mut usize,
+    ) -> Result<Option<Kernel>, SaliencyError> {
+        let graph = &self.network.graph;
+        let node = graph.node(id);
+        let Some(&from) = node.inputs.first() else { return Ok(None) };
+        let (input, output) = (graph.shape(from), graph.shape(id));
         let geometry = match node.op {
             Op::Conv(conv) => Geometry::conv(conv, input, output),
             Op::Linear { inputs, outputs, .. } => Geometry::linear(inputs, outputs),
             Op::BatchNorm { channels, .. } => {
-                return Some(Kernel::Affine(self.affine(channels, None, Some(id))));
+                return Ok(Some(Kernel::Affine(self.affine(channels, None, Some(id))?)));
             }
-            Op::Add => return Some(Kernel::Sum),
-            Op::MaxPool(pool) => return Some(Kernel::Window(Window::largest(pool, input, output))),
-            Op::AvgPool(pool) => return Some(Kernel::Window(Window::mean(pool, input, output))),
-            Op::GlobalAvgPool => return Some(Kernel::Window(Window::global_mean(input))),
-            Op::Input | Op::Relu | Op::Flatten => return None,
+            Op::Add => return Ok(Some(Kernel::Sum)),
+            Op::MaxPool(pool) => return Ok(Some(Kernel::Window(Window::largest(pool, input, output)))),
+            Op::AvgPool(pool) => return Ok(Some(Kernel::Window(Window::mean(pool, input, output)))),
+            Op::GlobalAvgPool => return Ok(Some(Kernel::Window(Window::global_mean(input)))),
+            Op::Input | Op::Relu | Op::Flatten => return Ok(None),
         };
-        let norm = only.filter(|only| matches!(self.graph.node(*only).op, Op::BatchNorm { .. }));
-        let affine = self.affine(output.channels, Some(id), norm);
-        let values = self.tensor(id, Role::Weight)?;
-        let layer = Box::new(Layer::new(geometry, *weights, values, affine));
+        let norm = only.filter(|only| matches!(graph.node(*only).op, Op::BatchNorm { .. }));
+        let affine = self.affine(output.channels, Some(id), norm)?;
+        let values = self.tensor(Some(id), Role::Weight)?.unwrap_or_default();
+        let layer = Box::new(Layer::new(geometry, *weights, &values, affine));
         *weights += values.len();
-        Some(Kernel::Layer { node: id, layer })
+        Ok(Some(Kernel::Layer { node: id, layer }))
     }
 
     /// A layer's bias and a batch norm, either of which may be missing, as one factor and shift per channel. The mean is
-    /// left out: it is what a network has seen, and subtracting it would let less flow than comes in.
-    fn affine(&self, channels: usize, layer: Option<NodeId>, norm: Option<NodeId>) -> Affine {
-        let size = |node: Option<NodeId>, role: Role, at: usize| {
-            let values = node.and_then(|node| self.tensor(node, role));
-            values.map(|values| f64::from(values[at]).abs())
-        };
-        let eps = match norm.map(|norm| &self.graph.node(norm).op) {
+    /// left out: it is what a network has seen, and subtracting it would let less flow out than comes in.
+    fn affine(
+        &self,
+        channels: usize,
+        layer: Option<NodeId>,
+        norm: Option<NodeId>,
+    ) -> Result<Affine, SaliencyError> {
+        let eps = match norm.map(|norm| &self.network.graph.node(norm).op) {
             Some(Op::BatchNorm { eps, .. }) => *eps,
             _ => 0.0,
         };
+        let (bias, variance) = (self.tensor(layer, Role::Bias)?, self.tensor(norm, Role::RunningVar)?);
+        let (scale, shift) = (self.tensor(norm, Role::Scale)?, self.tensor(norm, Role::Shift)?);
+        let size =
+            |values: &Option<Vec<f32>>, at: usize| values.as_ref().map(|values| f64::from(values[at]).abs());
         let factor = |at: usize| {
-            let deviation = size(norm, Role::RunningVar, at).map_or(1.0, |var| (var + eps).sqrt());
-            size(norm, Role::Scale, at).unwrap_or(1.0) / deviation
+            let deviation = size(&variance, at).map_or(1.0, |variance| (variance + eps).sqrt());
+            size(&scale, at).unwrap_or(1.0) / deviation
         };
-        let shift = |at: usize| {
-            let bias = size(layer, Role::Bias, at).unwrap_or(0.0);
-            bias * factor(at) + size(norm, Role::Shift, at).unwrap_or(0.0)
+        let factors: Vec<f64> = (0..channels).map(factor).collect();
+        let sum = |(at, factor): (usize, &f64)| {
+            size(&bias, at).unwrap_or(0.0) * factor + size(&shift, at).unwrap_or(0.0)
         };
-        let of = |numbers: &dyn Fn(usize) -> f64| {
-            Scaled::from_f64(&(0..channels).map(numbers).collect::<Vec<f64>>())
-        };
-        Affine { factor: of(&factor), shift: of(&shift) }
+        let shifts: Vec<f64> = factors.iter().enumerate().map(sum).collect();
+        if factors.iter().chain(&shifts).any(|number| !number.is_finite()) {
+            return Err(SaliencyError::NotFinite);
+        }
+        Ok(Affine { factor: Scaled::from_f64(&factors), shift: Scaled::from_f64(&shifts) })
     }
 
-    /// A node's numbers of one kind.
-    fn tensor(&self, id: NodeId, role: Role) -> Option<&[f32]> {
-        self.layout.range(id, role).map(|range| &self.params[range])
+    /// A node's numbers of one kind, if it has them.
+    fn tensor(&self, id: Option<NodeId>, role: Role) -> Result<Option<Vec<f32>>, SaliencyError> {
+        id.and_then(|id| self.layout.entry(id, role)).map(|entry| self.read(entry)).transpose()
+    }
+
+    fn read(&self, entry: &ParamEntry) -> Result<Vec<f32>, SaliencyError> {
+        let values = entry.read(&self.network.weights)?;
+        let finite = values.iter().all(|value| value.is_finite());
+        if finite { Ok(values) } else { Err(SaliencyError::NotFinite) }
     }
 }

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::arbitrary;
-use crate::exec::{Executor, Role};
-use crate::graph::{Conv, Network, Node, Op, Shape};
+use crate::exec::{Executor, ParamLayout, Role};
+use crate::graph::{Conv, Graph, Node, Op, Shape};
 use crate::saliency::{Criterion, ScoreRecipe, Scores, mask, score};
 use crate::zoo::{self, ZooNetwork};
 
@@ -56,13 +56,12 @@ impl Reference {
     }
 
     fn weight_scores(&self, node: NodeId) -> &[f64] {
-        &self.scores[self.layout.range(node, Role::Weight).unwrap()]
+        &self.scores[self.layout.entry(node, Role::Weight).unwrap().range.clone()]
     }
 }
 
 fn flow(network: &Network) -> Flow {
-    let layout = ParamLayout::of(&network.graph);
-    Flow::new(&network.graph, &layout, &layout.gather(&network.weights).unwrap())
+    Flow::new(network).unwrap()
 }
 
 fn zoo_network(which: ZooNetwork, shape: Shape) -> Network {
