@@ -28,6 +28,9 @@ use norm::{Moments, Partials, Running, Statistics};
 use plan::{Backward, Plan, Step};
 use scratch::Scratch;
 
+pub(crate) use lanes::{sum2, vectorised};
+pub(crate) use resize::resize_ties;
+
 pub use error::ExecError;
 pub use layout::{ParamEntry, ParamLayout, Role};
 pub use scalar::Scalar;

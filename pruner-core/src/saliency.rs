@@ -1,6 +1,7 @@
 //! How much each weight matters before any training, and which weights a global mask would keep. Scores are made once
 //! per network, criterion and seed; every plan after that is a search over what is summed up here.
 
+mod flow;
 pub(crate) mod gradient;
 mod grasp;
 mod mask;
@@ -132,18 +133,15 @@ pub fn score_with(
     on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Scores, SaliencyError> {
     check(recipe)?;
-    let layout = ParamLayout::of(&network.graph);
-    let prunable = rounds::prunable(&layout);
-    let scores = match recipe.criterion {
-        Criterion::SynFlow => {
-            let weights = layout.gather::<f64>(&network.weights)?;
-            synflow::scores(&network.graph, weights, &prunable, recipe, on_round)?
-        }
+    match recipe.criterion {
+        Criterion::SynFlow => synflow::scores(network, recipe, on_round),
         Criterion::Snip | Criterion::Grasp | Criterion::Magnitude | Criterion::Random => {
-            rounds::masked_scores(network, &layout, &MaskRecipe::exact(*recipe), images, on_round)?
+            let layout = ParamLayout::of(&network.graph);
+            let recipe = MaskRecipe::exact(*recipe);
+            let scores = rounds::masked_scores(network, &layout, &recipe, images, on_round)?;
+            Ok(Scores::of(&rounds::prunable(&layout), &scores))
         }
-    };
-    Ok(Scores::of(&prunable, &scores))
+    }
 }
 
 fn check(recipe: &ScoreRecipe) -> Result<(), SaliencyError> {

@@ -21,11 +21,11 @@ macro_rules! vectorised {
     }};
 }
 
-pub(super) use vectorised;
+pub(crate) use vectorised;
 
 /// The sum of `term` over the positions of equally long slices.
 #[inline(always)]
-pub(super) fn sum2<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+pub(crate) fn sum2<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
     assert_eq!(a.len(), b.len());
     let mut partial = [T::ZERO; LANES];
     let (a_chunks, a_rest) = a.as_chunks::<LANES>();

@@ -32,6 +32,20 @@ pub struct ParamEntry {
     pub range: Range<usize>,
 }
 
+impl ParamEntry {
+    /// A copy of this tensor. Fails where it is missing or has another shape.
+    pub(crate) fn read(&self, weights: &Weights) -> Result<Vec<f32>, ExecError> {
+        let name = || self.tensor.clone();
+        let tensor = weights.get(&self.tensor).ok_or_else(|| ExecError::Missing { tensor: name() })?;
+        if tensor.dims() != self.dims {
+            let (expected, got) = (self.dims.clone(), tensor.dims().to_vec());
+            return Err(ExecError::Shape { tensor: name(), expected, got });
+        }
+        let read = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>());
+        read.map_err(|source| ExecError::Tensor { tensor: name(), source })
+    }
+}
+
 impl ParamLayout {
     /// The tensors that `graph` needs.
     pub fn of(graph: &Graph) -> Self {
@@ -72,15 +86,7 @@ impl ParamLayout {
     pub fn gather<T: Scalar>(&self, weights: &Weights) -> Result<Vec<T>, ExecError> {
         let mut values = Vec::with_capacity(self.len);
         for entry in &self.entries {
-            let name = || entry.tensor.clone();
-            let tensor = weights.get(&entry.tensor).ok_or_else(|| ExecError::Missing { tensor: name() })?;
-            if tensor.dims() != entry.dims {
-                let (expected, got) = (entry.dims.clone(), tensor.dims().to_vec());
-                return Err(ExecError::Shape { tensor: name(), expected, got });
-            }
-            let read = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>());
-            let read = read.map_err(|source| ExecError::Tensor { tensor: name(), source })?;
-            values.extend(read.into_iter().map(T::from_f32));
+            values.extend(entry.read(weights)?.into_iter().map(T::from_f32));
         }
         Ok(values)
     }
@@ -100,8 +106,13 @@ impl ParamLayout {
 
     /// The place of one of a node's tensors.
     pub(super) fn range(&self, node: NodeId, role: Role) -> Option<Range<usize>> {
+        self.entry(node, role).map(|entry| entry.range.clone())
+    }
+
+    /// One of a node's tensors.
+    pub(crate) fn entry(&self, node: NodeId, role: Role) -> Option<&ParamEntry> {
         let first = self.entries.partition_point(|entry| entry.node < node);
-        let own = self.entries[first..].iter().take_while(|entry| entry.node == node);
-        own.into_iter().find(|entry| entry.role == role).map(|entry| entry.range.clone())
+        let mut own = self.entries[first..].iter().take_while(|entry| entry.node == node);
+        own.find(|entry| entry.role == role)
     }
 }

@@ -25,6 +25,13 @@ struct Tie {
     weight: f64,
 }
 
+/// Every input position of a plane with the output position that reads it, and the weight.
+pub(crate) fn resize_ties(resize: &graph::Resize, input: Shape, output: Shape) -> Vec<(usize, usize, f64)> {
+    let mut ties = Vec::new();
+    Resize::new(resize, input, output).ties(|from, to, weight| ties.push((from, to, weight)));
+    ties
+}
+
 impl Resize {
     pub(super) fn new(resize: &graph::Resize, input: Shape, output: Shape) -> Self {
         let step = |axis: usize| resize.step.map(|step| f64::from(step[axis]));

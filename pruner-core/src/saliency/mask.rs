@@ -1,5 +1,8 @@
 //! Which weights a global mask keeps: so many of the highest scores, over all layers at once.
 
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
 use crate::exec::ParamEntry;
 
 /// What happens at the threshold.
@@ -17,20 +20,189 @@ pub fn kept_count(total: usize, density: f64) -> usize {
     (total - ((1.0 - density) * total as f64) as usize).max(1)
 }
 
+/// A number that scores are stored as: finite and not negative.
+pub(super) trait Score: Copy + PartialOrd + Send + Sync {
+    /// Nothing flows.
+    const ZERO: Self;
+    /// The leading 16 bits, which order numbers that are not negative.
+    fn leading(self) -> usize;
+}
+
+impl Score for f32 {
+    const ZERO: Self = 0.0;
+
+    fn leading(self) -> usize {
+        (self.to_bits() >> 16) as usize
+    }
+}
+
+impl Score for f64 {
+    const ZERO: Self = 0.0;
+
+    fn leading(self) -> usize {
+        (self.to_bits() >> 48) as usize
+    }
+}
+
+/// The lowest score that is kept, and how many of the weights that have it: those that come first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Cut<T> {
+    pub(super) threshold: T,
+    pub(super) ties: Ties,
+}
+
+impl Cut<f32> {
+    /// The least score that is kept, where ties are taken as all kept unless none is; never 0.
+    pub(super) fn least(self) -> f32 {
+        let least = match self.ties {
+            Ties::None => self.threshold.next_up(),
+            Ties::All | Ties::First(_) => self.threshold,
+        };
+        least.max(f32::from_bits(1))
+    }
+}
+
+/// Which weights that score exactly the threshold are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ties {
+    None,
+    All,
+    First(usize),
+}
+
+/// Where to cut so that `kept` of `total` weights are left. `scores` has all that are above 0, in any order; scores of 0
+/// may be missing.
+pub(super) fn cut<T: Score>(scores: &[&[T]], (kept, total): (usize, usize), selection: Selection) -> Cut<T> {
+    if total >= MANY
+        && let Some(cut) = sampled_cut(scores, (kept, total), selection)
+    {
+        return cut;
+    }
+    let ranks = Ranks::of(scores);
+    let all = Cut { threshold: T::ZERO, ties: Ties::None };
+    match selection {
+        Selection::Exact | Selection::ReferenceStrict if ranks.alive <= kept => all,
+        Selection::Exact => exact(ranks.at(kept - 1, scores), kept),
+        Selection::ReferenceStrict if kept == total => all,
+        Selection::ReferenceStrict => Cut { threshold: ranks.at(kept, scores).score, ties: Ties::None },
+    }
+}
+
+/// Fewest weights for which a sample of the scores pays.
+const MANY: usize = 1 << 20;
+/// About how many scores a sample has.
+const SAMPLE: usize = 1 << 16;
+
+/// As [`cut`], if a sample's guess holds of which scores the threshold lies between: then only those are ranked, and
+/// the others are counted, which takes a tenth of the time.
+fn sampled_cut<T: Score>(
+    scores: &[&[T]],
+    (kept, total): (usize, usize),
+    selection: Selection,
+) -> Option<Cut<T>> {
+    let len: usize = scores.iter().map(|scores| scores.len()).sum();
+    let step = len.div_ceil(SAMPLE).max(1);
+    let sample: Vec<T> = scores.iter().flat_map(|scores| scores.iter().step_by(step)).copied().collect();
+    let guess = kept / step;
+    // Six standard deviations of a rank in a sample, and some more for scores that come in no random order.
+    let spread = guess as f64 * (1.0 - guess as f64 / sample.len() as f64).max(0.0);
+    let error = 6 * spread.sqrt() as usize + 32;
+    if step == 1 || guess <= error || guess + error >= sample.len() {
+        return None;
+    }
+    let sample = [sample.as_slice()];
+    let ranks = Ranks::of(&sample);
+    let bounds = (ranks.at(guess + error, &sample).score, ranks.at(guess - error, &sample).score);
+    let between: Vec<Between<T>> = tasks(scores)
+        .into_par_iter()
+        .map(|scores| pulp::Arch::new().dispatch(Search { scores, bounds }))
+        .collect();
+    let above: usize = between.iter().map(|part| part.above).sum();
+    let close: Vec<&[T]> = between.iter().map(|part| part.scores.as_slice()).collect();
+    let found: usize = close.iter().map(|scores| scores.len()).sum();
+    // Both the last that is kept and the first that is not must be among them.
+    if bounds.0 == T::ZERO || kept <= above || kept >= above + found {
+        return None;
+    }
+    let (kept, total) = (kept - above, total - above);
+    let place = |rank| Ranks::of(&close).at(rank, &close);
+    Some(match selection {
+        Selection::Exact => exact(place(kept - 1), kept),
+        Selection::ReferenceStrict if kept == total => Cut { threshold: T::ZERO, ties: Ties::None },
+        Selection::ReferenceStrict => Cut { threshold: place(kept).score, ties: Ties::None },
+    })
+}
+
+/// Where to cut to keep so many, given the last of them.
+fn exact<T>(last: Place<T>, kept: usize) -> Cut<T> {
+    let ties = kept - last.higher;
+    let ties = if ties == last.equal { Ties::All } else { Ties::First(ties) };
+    Cut { threshold: last.score, ties }
+}
+
+/// The scores between two bounds, both included, and how many lie above.
+struct Between<T> {
+    scores: Vec<T>,
+    above: usize,
+}
+
+impl<T: Score> Between<T> {
+    #[inline(always)]
+    fn take(&mut self, scores: &[T], (low, high): (T, T)) {
+        let (mut above, mut below) = (0_u32, 0_u32);
+        for &score in scores {
+            above += u32::from(score > high);
+            below += u32::from(score < low);
+        }
+        self.above += above as usize;
+        if ((above + below) as usize) < scores.len() {
+            // Which of them it is cannot be foretold, so no branch depends on it.
+            let (mut found, mut count) = ([T::ZERO; CHUNK], 0);
+            for &score in scores {
+                found[count] = score;
+                count += usize::from((score >= low) & (score <= high));
+            }
+            self.scores.extend_from_slice(&found[..count]);
+        }
+    }
+}
+
+/// Scores that are compared at once.
+const CHUNK: usize = 16;
+
+/// Finds them. A struct and no closure, because only so is its body sure to be compiled for the processor's vectors.
+struct Search<'a, T> {
+    scores: &'a [&'a [T]],
+    bounds: (T, T),
+}
+
+impl<T: Score> WithSimd for Search<'_, T> {
+    type Output = Between<T>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Between<T> {
+        let (low, high) = self.bounds;
+        let mut between = Between { scores: Vec::new(), above: 0 };
+        for scores in self.scores {
+            let (chunks, rest) = scores.as_chunks::<CHUNK>();
+            for scores in chunks {
+                between.take(scores, (low, high));
+            }
+            between.take(rest, (low, high));
+        }
+        between
+    }
+}
+
 /// Sets the scores of the weights that are dropped to 0. Scores are finite and not negative; a score of 0 is never kept.
 pub(super) fn keep(scores: &mut [f64], prunable: &[&ParamEntry], density: f64, selection: Selection) {
     let total: usize = prunable.iter().map(|entry| entry.range.len()).sum();
-    let kept = kept_count(total, density);
-    let ranks = Ranks::of(scores, prunable);
-    let (threshold, mut ties) = match selection {
-        Selection::Exact if ranks.alive <= kept => return,
-        Selection::Exact => {
-            let (threshold, higher) = ranks.at(kept - 1, scores, prunable);
-            (threshold, kept - higher)
-        }
-        Selection::ReferenceStrict if kept == total => return,
-        Selection::ReferenceStrict if ranks.alive <= kept => (0.0, 0),
-        Selection::ReferenceStrict => (ranks.at(kept, scores, prunable).0, 0),
+    let slices: Vec<&[f64]> = prunable.iter().map(|entry| &scores[entry.range.clone()]).collect();
+    let Cut { threshold, ties } = cut(&slices, (kept_count(total, density), total), selection);
+    let mut ties = match ties {
+        Ties::None => 0,
+        Ties::All => usize::MAX,
+        Ties::First(count) => count,
     };
     for entry in prunable {
         for score in &mut scores[entry.range.clone()] {
@@ -46,47 +218,83 @@ pub(super) fn keep(scores: &mut [f64], prunable: &[&ParamEntry], density: f64, s
     }
 }
 
-/// Scores counted by their leading 16 bits, which order numbers that are not negative: with millions of scores, finding
-/// one by its rank so takes two passes and sorts next to nothing.
+/// Scores counted by their leading bits: with millions of scores, finding one by its rank so takes two passes and sorts
+/// next to nothing.
 struct Ranks {
-    counts: Vec<usize>,
+    counts: Vec<u32>,
     /// Scores above 0.
     alive: usize,
 }
 
-fn leading(score: f64) -> usize {
-    (score.to_bits() >> 48) as usize
+/// One score among all.
+struct Place<T> {
+    score: T,
+    higher: usize,
+    equal: usize,
 }
 
+/// Tasks that scores are counted in; more would spend their time adding up counts.
+const TASKS: usize = 4;
+
 impl Ranks {
-    fn of(scores: &[f64], prunable: &[&ParamEntry]) -> Self {
-        let (mut counts, mut alive) = (vec![0; 1 << 16], 0);
-        for entry in prunable {
-            for &score in &scores[entry.range.clone()] {
-                counts[leading(score)] += 1;
-                alive += usize::from(score > 0.0);
+    fn of<T: Score>(scores: &[&[T]]) -> Self {
+        let count = |scores: &[&[T]]| {
+            let (mut counts, mut zeros) = (vec![0; 1 << 15], 0);
+            for &score in scores.iter().copied().flatten() {
+                counts[score.leading()] += 1;
+                zeros += usize::from(score == T::ZERO);
             }
-        }
+            (counts, scores.iter().map(|scores| scores.len()).sum::<usize>() - zeros)
+        };
+        let add = |(mut counts, alive): (Vec<u32>, usize), (others, other_alive): (Vec<u32>, usize)| {
+            counts.iter_mut().zip(&others).for_each(|(count, other)| *count += other);
+            (counts, alive + other_alive)
+        };
+        let (counts, alive) =
+            tasks(scores).into_par_iter().map(count).reduce_with(add).unwrap_or((vec![0; 1 << 15], 0));
         Self { counts, alive }
     }
 
-    /// The score with `rank` others before it when the highest come first, and how many are higher than it.
-    fn at(&self, rank: usize, scores: &[f64], prunable: &[&ParamEntry]) -> (f64, usize) {
+    /// The score with `rank` others before it when the highest come first.
+    fn at<T: Score>(&self, rank: usize, scores: &[&[T]]) -> Place<T> {
         let mut before = 0;
         let bucket = self.counts.iter().enumerate().rev().find(|(_, count)| {
-            before += **count;
+            before += **count as usize;
             before > rank
         });
         let (bucket, count) = bucket.expect("the rank is one of the scores'");
-        before -= count;
-        let mut close: Vec<f64> = Vec::with_capacity(*count);
-        for entry in prunable {
-            let scores = scores[entry.range.clone()].iter();
-            close.extend(scores.filter(|score| leading(**score) == bucket));
-        }
-        let (higher, &mut score, _) = close.select_nth_unstable_by(rank - before, |a, b| b.total_cmp(a));
-        (score, before + higher.iter().filter(|&&other| other > score).count())
+        before -= *count as usize;
+        let close = |scores: &[&[T]]| -> Vec<T> {
+            scores.iter().copied().flatten().copied().filter(|score| score.leading() == bucket).collect()
+        };
+        let close: Vec<Vec<T>> = tasks(scores).into_par_iter().map(close).collect();
+        let mut close = close.concat();
+        let order = |a: &T, b: &T| b.partial_cmp(a).expect("scores are finite");
+        let (higher, &mut score, lower) = close.select_nth_unstable_by(rank - before, order);
+        let equal = |scores: &[T]| scores.iter().filter(|&&other| other == score).count();
+        let (equal_before, equal_after) = (equal(higher), equal(lower));
+        Place { score, higher: before + higher.len() - equal_before, equal: equal_before + 1 + equal_after }
     }
+}
+
+/// The slices in runs of about as many scores.
+fn tasks<'a, 'b, T>(scores: &'a [&'b [T]]) -> Vec<&'a [&'b [T]]> {
+    let total: usize = scores.iter().map(|scores| scores.len()).sum();
+    let mut done = 0;
+    let mut task = |scores: &&[T]| {
+        done += scores.len();
+        (done - scores.len()) * TASKS / total.max(1)
+    };
+    let numbers: Vec<usize> = scores.iter().map(&mut task).collect();
+    let mut rest = scores;
+    numbers
+        .chunk_by(|a, b| a == b)
+        .map(|run| {
+            let (task, others) = rest.split_at(run.len());
+            rest = others;
+            task
+        })
+        .collect()
 }
 
 #[cfg(test)]

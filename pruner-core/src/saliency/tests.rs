@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::synflow::Flow;
+use super::flow::Flow;
 use super::*;
 use crate::graph::{Conv, Graph, Node, Op, Shape, Window};
 use crate::zoo::{self, ZooNetwork};
@@ -20,17 +20,11 @@ fn flow(input: Shape, nodes: Vec<Node>, weights: &[(&str, &[usize], &[f32])]) ->
     let graph = Graph::new(input, nodes).unwrap();
     let tensor = |dims: &[usize], values: &[f32]| Tensor::from_slice(values, dims, &Device::Cpu).unwrap();
     let named = weights.iter().map(|(name, dims, values)| (format!("{name}.weight"), tensor(dims, values)));
-    let layout = ParamLayout::of(&graph);
-    let mut params = layout.gather::<f64>(&named.collect()).unwrap();
-    params.iter_mut().for_each(|weight| *weight = weight.abs());
-    let mut scores = vec![0.0; params.len()];
-    let total = Flow::new(&graph).unwrap().score(&params, &mut scores);
-    let of = |name: &str| {
-        let tensor = format!("{name}.weight");
-        let entry = layout.entries().iter().find(|entry| entry.tensor == tensor).unwrap();
-        scores[entry.range.clone()].to_vec()
-    };
-    (total, weights.iter().map(|(name, ..)| of(name)).collect())
+    let network = Network { weights: named.collect(), graph };
+    let mut flow = Flow::new(&network).unwrap();
+    let (total, exponent) = flow.score();
+    let scores = weights.iter().map(|(name, ..)| flow.weight_scores(network.graph.find(name).unwrap()));
+    (total * 2f64.powi(exponent), scores.collect())
 }
 
 /// Test vector T1: a perceptron by hand, then two rounds of pruning to a quarter.
@@ -134,7 +128,7 @@ fn flow_is_the_same_through_every_layer_of_a_chain() {
     let scores = run(ZooNetwork::Vgg16Bn, Shape::new(3, 32, 32), recipe);
     let sums: Vec<f64> = scores.layers().map(|(_, layer)| layer.filters.iter().sum()).collect();
     assert_eq!(sums.len(), 14);
-    assert!(sums.iter().all(|sum| (sum / sums[0] - 1.0).abs() < 1e-9), "{sums:?}");
+    assert!(sums.iter().all(|sum| (sum / sums[0] - 1.0).abs() < 1e-5), "{sums:?}");
 }
 
 /// Test vector T8, the closed form: what global magnitude pruning keeps of each layer of a freshly initialised VGG-16.
@@ -158,11 +152,10 @@ fn magnitude_keeps_the_densities_of_the_closed_form() {
     }
 }
 
-/// Test vector T8: what the Synaptic-Flow code's stored runs keep of each layer at a tenth. Those took 100 rounds, which
-/// end within 2 % here too; 10 rounds, which take a tenth of the time, end within 5 %.
+/// Test vector T8: what the Synaptic-Flow code's stored runs, of 100 rounds too, keep of each layer at a tenth.
 #[test]
 fn synflow_keeps_the_densities_of_the_reference_runs() {
-    let recipe = ScoreRecipe { criterion: Criterion::SynFlow, rounds: 10, density: 0.1, seed: 0 };
+    let recipe = ScoreRecipe { criterion: Criterion::SynFlow, rounds: 100, density: 0.1, seed: 0 };
     let scores = run(ZooNetwork::Vgg16Bn, Shape::new(3, 32, 32), recipe);
     let expected = [
         0.9965, 0.8966, 0.805, 0.6437, 0.4354, 0.2477, 0.2351, 0.1219, 0.0598, 0.0604, 0.0564, 0.054, 0.0602,
@@ -170,7 +163,7 @@ fn synflow_keeps_the_densities_of_the_reference_runs() {
     ];
     assert_eq!(scores.layers().count(), expected.len());
     for ((node, layer), expected) in scores.layers().zip(expected) {
-        assert!((layer.density / expected - 1.0).abs() < 0.06, "{node:?}: {} {expected}", layer.density);
+        assert!((layer.density / expected - 1.0).abs() < 0.03, "{node:?}: {} {expected}", layer.density);
     }
 }
 
@@ -184,7 +177,7 @@ fn flow_is_the_same_through_every_cut_of_a_residual_network() {
     let scores = score(&network, &recipe, &mut |_, _| ControlFlow::Continue(())).unwrap();
     let sum =
         |name: &str| -> f64 { scores.layer(network.graph.find(name).unwrap()).unwrap().filters.iter().sum() };
-    let same = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-9;
+    let same = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-5;
     let total = sum("conv1");
     assert!(same(sum("fc"), total));
     for block in ["1.0", "1.1", "1.2", "2.0", "2.1", "2.2", "3.0", "3.1", "3.2"] {

@@ -1,0 +1,159 @@
+//! How fast synaptic flow scores a network: seconds for 100 rounds on 1 and 2 threads, the most memory that took, and the
+//! ratio to the same in PyTorch where that is installed. `cargo bench -p pruner-core --bench synflow`.
+//! Every network has a process of its own, so that the memory is its own; of several runs the fastest counts.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its numbers")]
+
+use std::ops::ControlFlow;
+use std::process::Command;
+use std::time::Instant;
+
+use pruner_core::graph::{Conv, Graph, Network, Node, NodeId, Op, Shape};
+use pruner_core::init::init;
+use pruner_core::saliency::{Criterion, ScoreRecipe, score};
+use pruner_core::zoo::{ZooNetwork, build};
+
+const ROUNDS: u32 = 100;
+const RUNS: usize = 3;
+const NETWORKS: [&str; 3] = ["vgg16-bn", "resnet20", "resnet18"];
+const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/peers/synflow_torch.py");
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    if let [mode, network] = arguments.as_slice()
+        && mode == "measure"
+    {
+        return measure(network);
+    }
+    let chosen: Vec<&str> = NETWORKS
+        .into_iter()
+        .filter(|name| arguments.is_empty() || arguments.iter().any(|a| a == name))
+        .collect();
+    let python = ["python3", "/usr/bin/python3"].into_iter().find(|python| has_torch(python));
+    if python.is_none() {
+        println!("PyTorch is not installed (Debian: python3-torch), so no ratio to it is printed");
+    }
+    for network in chosen {
+        let own = std::env::current_exe().expect("this program has a path");
+        let measured =
+            Command::new(own).args(["measure", network]).output().expect("this program can be run");
+        let measured = String::from_utf8_lossy(&measured.stdout).into_owned();
+        print!("{measured}");
+        let seconds: Vec<f64> = measured.lines().filter_map(seconds).collect();
+        if let Some(python) = python {
+            compare(python, network, &seconds);
+        }
+    }
+}
+
+/// One network in this process: a line per number of threads, then the memory.
+fn measure(name: &str) {
+    let network = network(name);
+    let mut seconds = Vec::new();
+    for threads in [1, 2] {
+        let pool =
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
+        let fastest = pool.install(|| (0..RUNS).map(|_| run(&network)).fold(f64::INFINITY, f64::min));
+        println!("{name}, {threads} threads: {fastest:.3} s for {ROUNDS} rounds");
+        seconds.push(fastest);
+    }
+    println!("{name}: {:.2} times as fast on 2 threads, peak memory {}", seconds[0] / seconds[1], peak());
+}
+
+/// The seconds that [`measure`] printed in a line.
+fn seconds(line: &str) -> Option<f64> {
+    line.split_once(" threads: ")?.1.split_once(" s ")?.0.parse().ok()
+}
+
+fn run(network: &Network) -> f64 {
+    let recipe = ScoreRecipe { criterion: Criterion::SynFlow, rounds: ROUNDS, density: 1.0 / 16.21, seed: 0 };
+    let start = Instant::now();
+    let scores = score(network, &recipe, &mut |_, _| ControlFlow::Continue(()));
+    std::hint::black_box(scores.expect("finite weights have scores"));
+    start.elapsed().as_secs_f64()
+}
+
+/// The most memory that this process ever held, as Linux counts it.
+fn peak() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes: Option<u64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+    kibibytes.map_or("unknown".to_owned(), |kibibytes| format!("{} MB", kibibytes * 1024 / 1_000_000))
+}
+
+fn has_torch(python: &str) -> bool {
+    Command::new(python).args(["-c", "import torch"]).output().is_ok_and(|output| output.status.success())
+}
+
+/// Prints PyTorch's times; of its slow networks only some rounds are run and the rest is in proportion.
+fn compare(python: &str, network: &str, ours: &[f64]) {
+    let done = if network == "resnet20" { "100" } else { "5" };
+    for (threads, ours) in [1, 2].into_iter().zip(ours) {
+        let output = Command::new(python)
+            .args([PEER, network, "--threads", &threads.to_string(), "--done", done])
+            .output()
+            .expect("python was run before");
+        let theirs: Option<f64> = String::from_utf8_lossy(&output.stdout).trim().parse().ok();
+        match theirs {
+            Some(theirs) => println!(
+                "{network}, {threads} threads: {theirs:.2} s in PyTorch (from {done} rounds), {:.1} times as long",
+                theirs / ours
+            ),
+            None => println!("{network}: PyTorch failed: {}", String::from_utf8_lossy(&output.stderr).trim()),
+        }
+    }
+}
+
+fn network(name: &str) -> Network {
+    let zoo = |which: ZooNetwork| build(which, Shape::new(3, 32, 32), 10).expect("the zoo takes such images");
+    let graph = match name {
+        "resnet18" => resnet18(),
+        name => zoo(name.parse().expect("a network of the zoo")),
+    };
+    Network { weights: init(&graph, 1), graph }
+}
+
+/// ResNet-18 with a 3x3 stem and no pooling behind it, on 64x64 images of 200 classes.
+fn resnet18() -> Graph {
+    let mut nodes = vec![Node { name: "input".to_owned(), op: Op::Input, inputs: Vec::new() }];
+    let mut x = normed(&mut nodes, Layer { inputs: 3, outputs: 64, kernel: 3, stride: 1 }, 0);
+    let mut width = 64;
+    for (stage, outputs) in [64, 128, 256, 512].into_iter().enumerate() {
+        for block in 0..2 {
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            let y = normed(&mut nodes, Layer { inputs: width, outputs, kernel: 3, stride }, x);
+            let y = push(&mut nodes, Op::Relu, &[y]);
+            let y = normed(&mut nodes, Layer { inputs: outputs, outputs, kernel: 3, stride: 1 }, y);
+            if stride != 1 {
+                x = normed(&mut nodes, Layer { inputs: width, outputs, kernel: 1, stride }, x);
+            }
+            let sum = push(&mut nodes, Op::Add, &[x, y]);
+            x = push(&mut nodes, Op::Relu, &[sum]);
+            width = outputs;
+        }
+    }
+    let x = push(&mut nodes, Op::GlobalAvgPool, &[x]);
+    push(&mut nodes, Op::Linear { inputs: width, outputs: 200, bias: true }, &[x]);
+    Graph::new(Shape::new(3, 64, 64), nodes).expect("shapes fit")
+}
+
+struct Layer {
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+}
+
+/// A convolution and a batch norm.
+fn normed(nodes: &mut Vec<Node>, layer: Layer, from: usize) -> usize {
+    let Layer { inputs, outputs, kernel, stride } = layer;
+    let conv = Conv { inputs, outputs, kernel, stride, padding: kernel / 2, groups: 1, bias: false };
+    let x = push(nodes, Op::Conv(conv), &[from]);
+    push(nodes, Op::BatchNorm { channels: outputs, eps: 1e-5 }, &[x])
+}
+
+fn push(nodes: &mut Vec<Node>, op: Op, inputs: &[usize]) -> usize {
+    let (name, inputs) = (format!("n{}", nodes.len()), inputs.iter().copied().map(NodeId).collect());
+    nodes.push(Node { name, op, inputs });
+    nodes.len() - 1
+}
