@@ -2,7 +2,7 @@
 
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
-/// f32 for training and evaluation, f64 for saliency and for checking gradients.
+/// f32 for training and evaluation, f64 for checking gradients and the flow of saliency.
 pub trait Scalar:
     sealed::Sealed
     + Copy

@@ -371,4 +371,30 @@ mod tests {
             assert_eq!(masked, expected, "{density}");
         }
     }
+
+    /// Beyond a million scores a sample says where to look; the answer is the same, ties in plenty or none.
+    #[test]
+    fn a_sample_changes_no_cut() {
+        let many = 3 << 19;
+        let scores = |values: usize| -> Vec<f32> {
+            (0..many).map(|i: usize| (i.wrapping_mul(0x9e37_79b9) % values) as f32).collect()
+        };
+        for values in [50, 1 << 23] {
+            let scores = scores(values);
+            let halves = scores.split_at(many / 3);
+            let mut sorted = scores.clone();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            for kept in [1, 1000, many / 3, many * 9 / 10] {
+                let slices = [halves.0, halves.1];
+                let exact = cut(&slices, (kept, many), Selection::Exact);
+                assert_eq!(exact.threshold, sorted[kept - 1]);
+                let above = sorted.partition_point(|score| *score > exact.threshold);
+                let equal = sorted.partition_point(|score| *score >= exact.threshold) - above;
+                let ties = if above + equal == kept { Ties::All } else { Ties::First(kept - above) };
+                assert_eq!(exact.ties, ties, "{kept} of {values}");
+                let strict = cut(&slices, (kept, many), Selection::ReferenceStrict);
+                assert_eq!(strict, Cut { threshold: sorted[kept], ties: Ties::None });
+            }
+        }
+    }
 }

@@ -61,7 +61,7 @@ impl Axis {
         let mut places =
             (0..len).map(|at| self.split(at + self.padding)).filter(|(other, _)| *other == remainder);
         let (_, first) = places.next()?;
-        Some((first, places.last().map_or(first, |(_, last)| last)))
+        Some((first, places.next_back().map_or(first, |(_, last)| last)))
     }
 }
 
