@@ -114,6 +114,9 @@ fn a_nan_is_the_largest() {
     let nan = f64::NAN;
     let pooled = run(&graph, &[], &[nan, 1.0, 2.0, 1.0, nan, 2.0, 1.0, 2.0, nan]);
     assert!(pooled.iter().all(|value| value.is_nan()), "{pooled:?}");
+    let (least, most) = (f64::NEG_INFINITY, f64::INFINITY);
+    let pooled = run(&graph, &[], &[least, most, 1.0, 1.0, least, least, least, least, least]);
+    assert_eq!(pooled, [most, 1.0, least]);
 }
 
 #[test]
