@@ -20,9 +20,7 @@ pub enum ExecError {
         got: Vec<usize>,
     },
     /// An operator that cannot be run here, only carried through.
-    #[error(
-        "node '{node}' computes {operator}, which cannot be run here: prune without training and train elsewhere"
-    )]
+    #[error("node '{node}' computes {operator}, which cannot be run here")]
     Unsupported {
         /// Which node.
         node: String,

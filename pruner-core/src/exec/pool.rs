@@ -118,12 +118,17 @@ impl Pool {
 /// Where the largest number of a window is; the first of equals, a NaN before all.
 #[inline(always)]
 fn largest<T: Scalar>(x: &[T], window: &[usize]) -> usize {
-    let (mut best, mut most) = (window[0], x[window[0]]);
-    for &place in &window[1..] {
+    let (mut best, mut most, mut sum) = (window[0], x[window[0]], T::ZERO);
+    for &place in window {
         let value = x[place];
-        if value > most || value.to_f64().is_nan() {
-            (best, most) = (place, value);
-        }
+        let within = value <= most;
+        // Which is larger cannot be foretold, so this must become a selection, not a branch: that is why it is so plain.
+        (best, most) = if within { (best, most) } else { (place, value) };
+        sum += value;
+    }
+    // A NaN among the numbers, or infinities of both signs.
+    if sum.to_f64().is_nan() {
+        return window.iter().copied().find(|&place| x[place].to_f64().is_nan()).unwrap_or(best);
     }
     best
 }

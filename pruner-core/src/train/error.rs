@@ -53,7 +53,30 @@ pub enum TrainError {
         /// Classes.
         dataset: usize,
     },
+    /// An operator that is only carried through.
+    #[error(
+        "node '{node}' computes {operator}, which cannot be run here; \
+         prune without training and train the pruned network elsewhere"
+    )]
+    Unsupported {
+        /// Which node.
+        node: String,
+        /// What it computes.
+        operator: String,
+    },
     /// The weights do not fit the graph.
     #[error(transparent)]
-    Weights(#[from] ExecError),
+    Weights(ExecError),
+}
+
+impl From<ExecError> for TrainError {
+    fn from(error: ExecError) -> Self {
+        match error {
+            ExecError::Unsupported { node, operator } => Self::Unsupported { node, operator },
+            ExecError::Missing { .. }
+            | ExecError::Shape { .. }
+            | ExecError::Length { .. }
+            | ExecError::Tensor { .. } => Self::Weights(error),
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::*;
-use crate::graph::{Conv, Node, NodeId, Op, Shape, Window};
+use crate::graph::{Conv, Node, NodeId, Op, Opaque, Operand, Shape, Window};
 use crate::init::init;
 
 /// 96 + 32 images of 1 x 6 x 6: noise, with a bright row in class 0 and a bright column in class 1.
@@ -149,4 +149,24 @@ fn what_does_not_fit_is_told() {
     assert_eq!(message(network(2), nan), "the recipe's learning_rate must be above 0");
     let error = evaluate(&network(2), &dataset, &dataset.test.take(0)).unwrap_err();
     assert_eq!(error.to_string(), "the split to evaluate on has no images");
+}
+
+/// What nobody here can run is told before the first step, with the way out.
+#[test]
+fn an_unknown_operator_is_told_with_the_way_out() {
+    let network = network(2);
+    let mut nodes = network.graph.nodes().to_vec();
+    let opaque = Opaque {
+        operator: "com.example.Mystery".into(),
+        node: Vec::new(),
+        operands: vec![Operand::Value { rank: 4 }],
+        outputs: vec![vec![1, 8, 6, 6]],
+    };
+    nodes[3] = Node { name: "mystery".into(), op: Op::Opaque(opaque.into()), ..nodes[3].clone() };
+    let network = Network { graph: Graph::new(Shape::new(1, 6, 6), nodes).unwrap(), ..network };
+    let expected = "node 'mystery' computes com.example.Mystery, which cannot be run here; \
+                    prune without training and train the pruned network elsewhere";
+    let dataset = stripes();
+    assert_eq!(evaluate(&network, &dataset, &dataset.test).unwrap_err().to_string(), expected);
+    assert_eq!(fit(network, &dataset, &recipe(), &mut go_on).unwrap_err().to_string(), expected);
 }
