@@ -150,11 +150,11 @@ fn channels_of_mobilenet_v2_are_grouped_by_block_and_by_stage() {
         groups.iter().filter(|group| group.is_coupled(&graph)).map(|group| group.width).collect();
     assert_eq!(coupled, [24, 32, 64, 96, 160]);
     let depthwise = |id: &NodeId| matches!(graph.node(*id).op, Op::Conv(conv) if conv.is_depthwise());
-    let hidden = groups.iter().filter(|group| group.producers.iter().any(depthwise));
+    let mut hidden = groups.iter().filter(|group| group.producers.iter().any(depthwise));
     let names =
         |ids: &[NodeId]| -> Vec<String> { ids.iter().map(|id| graph.node(*id).name.clone()).collect() };
     assert_eq!(hidden.clone().count(), 17);
-    let last = hidden.last().unwrap();
+    let last = hidden.next_back().unwrap();
     assert_eq!(names(&last.producers), ["features.17.conv.0.0", "features.17.conv.1.0"]);
     assert_eq!(names(&last.consumers), ["features.17.conv.1.0", "features.17.conv.2"]);
 }

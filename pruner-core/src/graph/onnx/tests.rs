@@ -5,7 +5,7 @@ use rten::{Model, Value};
 
 use super::*;
 use crate::arbitrary;
-use crate::exec::{Executor, ParamLayout};
+use crate::exec::{Executor, ParamLayout, Scalar};
 use crate::graph::{
     Activation, Binary, Conv, Coordinates, Interpolation, Node, NodeId, Op, Opaque, Operand, Output, Padding,
     Resize, Shape, Window,
@@ -36,18 +36,32 @@ fn foreign_logits(network: &Network, norms: BatchNorms, images: &[f32]) -> Vec<f
     logits
 }
 
+/// A deep network of random weights magnifies the rounding of f32, which is seen in how far our own f32 is from f64: the
+/// other engine, and folding, may round as badly several times over.
 fn assert_foreign_agrees(network: &Network) {
     let images = arbitrary::images(network.graph.input_shape(), BATCH, 3);
-    let params: Vec<f32> = ParamLayout::of(&network.graph).gather(&network.weights).unwrap();
-    let mut executor = Executor::new(&network.graph, BATCH).unwrap();
-    let ours = executor.forward_eval(&params, &images, BATCH);
-    let scale = ours.iter().fold(1.0, |scale: f32, logit| scale.max(logit.abs()));
+    let ours = logits::<f32>(network, &images);
+    let exact = logits::<f64>(network, &images);
+    let scale = exact.iter().fold(1.0, |scale: f64, logit| scale.max(logit.abs()));
+    let furthest = |logits: &[f64]| {
+        logits.iter().zip(&exact).map(|(logit, exact)| (logit - exact).abs()).fold(0.0, f64::max)
+    };
+    let allowed = 1e-4 * scale + 8.0 * furthest(&ours);
     for norms in [BatchNorms::Folded, BatchNorms::Kept] {
-        let theirs = foreign_logits(network, norms, &images);
-        for (ours, theirs) in ours.iter().zip(&theirs) {
-            assert!((ours - theirs).abs() <= 1e-4 * scale, "{norms:?}: {ours} became {theirs}");
-        }
+        let theirs: Vec<f64> = foreign_logits(network, norms, &images).into_iter().map(f64::from).collect();
+        let off = furthest(&theirs);
+        assert!(
+            off <= allowed,
+            "{norms:?}: {off} off where {allowed} is allowed: {exact:?} became {theirs:?}"
+        );
     }
+}
+
+fn logits<T: Scalar>(network: &Network, images: &[f32]) -> Vec<f64> {
+    let params: Vec<T> = ParamLayout::of(&network.graph).gather(&network.weights).unwrap();
+    let images: Vec<T> = images.iter().map(|&pixel| T::from_f32(pixel)).collect();
+    let mut executor = Executor::new(&network.graph, BATCH).unwrap();
+    executor.forward_eval(&params, &images, BATCH).iter().map(|logit| logit.to_f64()).collect()
 }
 
 fn assert_length_is_promised(network: &Network) {
