@@ -68,6 +68,22 @@ fn shared_tensors_do_not_multiply_without_end() {
     assert!(made.error().contains("makes the network many times larger than its file"), "{}", made.error());
 }
 
+/// One byte per number in the file would be eight in what is carried through.
+#[test]
+fn packed_integers_do_not_swell_without_end() {
+    let mut made = made().node("Mystery", &["x", "zeros"], "m").node("Relu", &["m"], "y");
+    let zeros = schema::Tensor {
+        int64_data: vec![0; 1 << 26],
+        raw_data: None,
+        ..tensor("zeros", 7, &[1 << 26], Vec::new())
+    };
+    made.tensors.push(zeros);
+    let mut graph = made.graph().encode_to_vec();
+    field(&mut graph, 13, &value("m", &[4]).encode_to_vec());
+    let error = decode(&model(17, &graph)).unwrap_err().to_string();
+    assert!(error.contains("makes the network many times larger than its file"), "{error}");
+}
+
 #[test]
 fn what_is_not_imported_is_refused_by_name_and_word() {
     let relu = || made().node("Relu", &["x"], "y");
