@@ -132,6 +132,8 @@ fn names_must_be_made_once_and_before_they_are_read() {
 fn shapes_that_do_not_fit_are_refused_by_name() {
     let narrow = made().floats("w", &[4, 3, 1, 1]).node("Conv", &["x", "w"], "y");
     assert_eq!(narrow.error(), "node 'y': convolution of width 3 reads 4 channels");
+    let none = made().floats("w", &[4, 4, 1, 1]).with("Conv", &["x", "w"], &["y"], vec![int("group", 0)]);
+    assert_eq!(none.error(), "node 'y': convolution of width 0 reads 4 channels");
     let huge = made().ints("pads", &[0, 0, 1 << 40, 0, 0, 0, 0, 0]).node("Pad", &["x", "pads"], "y");
     assert!(huge.error().contains("node 'y' (Pad)"), "{}", huge.error());
     let wide = vec![ints("strides", &[i64::MAX, 1]), ints("kernel_shape", &[1, 1])];
