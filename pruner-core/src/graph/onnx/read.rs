@@ -230,7 +230,7 @@ fn finish(
             drafts[index].node.inputs.iter().for_each(|input| live[input.0] = true);
         }
     }
-    let (mut nodes, mut weights, mut notes) = (Vec::new(), Weights::new(), Vec::new());
+    let (mut nodes, mut numbers, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     let mut ids = vec![NodeId(0); drafts.len()];
     for (index, draft) in drafts.into_iter().enumerate().filter(|(index, _)| live[*index]) {
         ids[index] = NodeId(nodes.len());
@@ -243,17 +243,13 @@ fn finish(
             let (operator, reason) = (carried.operator, carried.reason);
             notes.push(Note { node: node.name.clone(), operator, reason });
         }
-        for (spec, (kind, numbers)) in node.tensors().into_iter().zip(draft.tensors) {
-            debug_assert_eq!(spec.kind, kind);
-            let tensor = spec.name.clone();
-            let made = Tensor::from_vec(numbers, spec.dims, &Device::Cpu);
-            let made = made.map_err(|error| ReadError::Tensor { tensor, problem: error.to_string() })?;
-            weights.insert(spec.name, made);
-        }
         nodes.push(node);
+        numbers.extend(draft.tensors.into_iter().map(|(_, numbers)| numbers));
     }
     let shape = features(&image.dims, image.dims[0]).unwrap_or(Shape::vector(0));
+    // Only of a graph whose shapes were checked can it be said which tensors it has.
     let graph = Graph::new(shape, nodes)?.with_interface(interface);
+    let weights = weights(&graph, numbers)?;
     let channels: usize = graph
         .nodes()
         .iter()
@@ -268,6 +264,19 @@ fn finish(
         return Err(ReadError::File { problem });
     }
     Ok(Import { network: Network { graph, weights }, notes })
+}
+
+/// The numbers, in the order of the graph's tensors, by their names.
+fn weights(graph: &Graph, numbers: Vec<Vec<f32>>) -> Result<Weights, ReadError> {
+    let tensors = graph.tensors().zip(numbers).map(|(spec, numbers)| {
+        let tensor = Tensor::from_vec(numbers, spec.dims, &Device::Cpu);
+        let error = |error: candle_core::Error| {
+            let (tensor, problem) = (spec.name.clone(), error.to_string());
+            ReadError::Tensor { tensor, problem }
+        };
+        tensor.map_err(error).map(|tensor| (spec.name.clone(), tensor))
+    });
+    tensors.collect()
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ use super::value::{Call, Constant, Dim, Feature, Past, Value, count};
 use crate::graph::tensor::TensorKind;
 use crate::graph::{self, NodeId, Op, Shape};
 
+/// Most nodes of ours, for one node of a file may be many.
+const DRAFTS: usize = 1 << 17;
+
 /// A node of ours in the making.
 pub(super) struct Draft<'a> {
     pub(super) node: graph::Node,
@@ -152,6 +155,9 @@ impl<'a> Lowering<'_, 'a> {
     fn draft(&mut self, call: &Call<'_, 'a>, name: &str, made: Made) -> Result<Feature, ReadError> {
         if count(&made.dims).is_none() {
             return Err(call.node.error(format!("makes {:?} numbers, which is too many", made.dims)));
+        }
+        if self.drafts.len() >= DRAFTS {
+            return Err(call.node.error(format!("makes the network larger than {DRAFTS} nodes")));
         }
         let id = NodeId(self.drafts.len());
         let node = graph::Node { name: self.unique(name), op: made.op, inputs: made.inputs };

@@ -17,6 +17,12 @@ use crate::graph::NodeId;
 /// Most numbers of a value, per image: 1 GiB of f32.
 const NUMBERS: usize = 1 << 28;
 
+/// Most integers that are computed with: shapes and grids, never tables.
+const INTEGERS: usize = 1 << 16;
+
+/// Most integers of a setting that is an input.
+const SETTING: usize = 1 << 12;
+
 /// A dimension of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dim {
@@ -191,8 +197,11 @@ impl<'a> Constant<'a> {
         self.dims.iter().product()
     }
 
-    /// As integers, where they are.
+    /// As integers, where they are and not too many.
     pub(super) fn ints(&self) -> Option<Vec<Int>> {
+        if self.len() > INTEGERS {
+            return None;
+        }
         match &self.numbers {
             Numbers::File(tensor) => Some(tensor.integers()?.into_iter().map(Int::Known).collect()),
             Numbers::Integers(numbers) => Some(numbers.to_vec()),
@@ -212,6 +221,11 @@ impl<'a> Constant<'a> {
     /// The only number, as f32.
     pub(super) fn scalar(&self) -> Option<f32> {
         if self.len() == 1 { self.floats()?.first().copied() } else { None }
+    }
+
+    /// Whether [`Self::encoded`] takes no further memory.
+    pub(super) fn is_encoded(&self) -> bool {
+        self.encoded.get().is_some()
     }
 
     /// As an encoded `TensorProto`; none where the batch's size is in it.
@@ -288,7 +302,10 @@ impl<'a> Call<'_, 'a> {
         if self.input(index).is_none() {
             return Ok(None);
         }
-        let ints = self.constant(index).filter(|list| list.dims.len() < 2).and_then(|list| list.ints());
+        let ints = self
+            .constant(index)
+            .filter(|list| list.dims.len() < 2 && list.len() <= SETTING)
+            .and_then(|list| list.ints());
         let known: Option<Vec<i64>> = ints.and_then(|ints| ints.into_iter().map(Int::known).collect());
         known.map(Some).ok_or_else(|| format!("its {name} are computed from the image or the batch's size"))
     }

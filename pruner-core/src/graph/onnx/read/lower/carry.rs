@@ -29,6 +29,11 @@ impl<'a> Lowering<'_, 'a> {
         }
         let (mut inputs, mut operands, mut broken) = (Vec::new(), Vec::new(), None);
         for (index, input) in call.inputs.iter().enumerate() {
+            if let Some(Value::Constant(constant)) = input
+                && !constant.is_encoded()
+            {
+                self.spend(call, constant.len())?;
+            }
             operands.push(match input {
                 None => Operand::Absent,
                 Some(Value::Feature(feature)) => {

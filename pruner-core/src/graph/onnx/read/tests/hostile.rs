@@ -68,6 +68,22 @@ fn shared_tensors_do_not_multiply_without_end() {
     assert!(made.error().contains("makes the network many times larger than its file"), "{}", made.error());
 }
 
+/// One byte per number in the file would be eight in what is carried through.
+#[test]
+fn packed_integers_do_not_swell_without_end() {
+    let mut made = made().node("Mystery", &["x", "zeros"], "m").node("Relu", &["m"], "y");
+    let zeros = schema::Tensor {
+        int64_data: vec![0; 1 << 26],
+        raw_data: None,
+        ..tensor("zeros", 7, &[1 << 26], Vec::new())
+    };
+    made.tensors.push(zeros);
+    let mut graph = made.graph().encode_to_vec();
+    field(&mut graph, 13, &value("m", &[4]).encode_to_vec());
+    let error = decode(&model(17, &graph)).unwrap_err().to_string();
+    assert!(error.contains("makes the network many times larger than its file"), "{error}");
+}
+
 #[test]
 fn what_is_not_imported_is_refused_by_name_and_word() {
     let relu = || made().node("Relu", &["x"], "y");
@@ -116,6 +132,8 @@ fn names_must_be_made_once_and_before_they_are_read() {
 fn shapes_that_do_not_fit_are_refused_by_name() {
     let narrow = made().floats("w", &[4, 3, 1, 1]).node("Conv", &["x", "w"], "y");
     assert_eq!(narrow.error(), "node 'y': convolution of width 3 reads 4 channels");
+    let none = made().floats("w", &[4, 4, 1, 1]).with("Conv", &["x", "w"], &["y"], vec![int("group", 0)]);
+    assert_eq!(none.error(), "node 'y': convolution of width 0 reads 4 channels");
     let huge = made().ints("pads", &[0, 0, 1 << 40, 0, 0, 0, 0, 0]).node("Pad", &["x", "pads"], "y");
     assert!(huge.error().contains("node 'y' (Pad)"), "{}", huge.error());
     let wide = vec![ints("strides", &[i64::MAX, 1]), ints("kernel_shape", &[1, 1])];
