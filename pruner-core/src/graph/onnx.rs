@@ -128,3 +128,20 @@ fn header(initializer: Initializer) -> schema::Tensor {
 
 #[cfg(test)]
 mod tests;
+//STUB-BEGIN
+/// x
+pub struct Import {
+    /// x
+    pub network: Network,
+    /// x
+    pub notes: Vec<String>,
+}
+/// x
+#[derive(Debug, thiserror::Error)]
+#[error("x")]
+pub struct ReadError;
+/// x
+pub fn decode(_: &[u8]) -> Result<Import, ReadError> {
+    Err(ReadError)
+}
+//STUB-END

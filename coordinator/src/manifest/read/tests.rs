@@ -136,8 +136,8 @@ fn headers_are_checked() {
         ),
         (
             "network: resnet20",
-            "network: resnet50",
-            "line 6, column 12: spec.network: there is no network 'resnet50'; known: resnet20, vgg16-bn",
+            "network: My_Net",
+            "line 6, column 12: spec.network: 'My_Net' is not 1 to 63 of a-z 0-9 - . with a letter or digit at both ends",
         ),
         ("  network: resnet20\n", "", "line 6, column 3: field 'network' is missing"),
     ] {
