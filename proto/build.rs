@@ -9,10 +9,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
-    // The operator's messages are what `-o json|yaml` prints; the others never leave the wire.
+    // The operator's messages are what `-o json|yaml` prints; the others, and an upload's, never leave the wire.
     let mut build = tonic_prost_build::configure();
     for message in descriptors.file.iter().filter(|f| f.name() == "reconvene/v1/operator.proto") {
-        for message in &message.message_type {
+        let printed =
+            message.message_type.iter().filter(|message| !message.name().starts_with("ImportModel"));
+        for message in printed {
             let path = format!("reconvene.v1.{}", message.name());
             build = build.type_attribute(&path, "#[derive(serde::Serialize)]");
             build = build.type_attribute(&path, "#[serde(rename_all = \"camelCase\")]");

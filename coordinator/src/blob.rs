@@ -108,6 +108,18 @@ impl BlobStore {
         Ok(Blob { file, size })
     }
 
+    /// A file's bytes, checked.
+    pub fn read(&self, artifact: &ArtifactRef) -> Result<Vec<u8>, BlobError> {
+        let mut blob = self.open_exact(artifact)?;
+        let path = self.path(artifact.digest);
+        let mut bytes = Vec::new();
+        blob.file.read_to_end(&mut bytes).map_err(failed("read", &path))?;
+        if Digest::of(&bytes) != artifact.digest {
+            return Err(BlobError::Damaged { path, problem: "its digest is another".to_owned() });
+        }
+        Ok(bytes)
+    }
+
     /// Opens a file and checks its length.
     pub fn open_exact(&self, artifact: &ArtifactRef) -> Result<Blob, BlobError> {
         let blob = self.open_blob(artifact.digest)?;

@@ -11,6 +11,7 @@ mod follow;
 mod get;
 mod layers;
 mod manifest_file;
+mod model;
 mod outcome;
 mod output;
 mod plan;
@@ -79,6 +80,8 @@ enum Verb {
     Serve(serve::ServeArgs),
     /// Prune a network to a budget, without a coordinator
     Prune(prune::PruneArgs),
+    /// Bring networks of one's own
+    Model(model::ModelArgs),
     /// Write a completion script for a shell
     Completion(completion::CompletionArgs),
 }
@@ -112,6 +115,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Watch(args) => watch::run(args, &context).await,
         Verb::Serve(args) => serve::run(args).await,
         Verb::Prune(args) => prune::run(args, &context),
+        Verb::Model(args) => model::run(args, &context).await,
         Verb::Completion(args) => completion::run(args, &context),
     };
     match outcome {

@@ -16,7 +16,7 @@ use pruner_core::plan::PrunePlan;
 use pruner_core::saliency::SaliencyError;
 use pruner_core::surgery::{self, SurgeryError};
 use pruner_core::train::{self, Evaluation, Flip, Recipe, Step, TrainError};
-use pruner_core::zoo::{BuildError, UnknownNetwork};
+use pruner_core::zoo::UnknownNetwork;
 use pruner_core::{Network, rectify};
 
 pub use pool::{Pool, PoolError};
@@ -24,7 +24,8 @@ pub use subject::{Subject, SubjectKey};
 
 use crate::blob::BlobError;
 use crate::manifest::{DatasetSpec, DeploymentSpec, PruningSpec, TrainingSpec};
-use crate::store::DerivationKey;
+use crate::models::BuildError;
+use crate::store::{DerivationKey, StoreError};
 
 /// Why a model could not be derived. Only `Cancelled` is worth another try with nothing changed.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +37,16 @@ pub enum DeriveError {
     #[error(transparent)]
     Network(UnknownNetwork),
     /// The network does not fit the images.
-    #[error("building {network}")]
+    #[error("cannot build the network '{network}'")]
     Build {
         /// Which network.
         network: String,
         /// Why.
         source: BuildError,
     },
+    /// The records cannot be read.
+    #[error(transparent)]
+    Records(StoreError),
     /// Scoring failed.
     #[error(transparent)]
     Score(SaliencyError),

@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod histogram;
 pub mod limit;
 pub mod manifest;
+pub mod models;
 pub mod probes;
 pub mod rollout;
 pub mod store;

@@ -1,6 +1,7 @@
 //! The wire: each call becomes domain values, one call inward, and a message or a status back. No decisions here.
 
 mod artifact;
+mod import;
 mod operator;
 mod session;
 mod status;

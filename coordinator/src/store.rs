@@ -6,6 +6,7 @@ pub mod assignment;
 pub mod deployment;
 pub mod derivation;
 pub mod device;
+pub mod model;
 pub mod sled;
 pub mod telemetry;
 
@@ -24,6 +25,7 @@ pub use derivation::{DerivationKey, DerivationRecord, DerivationState};
 pub use device::{DeviceRecord, HoldingRecord};
 pub use error::StoreError;
 pub use handle::StoreHandle;
+pub use model::ModelRecord;
 pub use sled::SledStore;
 pub use telemetry::{Insertion, TelemetryRecord};
 
@@ -89,6 +91,15 @@ pub trait Store: Send + Sync {
 
     /// All derivations, by key.
     fn derivations(&self) -> Result<Vec<DerivationRecord>, StoreError>;
+
+    /// Stores a network that was brought unless one has its name; returns what is stored.
+    fn insert_model(&self, record: &ModelRecord) -> Result<ModelRecord, StoreError>;
+
+    /// One network that was brought.
+    fn model(&self, name: &str) -> Result<Option<ModelRecord>, StoreError>;
+
+    /// All networks that were brought, by name.
+    fn models(&self) -> Result<Vec<ModelRecord>, StoreError>;
 
     /// Stores or replaces what is known of an artifact.
     fn put_artifact(&self, record: &ArtifactRecord) -> Result<(), StoreError>;

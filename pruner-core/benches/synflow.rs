@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::process::Command;
 use std::time::Instant;
 
-use pruner_core::graph::{Conv, Graph, Network, Node, NodeId, Op, Shape};
+use pruner_core::graph::{Network, Shape};
 use pruner_core::init::init;
 use pruner_core::saliency::{Criterion, ScoreRecipe, score};
 use pruner_core::zoo::{ZooNetwork, build};
@@ -104,56 +104,12 @@ fn compare(python: &str, network: &str, ours: &[f64]) {
     }
 }
 
+/// ResNet-18 with a 3x3 stem and no pooling behind it reads 64x64 images of 200 classes, the others CIFAR's.
 fn network(name: &str) -> Network {
-    let zoo = |which: ZooNetwork| build(which, Shape::new(3, 32, 32), 10).expect("the zoo takes such images");
-    let graph = match name {
-        "resnet18" => resnet18(),
-        name => zoo(name.parse().expect("a network of the zoo")),
+    let (which, shape, classes) = match name {
+        "resnet18" => (ZooNetwork::ResNet18Cifar, Shape::new(3, 64, 64), 200),
+        name => (name.parse().expect("a network of the zoo"), Shape::new(3, 32, 32), 10),
     };
+    let graph = build(which, shape, classes).expect("the zoo takes such images");
     Network { weights: init(&graph, 1), graph }
-}
-
-/// ResNet-18 with a 3x3 stem and no pooling behind it, on 64x64 images of 200 classes.
-fn resnet18() -> Graph {
-    let mut nodes = vec![Node { name: "input".to_owned(), op: Op::Input, inputs: Vec::new() }];
-    let mut x = normed(&mut nodes, Layer { inputs: 3, outputs: 64, kernel: 3, stride: 1 }, 0);
-    let mut width = 64;
-    for (stage, outputs) in [64, 128, 256, 512].into_iter().enumerate() {
-        for block in 0..2 {
-            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-            let y = normed(&mut nodes, Layer { inputs: width, outputs, kernel: 3, stride }, x);
-            let y = push(&mut nodes, Op::Relu, &[y]);
-            let y = normed(&mut nodes, Layer { inputs: outputs, outputs, kernel: 3, stride: 1 }, y);
-            if stride != 1 {
-                x = normed(&mut nodes, Layer { inputs: width, outputs, kernel: 1, stride }, x);
-            }
-            let sum = push(&mut nodes, Op::Add, &[x, y]);
-            x = push(&mut nodes, Op::Relu, &[sum]);
-            width = outputs;
-        }
-    }
-    let x = push(&mut nodes, Op::GlobalAvgPool, &[x]);
-    push(&mut nodes, Op::Linear { inputs: width, outputs: 200, bias: true }, &[x]);
-    Graph::new(Shape::new(3, 64, 64), nodes).expect("shapes fit")
-}
-
-struct Layer {
-    inputs: usize,
-    outputs: usize,
-    kernel: usize,
-    stride: usize,
-}
-
-/// A convolution and a batch norm.
-fn normed(nodes: &mut Vec<Node>, layer: Layer, from: usize) -> usize {
-    let Layer { inputs, outputs, kernel, stride } = layer;
-    let conv = Conv { inputs, outputs, kernel, stride, padding: kernel / 2, groups: 1, bias: false };
-    let x = push(nodes, Op::Conv(conv), &[from]);
-    push(nodes, Op::BatchNorm { channels: outputs, eps: 1e-5 }, &[x])
-}
-
-fn push(nodes: &mut Vec<Node>, op: Op, inputs: &[usize]) -> usize {
-    let (name, inputs) = (format!("n{}", nodes.len()), inputs.iter().copied().map(NodeId).collect());
-    nodes.push(Node { name, op, inputs });
-    nodes.len() - 1
 }

@@ -9,11 +9,12 @@ use pruner_core::plan::{Planner, PrunePlan, WidthPolicy};
 use pruner_core::saliency::{self, Criterion, ScoreRecipe};
 use pruner_core::sensitivity::density;
 use pruner_core::surgery::{self, SurgeryError};
-use pruner_core::zoo::{self, ZooNetwork};
-use pruner_core::{Graph, Network, group, init};
+use pruner_core::{Graph, Network, group};
 
 use super::DeriveError;
+use crate::blob::BlobStore;
 use crate::manifest::{DatasetFormat, DatasetSpec, DeploymentSpec, PruningSpec};
+use crate::models::Origin;
 
 /// All that decides a subject: deployments that agree on it share the scores.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +29,7 @@ pub struct SubjectKey {
 
 /// A dense network, scored.
 pub struct Subject {
-    /// The zoo's name for it.
+    /// What deployments call it.
     pub name: String,
     /// With its initial weights.
     pub network: Network,
@@ -53,15 +54,14 @@ impl Subject {
     /// Reads the images' shape, builds the network for it, and scores it.
     pub fn score(
         key: &SubjectKey,
+        (origin, blobs): (&Origin, &BlobStore),
         on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
     ) -> Result<Self, DeriveError> {
-        let network: ZooNetwork = key.network.parse().map_err(DeriveError::Network)?;
         let Dataset { shape, classes, .. } = key.dataset.read()?;
         let started = Instant::now();
-        let graph = zoo::build(network, shape, classes)
+        let network = origin
+            .build(blobs, (shape, classes), key.pruning.seed)
             .map_err(|source| DeriveError::Build { network: key.network.clone(), source })?;
-        let weights = init::init(&graph, key.pruning.seed);
-        let network = Network { graph, weights };
         let recipe = ScoreRecipe {
             criterion: Criterion::SynFlow,
             rounds: key.pruning.rounds,

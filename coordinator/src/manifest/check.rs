@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use proto::{ByteSize, DeviceId};
-use pruner_core::zoo::ZooNetwork;
 
 use super::{
     API_VERSION, BudgetRule, DeploymentManifest, KIND, Limit, PruningSpec, RolloutSpec, TrainingSpec,
@@ -50,7 +49,10 @@ fn selector(field: &str, labels: &BTreeMap<String, String>) -> Problem {
 }
 
 fn network(name: &str) -> Problem {
-    name.parse::<ZooNetwork>().err().map(|error| ("spec.network".to_owned(), error.to_string()))
+    // Whether there is one of that name is the coordinator's to say: operators bring networks of their own.
+    refuse_if(name.parse::<DeviceId>().is_err(), "spec.network", || {
+        format!("'{name}' is not 1 to 63 of a-z 0-9 - . with a letter or digit at both ends")
+    })
 }
 
 fn pruning(spec: &PruningSpec) -> Problem {

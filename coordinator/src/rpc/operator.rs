@@ -12,9 +12,9 @@ use pruner_core::zoo::{self, ZooNetwork};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{status, view};
+use super::{import, status, view};
 use crate::blob::BlobStore;
 use crate::board::JobId;
 use crate::clock::unix_ms;
@@ -23,6 +23,7 @@ use crate::corrections::Corrections;
 use crate::derive::{Subject, SubjectKey};
 use crate::fitting::{self, Candidate};
 use crate::manifest::DeploymentManifest;
+use crate::models::Origin;
 use crate::rollout::driver::score;
 use crate::store::{Applied, DeploymentPhase, DeploymentRecord, DerivationState, Store, StoreError};
 
@@ -65,7 +66,17 @@ impl OperatorService for OperatorRpc {
                 .map_err(|error| Status::internal(format!("building {network}: {error}")))?;
             models.push(view::model(network, &cost(&graph), LISTED_INPUT, LISTED_CLASSES));
         }
+        let brought = self.core.store.call(|store| store.models()).await.map_err(status::store)?;
+        let brought = brought.iter().filter(|record| name.is_empty() || record.name.as_str() == name);
+        models.extend(brought.map(view::imported));
         Ok(Response::new(v1::ModelList { models }))
+    }
+
+    async fn import_model(
+        &self,
+        request: Request<Streaming<v1::ImportModelRequest>>,
+    ) -> Reply<v1::ImportModelResponse> {
+        import::import(&self.core, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_deployments(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeploymentList> {
@@ -104,6 +115,7 @@ impl OperatorService for OperatorRpc {
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Reply<v1::ApplyResponse> {
         let text = request.into_inner().manifest;
         let manifest = DeploymentManifest::read(&text).map_err(status::manifest)?;
+        self.origin(&manifest.spec.network).await?;
         let name = manifest.metadata.name.clone();
         let blobs = self.core.blobs.clone();
         let applied = self
@@ -189,6 +201,13 @@ fn requeue_failed(store: &dyn Store, blobs: &BlobStore, name: &str) -> Result<()
 }
 
 impl OperatorRpc {
+    /// Where the network comes from.
+    async fn origin(&self, network: &str) -> Result<Origin, Status> {
+        let name = network.to_owned();
+        let found = self.core.store.call(move |store| Origin::find(store, &name)).await;
+        found.map_err(status::store)?.map_err(|unknown| status::network(&unknown))
+    }
+
     /// The scored network of a manifest; scores it now if that was not done since the start.
     async fn subject(&self, manifest: &DeploymentManifest) -> Result<Arc<Subject>, Status> {
         let key = SubjectKey::of(&manifest.spec);
@@ -198,7 +217,9 @@ impl OperatorRpc {
         let id =
             JobId { deployment: manifest.metadata.name.clone(), title: format!("score {}", key.network) };
         let reporter = self.core.board.begin(id, key.pruning.rounds.into());
-        let scored = score(&self.core.pool, key.clone(), reporter, self.core.shutdown.child_token()).await;
+        let origin = self.origin(&key.network).await?;
+        let scored = score(&self.core, (key.clone(), origin), reporter, self.core.shutdown.child_token());
+        let scored = scored.await;
         let subject = Arc::new(scored.map_err(status::derive)?);
         self.core.subjects.insert(key, subject.clone());
         Ok(subject)

@@ -3,12 +3,14 @@
 use std::io;
 
 use proto::{Digest, Invalid};
+use pruner_core::zoo::UnknownNetwork;
 use tonic::Status;
 
 use crate::blob::BlobError;
 use crate::causes::chain;
 use crate::derive::DeriveError;
 use crate::manifest::ManifestError;
+use crate::models::ImportError;
 use crate::store::StoreError;
 
 /// A message that means nothing.
@@ -46,6 +48,24 @@ pub(super) fn blob(error: BlobError) -> Status {
     }
 }
 
+pub(super) fn import(error: ImportError) -> Status {
+    let text = chain(&error);
+    match error {
+        ImportError::Reserved { .. } | ImportError::Taken { .. } => Status::already_exists(text),
+        ImportError::Mangled { .. } => Status::data_loss(text),
+        ImportError::Read(_) | ImportError::Shape { .. } => Status::invalid_argument(text),
+        ImportError::Blob(error) => blob(error),
+        ImportError::Store(error) => store(error),
+    }
+}
+
+/// A deployment names a network that nobody has.
+pub(super) fn network(error: &UnknownNetwork) -> Status {
+    Status::invalid_argument(format!(
+        "spec.network: {error}; `reconvene model import` brings one of your own"
+    ))
+}
+
 pub(super) fn derive(error: DeriveError) -> Status {
     let text = chain(&error);
     match error {
@@ -53,6 +73,7 @@ pub(super) fn derive(error: DeriveError) -> Status {
             Status::invalid_argument(text)
         }
         DeriveError::Cancelled => Status::unavailable(text),
+        DeriveError::Records(error) => store(error),
         DeriveError::Store(_)
         | DeriveError::Pool(_)
         | DeriveError::Score(_)

@@ -19,8 +19,8 @@ use crate::fleet::{Fleet, Presence};
 use crate::histogram::{LatencyTally, Summary};
 use crate::probes::ProbeSet;
 use crate::store::{
-    ArtifactRecord, DeploymentPhase, DeploymentRecord, DeviceRecord, LayerRecord, Outcome, OutcomeRecord,
-    TelemetryRecord,
+    ArtifactRecord, DeploymentPhase, DeploymentRecord, DeviceRecord, LayerRecord, ModelRecord, Outcome,
+    OutcomeRecord, TelemetryRecord,
 };
 
 pub(super) fn device(record: &DeviceRecord, presence: Option<Presence>, probes: &ProbeSet) -> v1::Device {
@@ -69,6 +69,23 @@ pub(super) fn model(network: ZooNetwork, cost: &Cost, input: Shape, classes: usi
         params: cost.params,
         macs: cost.macs,
         bytes: cost.bytes,
+        origin: "zoo".to_owned(),
+        digest: String::new(),
+        notes: Vec::new(),
+    }
+}
+
+pub(super) fn imported(record: &ModelRecord) -> v1::Model {
+    v1::Model {
+        name: record.name.to_string(),
+        input_shape: record.input_shape.to_vec(),
+        classes: record.classes,
+        params: record.footprint.params,
+        macs: record.footprint.macs,
+        bytes: record.footprint.bytes,
+        origin: "imported".to_owned(),
+        digest: record.file.digest.to_string(),
+        notes: record.notes.clone(),
     }
 }
 

@@ -12,7 +12,8 @@ use sled::{Db, Tree};
 use super::record::{Record, decode, encode, text};
 use super::{
     Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, DeploymentPhase, DeploymentRecord,
-    DerivationKey, DerivationRecord, DeviceRecord, Insertion, Store, StoreError, TelemetryRecord, telemetry,
+    DerivationKey, DerivationRecord, DeviceRecord, Insertion, ModelRecord, Store, StoreError,
+    TelemetryRecord, telemetry,
 };
 use crate::manifest::DeploymentManifest;
 
@@ -26,6 +27,7 @@ pub struct SledStore {
     deployments: Tree,
     derivations: Tree,
     artifacts: Tree,
+    models: Tree,
     assignments: Tree,
     telemetry: Tree,
     disk: Disk,
@@ -60,6 +62,7 @@ impl SledStore {
             deployments: tree(DeploymentRecord::KIND)?,
             derivations: tree(DerivationRecord::KIND)?,
             artifacts: tree(ArtifactRecord::KIND)?,
+            models: tree(ModelRecord::KIND)?,
             assignments: tree(AssignmentRecord::KIND)?,
             telemetry: tree(TelemetryRecord::KIND)?,
             disk: Disk {
@@ -258,6 +261,18 @@ impl Store for SledStore {
 
     fn derivations(&self) -> Result<Vec<DerivationRecord>, StoreError> {
         list(&self.derivations, &[])
+    }
+
+    fn insert_model(&self, record: &ModelRecord) -> Result<ModelRecord, StoreError> {
+        self.swap(&self.models, &record.key(), &mut |stored| Ok(stored.unwrap_or_else(|| record.clone())))
+    }
+
+    fn model(&self, name: &str) -> Result<Option<ModelRecord>, StoreError> {
+        get(&self.models, name.as_bytes())
+    }
+
+    fn models(&self) -> Result<Vec<ModelRecord>, StoreError> {
+        list(&self.models, &[])
     }
 
     fn put_artifact(&self, record: &ArtifactRecord) -> Result<(), StoreError> {

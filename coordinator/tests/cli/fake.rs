@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use proto::v1;
+use proto::v1::import_model_request::Part;
 use proto::v1::operator_service_server::{OperatorService, OperatorServiceServer};
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// What the double answers, and what it was sent.
 #[derive(Debug, Default)]
@@ -113,6 +114,23 @@ impl OperatorService for Service {
         let generation = applied.len() as u64;
         let result = if generation == 1 { "created" } else { "configured" }.to_owned();
         Ok(Response::new(v1::ApplyResponse { name: "fashion-mnist".to_owned(), generation, result }))
+    }
+
+    async fn import_model(
+        &self,
+        r: Request<Streaming<v1::ImportModelRequest>>,
+    ) -> Result<Response<v1::ImportModelResponse>, Status> {
+        let mut parts = r.into_inner();
+        let (mut model, mut bytes) = (self.0.models[0].clone(), 0);
+        while let Some(part) = parts.next().await.transpose()? {
+            match part.part.unwrap() {
+                Part::Header(header) => model.name = header.name,
+                Part::Chunk(chunk) => bytes += chunk.len() as u64,
+            }
+        }
+        model.bytes = bytes;
+        model.notes = vec!["'head' (Einsum) is carried through unchanged".to_owned()];
+        Ok(Response::new(v1::ImportModelResponse { model: Some(model), unchanged: false }))
     }
 
     async fn plan(&self, _: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {

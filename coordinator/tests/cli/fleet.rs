@@ -141,6 +141,9 @@ pub(crate) fn replies() -> Replies {
             params: 272_474,
             macs: 40_813_184,
             bytes: 1_094_000,
+            origin: "zoo".to_owned(),
+            digest: String::new(),
+            notes: Vec::new(),
         }],
         deployments: vec![deployment("Complete")],
         artifacts: vec![v1::Artifact {

@@ -8,5 +8,6 @@ mod fleet;
 mod completion;
 mod deployments;
 mod lists;
+mod models;
 mod prune;
 mod refusals;

@@ -15,7 +15,17 @@ pub(super) fn describe(model: &v1::Model, colors: Colors) -> String {
     sheet.fact("Parameters", count(model.params));
     sheet.fact("MACs", macs(model.macs));
     sheet.fact("Size", format!("{} ({} bytes)", bytes(model.bytes), count(model.bytes)));
-    let example = format!("reconvene prune --network {} --budget params=1/4 --out model.onnx", model.name);
-    sheet.text("To prune it without a fleet", &example);
+    sheet.fact("Origin", &model.origin);
+    if !model.digest.is_empty() {
+        sheet.fact("File", &model.digest);
+    }
+    if !model.notes.is_empty() {
+        sheet.text("Carried through unchanged", &model.notes.join("\n"));
+    }
+    if model.origin == "zoo" {
+        let name = &model.name;
+        let example = format!("reconvene prune --network {name} --budget params=1/4 --out model.onnx");
+        sheet.text("To prune it without a fleet", &example);
+    }
     sheet.finish()
 }

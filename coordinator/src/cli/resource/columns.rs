@@ -45,6 +45,7 @@ pub(super) const MODELS: &[Column<v1::Model>] = &[
     usual("PARAMS", |m| Entry::figure(count(m.params))),
     usual("MACS", |m| Entry::figure(macs(m.macs))),
     usual("SIZE", |m| Entry::figure(bytes(m.bytes))),
+    usual("ORIGIN", |m| Entry::text(&m.origin)),
 ];
 
 pub(super) const DEPLOYMENTS: &[Column<v1::Deployment>] = &[

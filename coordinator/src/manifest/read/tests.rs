@@ -136,10 +136,8 @@ fn headers_are_checked() {
         ),
         (
             "network: resnet20",
-            "network: resnet21",
-            "line 6, column 12: spec.network: there is no network 'resnet21'; known: resnet20, resnet32, resnet44, \
-             resnet56, resnet18, resnet34, resnet50, resnet18-cifar, resnet34-cifar, resnet50-cifar, vgg11-bn, \
-             vgg13-bn, vgg16-bn, vgg19-bn, mobilenet-v2, mobilenet-v2-cifar",
+            "network: My_Net",
+            "line 6, column 12: spec.network: 'My_Net' is not 1 to 63 of a-z 0-9 - . with a letter or digit at both ends",
         ),
         ("  network: resnet20\n", "", "line 6, column 3: field 'network' is missing"),
     ] {

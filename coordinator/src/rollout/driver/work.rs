@@ -13,8 +13,10 @@ use crate::blob::BlobStore;
 use crate::board::{JobId, Reporter};
 use crate::causes::chain;
 use crate::clock::unix_ms;
-use crate::derive::{self, DeriveError, Derived, Pool, Subject, SubjectKey};
+use crate::core::Core;
+use crate::derive::{self, DeriveError, Derived, Subject, SubjectKey};
 use crate::manifest::DeploymentSpec;
+use crate::models::Origin;
 use crate::store::{
     ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DerivationState,
     Footprint, LayerRecord, Outcome, Serving, Store, StoreError, StoreHandle,
@@ -31,18 +33,26 @@ fn go_on(cancel: &CancellationToken) -> ControlFlow<()> {
 
 /// Scores a network on the pool, reporting to the board.
 pub(crate) async fn score(
-    pool: &Pool,
-    key: SubjectKey,
+    core: &Core,
+    (key, origin): (SubjectKey, Origin),
     mut reporter: Reporter,
     cancel: CancellationToken,
 ) -> Result<Subject, DeriveError> {
-    let scored = pool.run(move || {
-        Subject::score(&key, &mut |done, of| {
+    let blobs = core.blobs.clone();
+    let scored = core.pool.run(move || {
+        Subject::score(&key, (&origin, &blobs), &mut |done, of| {
             reporter.report(done.into(), of.into(), format!("round {done}/{of}"));
             go_on(&cancel)
         })
     });
     flatten(scored.await)
+}
+
+/// Where the network of that name comes from.
+async fn origin(store: &StoreHandle, network: &str) -> Result<Origin, DeriveError> {
+    let name = network.to_owned();
+    let found = store.call(move |store| Origin::find(store, &name)).await;
+    found.map_err(DeriveError::Records)?.map_err(DeriveError::Network)
 }
 
 impl Driver {
@@ -59,13 +69,16 @@ impl Driver {
         underway.scoring.push(key.clone());
         let id = JobId { deployment: deployment.name.clone(), title: format!("score {}", key.network) };
         let reporter = self.core.board.begin(id, key.pruning.rounds.into());
-        let (pool, subjects, store) =
-            (self.core.pool.clone(), self.core.subjects.clone(), self.core.store.clone());
+        let core = self.core.clone();
         let (name, generation, ended) = (deployment.name.clone(), deployment.generation, ended.clone());
         let cancel = self.core.shutdown.child_token();
         self.core.tasks.spawn(async move {
-            match score(&pool, key.clone(), reporter, cancel).await {
-                Ok(subject) => subjects.insert(key.clone(), Arc::new(subject)),
+            let scored = match origin(&core.store, &key.network).await {
+                Ok(origin) => score(&core, (key.clone(), origin), reporter, cancel).await,
+                Err(error) => Err(error),
+            };
+            match scored {
+                Ok(subject) => core.subjects.insert(key.clone(), Arc::new(subject)),
                 Err(error) if error.is_retryable() => {}
                 Err(error) => {
                     let reason = chain(&error);
@@ -81,7 +94,7 @@ impl Driver {
                             }
                         })
                     };
-                    note_failure(store.call(failed).await.map(drop));
+                    note_failure(core.store.call(failed).await.map(drop));
                 }
             }
             let _ = ended.send(Ended::Scoring(key)).await; // nobody listens while stopping
@@ -184,7 +197,7 @@ struct Training {
 }
 
 impl Training {
-    async fn run(self, pool: &Pool, blobs: &BlobStore) -> Result<ArtifactRecord, DeriveError> {
+    async fn run(self, pool: &derive::Pool, blobs: &BlobStore) -> Result<ArtifactRecord, DeriveError> {
         let Self { mut reporter, subject, plan, spec, cancel } = self;
         let blobs = blobs.clone();
         let trained = pool.run(move || {
