@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod kill;
+mod own_network;
 mod scene;
 mod tidy;
 mod whole_loop;

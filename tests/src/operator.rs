@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use proto::v1;
+use proto::v1::import_model_request::Part;
 use proto::v1::operator_service_client::OperatorServiceClient;
+use proto::{ArtifactRef, ByteSize, Digest, v1};
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
@@ -86,6 +87,20 @@ impl Operator {
         let matching = |t: &v1::TelemetrySummary| t.device_id == device && t.digest == digest;
         // The newest generation, should the same artifact have been assigned more than once.
         Ok(answer.into_inner().telemetry.into_iter().filter(matching).max_by_key(|t| t.generation))
+    }
+
+    /// Brings a network in.
+    ///
+    /// # Errors
+    /// The coordinator's status.
+    pub async fn import(&self, name: &str, file: Vec<u8>) -> Result<v1::ImportModelResponse> {
+        let announced = ArtifactRef { digest: Digest::of(&file), size: ByteSize(file.len() as u64) };
+        let header = v1::ImportModelHeader { name: name.to_owned(), file: Some(announced.into()) };
+        let chunks = file.chunks(64 << 10).map(|chunk| Part::Chunk(chunk.to_vec())).collect::<Vec<_>>();
+        let parts = std::iter::once(Part::Header(header)).chain(chunks);
+        let parts: Vec<_> = parts.map(|part| v1::ImportModelRequest { part: Some(part) }).collect();
+        let answer = self.client.clone().import_model(tokio_stream::iter(parts)).await;
+        Ok(answer.context("cannot import the network")?.into_inner())
     }
 
     /// Applies a manifest.

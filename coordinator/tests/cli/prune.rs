@@ -60,6 +60,34 @@ fn people_read_layers_and_totals() {
 }
 
 #[test]
+fn a_file_of_ones_own_is_pruned_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, out) = (folder.path().join("own.onnx"), folder.path().join("small.onnx"));
+    let first = report(prune(&own, &["--budget", "params=90%", "-o", "json"]));
+    let arguments =
+        ["prune", "--onnx", own.to_str().unwrap(), "--rounds", "5", "--budget", "params=1/4", "-o", "json"];
+    let run = reconvene("http://127.0.0.1:9", &[&arguments[..], &["--out", out.to_str().unwrap()]].concat());
+    let second = report(run);
+    // Batch norms were folded into biases, so the file has somewhat fewer parameters than its network had.
+    let (dense, before) = (&second["dense"]["params"], &first["pruned"]["params"]);
+    assert!(dense.as_u64() < before.as_u64() && dense.as_u64() > Some(200_000), "{dense} {before}");
+    assert!(second["pruned"]["params"].as_u64().unwrap() <= dense.as_u64().unwrap() / 4);
+    assert_eq!(second["pruned"]["bytes"], std::fs::metadata(&out).unwrap().len());
+}
+
+#[test]
+fn a_file_that_is_no_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, out) = (folder.path().join("own.onnx"), folder.path().join("small.onnx"));
+    std::fs::write(&own, "not a network").unwrap();
+    let arguments = ["prune", "--onnx", own.to_str().unwrap(), "--budget", "params=1/4"];
+    let run = reconvene("http://127.0.0.1:9", &[&arguments[..], &["--out", out.to_str().unwrap()]].concat());
+    let line = run.complaint(65);
+    assert!(line.starts_with(own.to_str().unwrap()), "{line}");
+    assert!(!out.exists());
+}
+
+#[test]
 fn a_budget_that_cannot_be_met() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("m.onnx");

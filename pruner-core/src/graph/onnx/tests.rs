@@ -190,6 +190,10 @@ fn an_older_version_has_its_own_spelling() {
         nodes.map(|node| format!("{} {}", node.op_type(), node.input.len())).collect::<Vec<_>>()
     };
     let (old, new) = (spelt(9), spelt(21));
+    // Softmax goes over the last dimension, and a region of interest is given, if only an empty one.
+    let between = spelt(12);
+    assert!(between.contains(&"Resize 3".to_owned()) && between.contains(&"Softmax 1".to_owned()));
+    assert_eq!(between.iter().filter(|node| *node == "Transpose 1").count(), 4, "{between:?}");
     for operator in ["Slice 1", "Clip 1", "Pad 1", "Upsample 2", "HardSigmoid 1"] {
         assert!(old.contains(&operator.to_owned()), "{operator} in {old:?}");
     }

@@ -54,10 +54,7 @@ impl Lowering<'_> {
             }
             Op::GlobalAvgPool => self.pool(this, "GlobalAveragePool", read(0), Vec::new()),
             Op::Resize(resize) => self.resize(this, *resize, read(0)),
-            Op::Softmax => {
-                let x = read(0);
-                self.plain(this, "Softmax", vec![x], vec![Attribute::int("axis", 1)])
-            }
+            Op::Softmax => self.softmax(this, read(0)),
             Op::Flatten => {
                 let x = read(0);
                 let value = self.plain(this, "Flatten", vec![x], vec![Attribute::int("axis", 1)]);
@@ -181,6 +178,26 @@ impl Lowering<'_> {
         self.plain(this, "Reshape", inputs.to_vec(), Vec::new())
     }
 
+    /// Before version 13 all dimensions from the axis on are one: then the channels must come last.
+    fn softmax(&mut self, this: (NodeId, &Node), x: Value) -> Value {
+        if self.opset >= 13 || x.shape.area() == 1 {
+            return self.plain(this, "Softmax", vec![x], vec![Attribute::int("axis", 1)]);
+        }
+        let x = self.ranked(x, IMAGE, &this.1.name);
+        let (last, probabilities) =
+            (format!("{}.last", this.1.name), format!("{}.probabilities", this.1.name));
+        self.emit(
+            &last,
+            "Transpose",
+            vec![x.name.clone()],
+            &last,
+            vec![Attribute::list("perm", &[0, 2, 3, 1])],
+        );
+        self.emit(&probabilities, "Softmax", vec![last], &probabilities, vec![Attribute::int("axis", 3)]);
+        let first = vec![Attribute::list("perm", &[0, 3, 1, 2])];
+        self.plain(this, "Transpose", vec![Value { name: probabilities, ..x }], first)
+    }
+
     fn pad(&mut self, this: (NodeId, &Node), (border, value): (Padding, f32), input: Value) -> Value {
         let x = self.ranked(input, IMAGE, &this.1.name);
         let Padding { top, left, bottom, right } = border;
@@ -226,8 +243,12 @@ impl Lowering<'_> {
             }
             Interpolation::Linear => {}
         }
-        // The region of interest is left out.
-        self.plain(this, "Resize", vec![x.clone(), named(String::new()), named(scales)], attributes)
+        // The region of interest is left out; before version 13 by giving an empty one.
+        let roi = match self.opset {
+            ..13 => self.constant(format!("{name}.roi"), vec![0], Source::Floats(Vec::new())),
+            _ => String::new(),
+        };
+        self.plain(this, "Resize", vec![x.clone(), named(roi), named(scales)], attributes)
     }
 
     fn stored_constant(&mut self, node: &Node, shape: Shape) -> Value {
