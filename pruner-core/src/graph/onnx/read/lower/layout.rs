@@ -61,6 +61,8 @@ impl<'a> Lowering<'_, 'a> {
     pub(super) fn past(&self, call: &Call<'_, 'a>) -> Past {
         let Some(x) = call.feature(0) else { return Past::Plain };
         match call.node.operator {
+            // What flattens an image is a node of its own: its channels, not the image's, are split from here on.
+            "Reshape" if x.dims.len() == 2 => Past::View(Rc::new(Origin { id: x.id, dims: x.dims.clone() })),
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => Past::View(x.origin()),
             "Transpose" => self.shuffled(call, x).unwrap_or(Past::Plain),
             _ => Past::Plain,

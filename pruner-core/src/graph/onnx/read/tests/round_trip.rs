@@ -99,6 +99,25 @@ fn every_operator_comes_back() {
     }
 }
 
+/// One channel of four positions, flattened to four channels, which are shuffled.
+#[test]
+fn a_flattened_map_may_be_shuffled() {
+    let node =
+        |name: &str, op: Op, input: usize| Node { name: name.to_owned(), op, inputs: vec![NodeId(input)] };
+    let nodes = vec![
+        Node { name: "input".into(), op: Op::Input, inputs: Vec::new() },
+        node("relu", Op::RELU, 0),
+        node("flatten", Op::Flatten, 1),
+        node("shuffle", Op::Shuffle { groups: 2 }, 2),
+        node("fc", Op::Linear { inputs: 4, outputs: 3, bias: true }, 3),
+    ];
+    let graph = Graph::new(Shape::new(1, 2, 2), nodes).unwrap();
+    let network = Network { weights: arbitrary::weights(&graph, 1), graph };
+    let import = decode(&encode(&network, BatchNorms::Kept).unwrap()).unwrap();
+    assert!(import.notes.is_empty(), "{:?}", import.notes);
+    assert_eq!(logits(&import.network), logits(&network));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
