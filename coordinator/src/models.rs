@@ -139,8 +139,7 @@ pub fn import(
     if name.as_str().parse::<ZooNetwork>().is_ok() {
         return Err(ImportError::Reserved { name });
     }
-    if bytes.len() as u64 != announced.size.0 || proto::Digest::of(bytes) != announced.digest {
-        let problem = format!("{} of {} bytes, or another digest", bytes.len(), announced.size.0);
+    if let Some(problem) = mangled(bytes, announced) {
         return Err(ImportError::Mangled { problem });
     }
     if let Some(known) = store.model(name.as_str())? {
@@ -171,6 +170,16 @@ pub fn import(
     })?;
     let (stored, _) = settle(stored, announced)?;
     Ok((stored, Arrival::New))
+}
+
+/// What tells the bytes that came from those that were announced.
+fn mangled(bytes: &[u8], announced: &ArtifactRef) -> Option<String> {
+    if bytes.len() as u64 != announced.size.0 {
+        return Some(format!("{} of {} bytes came; send it again", bytes.len(), announced.size.0));
+    }
+    let digest = proto::Digest::of(bytes);
+    (digest != announced.digest)
+        .then(|| format!("its digest is {digest}, not {}; send it again", announced.digest))
 }
 
 /// Whether a file was known before.

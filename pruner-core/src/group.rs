@@ -89,14 +89,19 @@ pub type Keep = BTreeMap<GroupId, Vec<usize>>;
 impl ChannelGroup {
     /// Whether several layers write these channels, as at a residual sum. A depthwise convolution only passes them on.
     pub fn is_coupled(&self, graph: &Graph) -> bool {
-        let passes_on = |id: &&NodeId| matches!(graph.node(**id).op, Op::Conv(conv) if conv.is_depthwise());
-        self.producers.iter().filter(|id| !passes_on(id)).count() > 1
+        mixing(graph, &self.producers).count() > 1
     }
 
     /// The dimension of a tensor that runs over these channels.
     pub fn member(&self, tensor: &str, dim: usize) -> Option<&Member> {
         self.members.iter().find(|member| member.tensor == tensor && member.dim == dim)
     }
+}
+
+/// Those of `layers` that make channels of their own. A depthwise convolution only passes them on.
+pub(crate) fn mixing<'a>(graph: &'a Graph, layers: &'a [NodeId]) -> impl Iterator<Item = NodeId> + 'a {
+    let passes_on = |id: NodeId| matches!(graph.node(id).op, Op::Conv(conv) if conv.is_depthwise());
+    layers.iter().copied().filter(move |&id| !passes_on(id))
 }
 
 /// Every group of `graph`, in the order in which their first channels appear.

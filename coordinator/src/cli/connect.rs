@@ -50,7 +50,7 @@ impl Server {
         let message = status.message().to_owned();
         match status.code() {
             Code::NotFound => CliError::Missing(message),
-            Code::InvalidArgument => CliError::BadInput(message),
+            Code::InvalidArgument | Code::AlreadyExists => CliError::BadInput(message),
             Code::Unavailable => match std::error::Error::source(&status) {
                 Some(source) => self.unreachable(source),
                 None => CliError::Unreachable { url: self.url.clone(), cause: message },

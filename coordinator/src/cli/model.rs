@@ -63,9 +63,11 @@ async fn import(args: &ImportArgs, context: &Context) -> Result<(), CliError> {
     }
     let announced = ArtifactRef { digest: Digest::of(&file), size: ByteSize(file.len() as u64) };
     let header = Part::Header(v1::ImportModelHeader { name, file: Some(announced.into()) });
-    let mut parts = vec![header];
-    parts.extend(file.chunks(CHUNK).map(|chunk| Part::Chunk(chunk.to_vec())));
-    let parts = parts.into_iter().map(|part| v1::ImportModelRequest { part: Some(part) });
+    // A chunk is copied when it is sent, so that the file is in memory once.
+    let starts = (0..file.len()).step_by(CHUNK);
+    let chunks = starts.map(move |at| Part::Chunk(file[at..file.len().min(at + CHUNK)].to_vec()));
+    let parts = std::iter::once(header).chain(chunks);
+    let parts = parts.map(|part| v1::ImportModelRequest { part: Some(part) });
     let mut client = context.server.connect().await?;
     let answer = client.import_model(Request::new(tokio_stream::iter(parts))).await;
     let answer = answer.map_err(|status| context.server.refusal(status))?.into_inner();

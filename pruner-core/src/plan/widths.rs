@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::WidthPolicy;
-use crate::graph::{Graph, NodeId, Op};
-use crate::group::{ChannelGroup, GroupId};
+use crate::graph::{Graph, NodeId};
+use crate::group::{self, ChannelGroup, GroupId};
 use crate::sensitivity::Sensitivity;
 
 /// The prunable groups.
@@ -77,9 +77,7 @@ fn rounded(channels: usize, round_to: usize, least: usize) -> usize {
 /// few weights, which masks keep for other reasons than the channels'.
 fn density(graph: &Graph, group: &ChannelGroup, sensitivity: &Sensitivity) -> f64 {
     let mean = |nodes: &[NodeId]| {
-        let passes_on = |id: &NodeId| matches!(graph.node(*id).op, Op::Conv(conv) if conv.is_depthwise());
-        let of = nodes.iter().filter(|id| !passes_on(id)).map(|&node| sensitivity.of(node));
-        let of: Vec<f64> = of.collect();
+        let of: Vec<f64> = group::mixing(graph, nodes).map(|node| sensitivity.of(node)).collect();
         (of.iter().sum::<f64>() / of.len() as f64, of.len())
     };
     match (mean(&group.producers), mean(&group.consumers)) {

@@ -14,7 +14,8 @@ use crate::saliency::LayerScores;
 
 /// Longest span that is stored sparsely from the start: below, the arithmetic is less work than reading the weights.
 const SMALL: usize = 32;
-/// Share of weights alive below which the sparse loops are faster than the dense ones: measured on 8x8 to 32x32 maps.
+/// Share of weights alive below which the sparse loops are taken to be faster than the dense ones: an estimate from the
+/// numbers that each reads, not a measurement.
 const FEW: f64 = 0.4;
 
 /// A layer with weights.
