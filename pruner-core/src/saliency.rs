@@ -134,7 +134,7 @@ pub fn score_with(
 ) -> Result<Scores, SaliencyError> {
     check(recipe)?;
     match recipe.criterion {
-        Criterion::SynFlow => synflow::scores(network, recipe, on_round),
+        Criterion::SynFlow => Ok(synflow::flow(network, &MaskRecipe::exact(*recipe), on_round)?.scores()),
         Criterion::Snip | Criterion::Grasp | Criterion::Magnitude | Criterion::Random => {
             let layout = ParamLayout::of(&network.graph);
             let recipe = MaskRecipe::exact(*recipe);

@@ -20,7 +20,7 @@ use route::Spread;
 use scaled::Scaled;
 
 use super::mask::{Selection, Ties, cut};
-use super::{LayerScores, SaliencyError};
+use super::{SaliencyError, Scores};
 use crate::graph::{Network, NodeId};
 
 /// The flow through the output, in the units that scores are stored in, is at most 2^this: f32 then holds scores from
@@ -150,11 +150,21 @@ impl Flow {
         }
     }
 
-    /// The scores that are left, layer by layer in the graph's order.
-    pub(super) fn summary(&self) -> impl Iterator<Item = (NodeId, LayerScores)> {
-        // Beyond f64's range one factor for all layers, which changes no rank, brings them back into it.
-        let unit = self.unit.max(ROOM - 1000);
-        self.layers().map(move |(node, layer)| (node, layer.summary(unit)))
+    /// The scores that are left, summed up layer by layer.
+    pub(super) fn scores(&self) -> Scores {
+        let unit = self.public_unit();
+        Scores { layers: self.layers().map(|(node, layer)| (node.0, layer.summary(unit))).collect() }
+    }
+
+    /// The scores that are left, weight by weight in each layer's tensor; 0 where a weight is dead.
+    pub(super) fn by_weight(&self) -> impl Iterator<Item = (NodeId, Vec<f64>)> {
+        let unit = self.public_unit();
+        self.layers().map(move |(node, layer)| (node, layer.weight_scores(unit)))
+    }
+
+    /// Beyond f64's range one factor for all layers, which changes no rank, brings the scores back into it.
+    fn public_unit(&self) -> i32 {
+        self.unit.max(ROOM - 1000)
     }
 
     fn layers(&self) -> impl Iterator<Item = (NodeId, &layer::Layer)> {

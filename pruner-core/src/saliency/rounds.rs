@@ -1,4 +1,5 @@
-//! Scoring and pruning in turn: the loop that every criterion shares, and the criteria that are a line each. Chooses no
+//! Scoring and pruning in turn: the loop of every criterion but synaptic flow, whose engine prunes as it scores, and the
+//! criteria that are a line each. Chooses no
 //! channels.
 
 use std::ops::{ControlFlow, Range};
@@ -10,8 +11,8 @@ use super::grasp::Grasp;
 use super::snip::Snip;
 use super::{Criterion, MaskRecipe, SaliencyError, Schedule, mask};
 use crate::dataset::LabelledImages;
-use crate::exec::{ExecError, Executor, ParamEntry, ParamLayout, Role};
-use crate::graph::{Graph, Network};
+use crate::exec::{ParamEntry, ParamLayout, Role};
+use crate::graph::Network;
 
 /// How much each weight matters.
 pub(super) trait Saliency {
@@ -80,7 +81,7 @@ fn saliency<'a>(
     let criterion = recipe.scores.criterion;
     let images = || images.ok_or(SaliencyError::NeedsImages { criterion });
     Ok(match criterion {
-        Criterion::SynFlow => Box::new(SynFlow::new(&network.graph)?),
+        Criterion::SynFlow => unreachable!("its scores and its pruning are one engine: see `synflow`"),
         Criterion::Snip => Box::new(Snip::new(&network.graph, images()?)?),
         Criterion::Grasp => Box::new(Grasp::new(&network.graph, images()?)?),
         Criterion::Magnitude => Box::new(Magnitude),
@@ -93,7 +94,7 @@ fn saliency<'a>(
 
 impl Schedule {
     /// The share that round `round` of `rounds` leaves, on the way to `last`.
-    fn density(self, last: f64, round: u32, rounds: u32) -> f64 {
+    pub(super) fn density(self, last: f64, round: u32, rounds: u32) -> f64 {
         let done = f64::from(round) / f64::from(rounds);
         match self {
             Self::Exponential => last.powf(done),
@@ -123,33 +124,6 @@ impl Saliency for Random {
         for range in &self.ranges {
             scores[range.clone()].iter_mut().for_each(|score| *score = 1.0 - random.random::<f64>());
         }
-    }
-}
-
-/// |dR/dw * w|, R the sum of the outputs of the network of absolute values for an image of ones. `synflow` sums the same
-/// scores up faster; here each weight's own is wanted.
-struct SynFlow {
-    executor: Executor<f64>,
-    ones: Vec<f64>,
-    out: Vec<f64>,
-    absolute: Vec<f64>,
-}
-
-impl SynFlow {
-    fn new(graph: &Graph) -> Result<Self, ExecError> {
-        let (pixels, outputs) = (graph.input_shape().numel(), graph.shape(graph.output()).numel());
-        let executor = Executor::new(graph, 1)?;
-        Ok(Self { executor, ones: vec![1.0; pixels], out: vec![1.0; outputs], absolute: Vec::new() })
-    }
-}
-
-impl Saliency for SynFlow {
-    fn score(&mut self, weights: &[f64], scores: &mut [f64]) {
-        self.absolute.clear();
-        self.absolute.extend(weights.iter().map(|weight| weight.abs()));
-        self.executor.forward_eval(&self.absolute, &self.ones, 1);
-        self.executor.backward(&self.absolute, &self.out, scores);
-        scores.iter_mut().zip(&self.absolute).for_each(|(score, weight)| *score = (*score * weight).abs());
     }
 }
 

@@ -3,25 +3,25 @@
 use std::ops::ControlFlow;
 
 use super::flow::Flow;
-use super::mask::{Selection, kept_count};
-use super::{SaliencyError, ScoreRecipe, Scores};
+use super::mask::kept_count;
+use super::{MaskRecipe, SaliencyError};
 use crate::graph::Network;
 
-/// The scores after the last round, without what the mask drops. In each round the density falls along
-/// density^(round / rounds).
-pub(super) fn scores(
+/// The flow after the last round of scoring and pruning, of what the mask keeps.
+pub(super) fn flow(
     network: &Network,
-    recipe: &ScoreRecipe,
+    recipe: &MaskRecipe,
     on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
-) -> Result<Scores, SaliencyError> {
+) -> Result<Flow, SaliencyError> {
     let mut flow = Flow::new(network)?;
-    for round in 1..=recipe.rounds {
+    let rounds = recipe.scores.rounds;
+    for round in 1..=rounds {
         flow.score();
-        let density = recipe.density.powf(f64::from(round) / f64::from(recipe.rounds));
-        flow.keep(kept_count(flow.weights(), density), Selection::Exact);
-        if on_round(round, recipe.rounds).is_break() {
+        let density = recipe.schedule.density(recipe.scores.density, round, rounds);
+        flow.keep(kept_count(flow.weights(), density), recipe.selection);
+        if on_round(round, rounds).is_break() {
             return Err(SaliencyError::Cancelled);
         }
     }
-    Ok(Scores { layers: flow.summary().map(|(node, scores)| (node.0, scores)).collect() })
+    Ok(flow)
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use super::{Criterion, SaliencyError, ScoreRecipe, Scores, Selection, check, rounds};
+use super::{Criterion, SaliencyError, ScoreRecipe, Scores, Selection, check, rounds, synflow};
 use crate::dataset::LabelledImages;
 use crate::exec::{ParamEntry, ParamLayout};
-use crate::graph::Network;
+use crate::graph::tensor::TensorKind;
+use crate::graph::{Network, NodeId};
 
 /// How a mask is made.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,15 +69,6 @@ impl Criterion {
 }
 
 impl Mask {
-    fn of(prunable: &[&ParamEntry], scores: &[f64]) -> Self {
-        let kept = |entry: &&ParamEntry| {
-            let scores = scores[entry.range.clone()].iter();
-            let kept = (0..).zip(scores).filter(|(_, score)| **score > 0.0).map(|(index, _)| index);
-            (entry.tensor.clone(), kept.collect())
-        };
-        Self(prunable.iter().map(kept).collect())
-    }
-
     /// The places that stay in a tensor's row-major numbers, ascending; `None` for tensors that no mask prunes.
     pub fn kept(&self, tensor: &str) -> Option<&[u32]> {
         self.0.get(tensor).map(Vec::as_slice)
@@ -102,10 +94,27 @@ pub fn mask(
     on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Masked, SaliencyError> {
     check(&recipe.scores)?;
-    let layout = ParamLayout::of(&network.graph);
-    let scores = rounds::masked_scores(network, &layout, recipe, images, on_round)?;
-    let prunable = rounds::prunable(&layout);
-    Ok(Masked { scores: Scores::of(&prunable, &scores), mask: Mask::of(&prunable, &scores) })
+    match recipe.scores.criterion {
+        Criterion::SynFlow => {
+            let flow = synflow::flow(network, recipe, on_round)?;
+            let tensor = |node: NodeId| network.graph.node(node).tensor_name(TensorKind::Weight);
+            let kept = flow.by_weight().map(|(node, scores)| (tensor(node), kept(&scores)));
+            Ok(Masked { mask: Mask(kept.collect()), scores: flow.scores() })
+        }
+        Criterion::Snip | Criterion::Grasp | Criterion::Magnitude | Criterion::Random => {
+            let layout = ParamLayout::of(&network.graph);
+            let scores = rounds::masked_scores(network, &layout, recipe, images, on_round)?;
+            let prunable = rounds::prunable(&layout);
+            let of = |entry: &&ParamEntry| (entry.tensor.clone(), kept(&scores[entry.range.clone()]));
+            let mask = Mask(prunable.iter().map(of).collect());
+            Ok(Masked { scores: Scores::of(&prunable, &scores), mask })
+        }
+    }
+}
+
+/// Where the scores are of weights that stay.
+fn kept(scores: &[f64]) -> Vec<u32> {
+    (0..).zip(scores).filter(|(_, score)| **score > 0.0).map(|(index, _)| index).collect()
 }
 
 #[cfg(test)]

@@ -254,7 +254,6 @@ pub(super) fn sum(scores: &[f32]) -> (f64, usize) {
     (sum, scores.iter().filter(|score| **score > 0.0).count())
 }
 
-#[cfg(test)]
 impl Layer {
     /// Every weight's score as the network has them, in units of 2^-`unit`; dead weights' are 0.
     pub(super) fn weight_scores(&self, unit: i32) -> Vec<f64> {

@@ -102,7 +102,7 @@ proptest! {
         let (total, exponent) = flow.score();
         let expected = reference.score(&network.graph);
         prop_assert!(close(total * 2f64.powi(exponent), expected, 1e-5), "{total} {exponent} {expected}");
-        for (node, layer) in flow.summary() {
+        for (node, layer) in flow.scores().layers() {
             let scores = reference.weight_scores(node);
             let filters = scores.chunks(scores.len() / layer.filters.len());
             let largest = layer.filters.iter().fold(0.0, |largest: f64, sum| largest.max(*sum));
