@@ -15,6 +15,8 @@ mod split;
 mod tests;
 mod window;
 
+use rayon::prelude::*;
+
 use lower::{Kernel, Program, Step};
 use route::Spread;
 use scaled::Scaled;
@@ -140,14 +142,14 @@ impl Flow {
                 Some(equal[count])
             }
         };
-        for step in &mut self.program.steps {
+        self.program.steps.par_iter_mut().for_each(|step| {
             if let Kernel::Layer { layer, .. } = &mut step.kernel {
                 layer.retain(cut.least());
                 if let Some(end) = end {
                     layer.drop_equal(cut.threshold, end);
                 }
             }
-        }
+        });
     }
 
     /// The scores that are left, summed up layer by layer.

@@ -91,7 +91,7 @@ pub(super) fn cut<T: Score>(scores: &[&[T]], (kept, total): (usize, usize), sele
 /// Fewest weights for which a sample of the scores pays.
 const MANY: usize = 1 << 20;
 /// About how many scores a sample has.
-const SAMPLE: usize = 1 << 16;
+const SAMPLE: usize = 1 << 15;
 
 /// As [`cut`], if a sample's guess holds of which scores the threshold lies between: then only those are ranked, and
 /// the others are counted, which takes a tenth of the time.
@@ -102,7 +102,10 @@ fn sampled_cut<T: Score>(
 ) -> Option<Cut<T>> {
     let len: usize = scores.iter().map(|scores| scores.len()).sum();
     let step = len.div_ceil(SAMPLE).max(1);
-    let sample: Vec<T> = scores.iter().flat_map(|scores| scores.iter().step_by(step)).copied().collect();
+    let some = |scores: &[&[T]]| -> Vec<T> {
+        scores.iter().flat_map(|scores| scores.iter().step_by(step)).copied().collect()
+    };
+    let sample = tasks(scores).into_par_iter().map(some).collect::<Vec<_>>().concat();
     let guess = kept / step;
     // Six standard deviations of a rank in a sample, and some more for scores that come in no random order.
     let spread = guess as f64 * (1.0 - guess as f64 / sample.len() as f64).max(0.0);

@@ -2,6 +2,9 @@
 //! planes with their padding, one plane per remainder of the stride, so that under every tap all positions that it
 //! reads are one contiguous run. The kernels then see offsets only.
 
+use rayon::prelude::*;
+
+use super::split::fewest;
 use crate::graph::{Conv, Shape, Window};
 
 /// Numbers beyond a row's end that a kernel may read or write.
@@ -158,7 +161,8 @@ impl Geometry {
     /// Copies features into their planes; the padding keeps what it held, which is 0.
     pub(super) fn spread(&self, x: &[f32], spread: &mut [f32]) {
         let area = self.input.area();
-        for (x, spread) in x.chunks_exact(area).zip(spread.chunks_exact_mut(self.channel)) {
+        let channels = spread.par_chunks_exact_mut(self.channel).zip(x.par_chunks_exact(area));
+        channels.with_min_len(fewest(self.channel)).for_each(|(spread, x)| {
             self.rows(|row, from, step, run| {
                 let (row, to) = (&x[row * self.input.width..][..self.input.width], &mut spread[run]);
                 if step == 1 {
@@ -167,7 +171,7 @@ impl Geometry {
                     to.iter_mut().zip(row[from..].iter().step_by(step)).for_each(|(to, x)| *to = *x);
                 }
             });
-        }
+        });
     }
 
     /// The reverse of [`Geometry::spread`] for one channel: `x` from its planes; where no tap reads, 0.

@@ -7,7 +7,7 @@ use super::dense;
 use super::geometry::Geometry;
 use super::scaled::{Scaled, align, powers};
 use super::sparse::{self, Block};
-use super::split::split_rows;
+use super::split::{fewest, split_rows};
 use crate::exec::vectorised;
 use crate::graph::Shape;
 use crate::saliency::LayerScores;
@@ -91,12 +91,13 @@ impl Layer {
         }
         let Shape { width, .. } = geometry.output;
         let (exponent, channels) = self.affine.scale(x.exponent + self.exponent);
-        let planes = y.values.chunks_exact_mut(geometry.output.area()).zip(out.chunks_exact(row));
-        for ((y, out), [factor, shift]) in planes.zip(channels) {
+        let channels: Vec<[f32; 2]> = channels.collect();
+        let planes = y.values.par_chunks_exact_mut(geometry.output.area()).zip(out.par_chunks_exact(row));
+        planes.zip(&channels).with_min_len(fewest(row)).for_each(|((y, out), &[factor, shift])| {
             for (y, out) in y.chunks_exact_mut(width).zip(out.chunks(geometry.pitch)) {
                 y.iter_mut().zip(out).for_each(|(y, out)| *y = out * factor + shift);
             }
-        }
+        });
         y.exponent = exponent;
         y.normalise();
     }
@@ -135,13 +136,15 @@ impl Layer {
     fn take_gradient(&mut self, dy: &Scaled) {
         let geometry = &self.geometry;
         let (row, margin) = (geometry.gradient_row(), geometry.margin());
-        let planes = dy.values.chunks_exact(geometry.output.area()).zip(self.gradient.chunks_exact_mut(row));
-        for ((dy, gradient), factor) in planes.zip(&self.affine.factor.values) {
+        let planes = self.gradient.par_chunks_exact_mut(row);
+        let planes = planes.zip(dy.values.par_chunks_exact(geometry.output.area()));
+        let channels = planes.zip(&self.affine.factor.values).with_min_len(fewest(row));
+        channels.for_each(|((gradient, dy), factor)| {
             let rows = gradient[margin..].chunks_mut(geometry.pitch);
             for (dy, gradient) in dy.chunks_exact(geometry.output.width).zip(rows) {
                 gradient.iter_mut().zip(dy).for_each(|(gradient, dy)| *gradient = dy * factor);
             }
-        }
+        });
     }
 
     /// Nothing that leads to the output reads this layer: all scores are 0.

@@ -41,6 +41,11 @@ pub(super) fn split_rows(lens: impl Iterator<Item = usize>, mut values: &mut [f3
     pieces
 }
 
+/// Fewest planes of that length worth a task that only copies them.
+pub(super) fn fewest(plane: usize) -> usize {
+    (1 << 15) / plane.max(1) + 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
