@@ -18,6 +18,7 @@ use crate::graph::tensor::TensorKind;
 use crate::graph::{Graph, NodeId, Op};
 use crate::group::{self, ChannelGroup, GroupId, Keep};
 use crate::latency::{Latency, LatencyModel};
+use crate::named::named;
 use crate::saliency::Scores;
 use crate::sensitivity::Sensitivity;
 use crate::surgery;
@@ -36,13 +37,18 @@ pub struct WidthPolicy {
 }
 
 /// What happens to groups with several producers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coupled {
     /// They shrink as a whole.
     PruneWholeGroup,
     /// They keep all channels.
     Skip,
 }
+
+named!(Coupled, "choice for coupled channels", {
+    PruneWholeGroup => "prune",
+    Skip => "skip",
+});
 
 impl Default for WidthPolicy {
     fn default() -> Self {

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::graph::tensor::{TensorKind, TensorSpec};
 use crate::graph::{Graph, Network, NodeId, Op, Weights};
 use crate::init;
+use crate::named::named;
 
 /// Which values a pruned network starts from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reinit {
     /// Fresh in every layer that is not as wide as before, inputs or outputs, and in the batch norms behind such layers.
     /// Layers of unchanged width keep their values.
@@ -22,6 +23,13 @@ pub enum Reinit {
     /// that the variance stays 2 / fan-in (He et al. 2015) where it was.
     Rescaled,
 }
+
+named!(Reinit, "re-initialisation", {
+    Touched => "touched",
+    Full => "full",
+    SliceKept => "slice-kept",
+    Rescaled => "rescaled",
+});
 
 /// `pruned` with the touched layers fresh, as [`Reinit::Touched`] says.
 pub fn reinit(pruned: Network, original: &Graph, seed: u64) -> Network {

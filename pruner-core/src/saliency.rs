@@ -18,12 +18,13 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::LabelledImages;
 use crate::exec::{ExecError, ParamEntry, ParamLayout};
 use crate::graph::{Network, NodeId, Shape};
+use crate::named::named;
 
 pub use mask::{Selection, kept_count};
 pub use unstructured::{Mask, MaskRecipe, Masked, Schedule, mask};
 
 /// What a weight's score is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Criterion {
     /// Synaptic flow (Tanaka et al. 2020): |dR/dw * w|, R the sum of the outputs of the network of absolute weights for
     /// an image of ones. Needs no data. Iterative.
@@ -38,6 +39,14 @@ pub enum Criterion {
     /// Uniform; the baseline.
     Random,
 }
+
+named!(Criterion, "criterion", {
+    SynFlow => "synflow",
+    Snip => "snip",
+    Grasp => "grasp",
+    Magnitude => "magnitude",
+    Random => "random",
+});
 
 /// How a network is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -15,10 +15,11 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::LabelledImages;
 use crate::exec::ExecError;
 use crate::graph::{Network, NodeId};
+use crate::named::named;
 use crate::saliency::{LayerScores, Mask, SaliencyError, Scores};
 
 /// What a layer's sensitivity is taken from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Measure {
     /// A: the share of its weights that the global mask keeps.
     #[default]
@@ -32,8 +33,22 @@ pub enum Measure {
     /// moves it most. Needs labelled images; one forward pass of them per layer.
     Probe,
     /// E: the share of its filters of which the mask keeps at least one weight; DNNShifter drops the others, the dead.
-    #[serde(alias = "AliveFilters")]
     DeadFilters,
+}
+
+named!(Measure, "measure of sensitivity", {
+    Density => "density",
+    FlowGap => "flow-gap",
+    Concentration => "concentration",
+    Probe => "probe",
+    DeadFilters => "dead-filters",
+});
+
+impl Measure {
+    /// Whether it runs the network on labelled images.
+    pub const fn needs_images(self) -> bool {
+        matches!(self, Self::Probe)
+    }
 }
 
 /// What the measures look at.

@@ -1,0 +1,96 @@
+//! The whole of pruning as one value: how channels are chosen, and what the network starts from afterwards.
+//! Two steps with a search between them: [`Pruning::planner`] scores once, [`Pruning::carry_out`] makes the network.
+
+use std::ops::ControlFlow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::LabelledImages;
+use crate::graph::Network;
+use crate::plan::{Planner, PrunePlan, WidthPolicy};
+use crate::rectify::{self, Reinit};
+use crate::saliency::{self, Criterion, MaskRecipe, SaliencyError, ScoreRecipe};
+use crate::sensitivity::{Evidence, Measure, SensitivityError, sensitivity};
+use crate::surgery::{self, SurgeryError};
+
+/// How channels are chosen, and what the network starts from afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Pruning {
+    /// What a weight's score is.
+    pub criterion: Criterion,
+    /// Rounds of scoring; criteria whose scores do not depend on what was pruned need 1.
+    pub rounds: u32,
+    /// Share of the weights that the mask keeps after the last round, 0 to 1.
+    pub density: f64,
+    /// What a layer's sensitivity is taken from.
+    pub measure: Measure,
+    /// How sensitivities become widths.
+    pub widths: WidthPolicy,
+    /// Which values the pruned network starts from.
+    pub reinit: Reinit,
+    /// Of random scores, and of fresh values.
+    pub seed: u64,
+}
+
+impl Default for Pruning {
+    /// Synaptic flow as its authors run it, to the density of the paper's headline.
+    fn default() -> Self {
+        Self {
+            criterion: Criterion::SynFlow,
+            rounds: 100,
+            density: 1.0 / 16.21,
+            measure: Measure::default(),
+            widths: WidthPolicy::default(),
+            reinit: Reinit::default(),
+            seed: 1,
+        }
+    }
+}
+
+/// Why a network cannot be planned for.
+#[derive(Debug, thiserror::Error)]
+pub enum PruningError {
+    /// It has no scores.
+    #[error(transparent)]
+    Scores(#[from] SaliencyError),
+    /// Its layers have no sensitivities.
+    #[error(transparent)]
+    Sensitivity(#[from] SensitivityError),
+}
+
+impl Pruning {
+    /// Whether it looks at labelled images.
+    pub const fn needs_images(&self) -> bool {
+        self.criterion.needs_images() || self.measure.needs_images()
+    }
+
+    /// Scores `network` and evaluates its layers. `images` are needed where [`Pruning::needs_images`] says so. `on_round`
+    /// hears of every finished round (done, of) and may break.
+    pub fn planner(
+        &self,
+        network: &Network,
+        images: Option<&LabelledImages>,
+        on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
+    ) -> Result<Planner, PruningError> {
+        let Self { criterion, rounds, density, measure, widths, reinit: _, seed } = *self;
+        let recipe = ScoreRecipe { criterion, rounds, density, seed };
+        // Only the flow gap looks at single weights, whose places take more memory than all sums.
+        let (scores, mask) = if measure == Measure::FlowGap {
+            let masked = saliency::mask(network, &MaskRecipe::exact(recipe), images, on_round)?;
+            (masked.scores, Some(masked.mask))
+        } else {
+            (saliency::score_with(network, &recipe, images, on_round)?, None)
+        };
+        let evidence = Evidence { network, scores: &scores, mask: mask.as_ref(), images };
+        Ok(Planner::new(&network.graph, &scores, sensitivity(&evidence, measure)?, widths))
+    }
+
+    /// The network that `plan` leaves of `network`, with the values that it starts from.
+    pub fn carry_out(&self, network: &Network, plan: &PrunePlan) -> Result<Network, SurgeryError> {
+        let pruned = surgery::apply(network, &plan.keep)?;
+        Ok(rectify::rectify(pruned, &network.graph, self.reinit, self.seed))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! Every choice goes through, and what a choice needs is asked for.
+
+use std::ops::ControlFlow;
+
+use super::*;
+use crate::budget::Budget;
+use crate::graph::Shape;
+use crate::{init, zoo};
+
+fn network() -> Network {
+    let graph = zoo::build(zoo::ZooNetwork::ResNet20, Shape::new(1, 8, 8), 4).unwrap();
+    Network { weights: init::init(&graph, 1), graph }
+}
+
+fn images() -> LabelledImages {
+    let numbers = (0..8 * 64).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0).collect();
+    LabelledImages::new(Shape::new(1, 8, 8), 4, numbers, vec![0, 1, 2, 3, 0, 1, 2, 3])
+}
+
+fn go(_: u32, _: u32) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn every_criterion_measure_and_start_makes_a_network_within_its_budget() {
+    let (network, images) = (network(), images());
+    let choices = Criterion::ALL
+        .iter()
+        .map(|&criterion| Pruning { criterion, ..Pruning::default() })
+        .chain(Measure::ALL.iter().map(|&measure| Pruning { measure, ..Pruning::default() }))
+        .chain(Reinit::ALL.iter().map(|&reinit| Pruning { reinit, ..Pruning::default() }));
+    for pruning in choices {
+        let pruning = Pruning { rounds: 3, ..pruning };
+        let planner = pruning.planner(&network, Some(&images), &mut go).unwrap();
+        let budget = Budget { params: Some(40_000), ..Budget::default() };
+        let plan = planner.plan(&budget, None, 1).unwrap();
+        let pruned = pruning.carry_out(&network, &plan).unwrap();
+        assert!(crate::graph::cost::cost(&pruned.graph).params <= 40_000, "{pruning:?}");
+        assert_eq!(crate::graph::cost::cost(&pruned.graph), plan.promised, "{pruning:?}");
+    }
+}
+
+#[test]
+fn images_are_asked_for_where_they_are_needed() {
+    let network = network();
+    let snip = Pruning { criterion: Criterion::Snip, rounds: 1, ..Pruning::default() };
+    let probe = Pruning { measure: Measure::Probe, rounds: 1, ..Pruning::default() };
+    assert!(snip.needs_images() && probe.needs_images() && !Pruning::default().needs_images());
+    assert!(matches!(snip.planner(&network, None, &mut go), Err(PruningError::Scores(_))));
+    assert!(matches!(probe.planner(&network, None, &mut go), Err(PruningError::Sensitivity(_))));
+}
+
+#[test]
+fn choices_are_spelt_alike_everywhere() {
+    assert_eq!("flow-gap".parse(), Ok(Measure::FlowGap));
+    assert_eq!(serde_json::to_string(&Criterion::SynFlow).unwrap(), "\"synflow\"");
+    assert_eq!(serde_json::from_str::<Reinit>("\"slice-kept\"").unwrap(), Reinit::SliceKept);
+    let unknown = "l1".parse::<Criterion>().unwrap_err();
+    assert_eq!(unknown.to_string(), "'l1' is no criterion; known: synflow, snip, grasp, magnitude, random");
+}
