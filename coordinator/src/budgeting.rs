@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use proto::{ByteSize, HardwareProfile};
-use serde::{Deserialize, Serialize};
+use pruner_core::budget::Budget;
+use pruner_core::graph::cost::Cost;
+use pruner_core::latency::Latency;
 
 use crate::class;
 use crate::limit::{Count, Limit, Millis};
@@ -17,41 +19,22 @@ use crate::manifest::BudgetRule;
 /// packed copies of the weights and the agent itself need the rest.
 const MEMORY_SHARE: f64 = 0.5;
 
-/// Upper bounds on a model; `None`: no bound.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Ceilings {
-    /// Parameters.
-    pub params: Option<u64>,
-    /// Multiply-accumulates per image.
-    pub macs: Option<u64>,
-    /// Bytes of the ONNX file.
-    pub bytes: Option<u64>,
-    /// Bytes of weights and live activations at batch 1.
-    pub memory_bytes: Option<u64>,
-    /// 95th percentile of the time of one image, milliseconds.
-    pub latency_p95_ms: Option<f64>,
-}
-
 /// What the dense network costs, in general and on one device.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DenseFigures {
-    /// Parameters.
-    pub params: u64,
-    /// Multiply-accumulates per image.
-    pub macs: u64,
-    /// Bytes of the ONNX file.
-    pub bytes: u64,
-    /// Bytes of weights and live activations at batch 1.
-    pub memory_bytes: u64,
-    /// 95th percentile of the time of one image on this device; `None` where it has no latency model.
-    pub latency_p95_ms: Option<f64>,
+    /// In general.
+    pub cost: Cost,
+    /// On this device; `None` where it has no latency model.
+    pub latency: Option<Latency>,
 }
 
 /// Why a rule gives no budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BudgetError {
     /// A share of an unknown.
-    #[error("latencyP95 is a share of the dense network's, whose latency on this device is not known yet")]
+    #[error(
+        "a latency ceiling is a share of the dense network's, whose latency on this device is not known yet"
+    )]
     DenseLatencyUnknown,
 }
 
@@ -61,19 +44,29 @@ pub fn budget(
     labels: &BTreeMap<String, String>,
     rules: &[BudgetRule],
     dense: &DenseFigures,
-) -> Result<Ceilings, BudgetError> {
+) -> Result<Budget, BudgetError> {
     let device_memory =
         class::usable_memory(profile).map(|bytes| coarse((bytes as f64 * MEMORY_SHARE).floor()) as u64);
     let Some(rule) = rules.iter().find(|rule| matches(&rule.selector, labels)) else {
-        return Ok(Ceilings { memory_bytes: device_memory, ..Ceilings::default() });
+        return Ok(Budget { memory_bytes: device_memory, ..Budget::default() });
     };
-    let rule_memory = rule.memory.map(|limit| limit.resolve(ByteSize(dense.memory_bytes)).0);
-    Ok(Ceilings {
-        params: rule.params.map(|limit| limit.resolve(Count(dense.params)).0),
-        macs: rule.macs.map(|limit| limit.resolve(Count(dense.macs)).0),
-        bytes: rule.size.map(|limit| limit.resolve(ByteSize(dense.bytes)).0),
+    let rule_memory = rule.memory.map(|limit| limit.resolve(ByteSize(dense.cost.memory_bytes)).0);
+    Ok(Budget {
+        params: rule.params.map(|limit| limit.resolve(Count(dense.cost.params)).0),
+        macs: rule.macs.map(|limit| limit.resolve(Count(dense.cost.macs)).0),
+        bytes: rule.size.map(|limit| limit.resolve(ByteSize(dense.cost.bytes)).0),
         memory_bytes: [rule_memory, device_memory].into_iter().flatten().min(),
-        latency_p95_ms: rule.latency_p95.map(|limit| latency(limit, dense)).transpose()?,
+        activation_bytes: rule
+            .activations
+            .map(|limit| limit.resolve(ByteSize(dense.cost.activation_bytes)).0),
+        latency_p50_ms: rule
+            .latency_p50
+            .map(|limit| latency(limit, dense, |dense| dense.p50_ms))
+            .transpose()?,
+        latency_p95_ms: rule
+            .latency_p95
+            .map(|limit| latency(limit, dense, |dense| dense.p95_ms))
+            .transpose()?,
     })
 }
 
@@ -82,12 +75,16 @@ pub fn matches(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, St
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-fn latency(limit: Limit<Millis>, dense: &DenseFigures) -> Result<f64, BudgetError> {
+fn latency(
+    limit: Limit<Millis>,
+    dense: &DenseFigures,
+    percentile: fn(&Latency) -> f64,
+) -> Result<f64, BudgetError> {
     match limit {
         Limit::Absolute(Millis(ms)) => Ok(ms),
         Limit::OfDense(_) => {
-            let dense_ms = dense.latency_p95_ms.ok_or(BudgetError::DenseLatencyUnknown)?;
-            Ok(coarse(limit.resolve(Millis(dense_ms)).0))
+            let dense = dense.latency.as_ref().ok_or(BudgetError::DenseLatencyUnknown)?;
+            Ok(coarse(limit.resolve(Millis(percentile(dense))).0))
         }
     }
 }
@@ -114,11 +111,14 @@ mod tests {
     use super::*;
 
     const DENSE: DenseFigures = DenseFigures {
-        params: 272_474,
-        macs: 40_551_040,
-        bytes: 1_100_000,
-        memory_bytes: 1_400_000,
-        latency_p95_ms: Some(2.987),
+        cost: Cost {
+            params: 272_474,
+            macs: 40_551_040,
+            bytes: 1_100_000,
+            memory_bytes: 1_400_000,
+            activation_bytes: 300_000,
+        },
+        latency: Some(Latency { p50_ms: 2.2, p95_ms: 2.987 }),
     };
 
     fn profile(memory_limit: Option<u64>) -> HardwareProfile {
@@ -156,13 +156,13 @@ mod tests {
             { "size": "200Ki", "macs": "25%", "memory": "1Mi" },
         ]));
         let budget = |pairs| budget(&profile(None), &labels(pairs), &rules, &DENSE).unwrap();
-        let small = Ceilings { params: Some(16_809), latency_p95_ms: Some(0.8), ..Ceilings::default() };
+        let small = Budget { params: Some(16_809), latency_p95_ms: Some(0.8), ..Budget::default() };
         assert_eq!(budget(&[("tier", "small"), ("site", "berlin")]), small);
-        let other = Ceilings {
+        let other = Budget {
             macs: Some(10_137_760),
             bytes: Some(204_800),
             memory_bytes: Some(1 << 20),
-            ..Ceilings::default()
+            ..Budget::default()
         };
         assert_eq!(budget(&[("tier", "large")]), other);
     }
@@ -170,8 +170,8 @@ mod tests {
     #[test]
     fn no_rule_means_no_ceiling_but_the_devices_memory() {
         let none = labels(&[]);
-        assert_eq!(budget(&profile(None), &none, &[], &DENSE), Ok(Ceilings::default()));
-        let capped = Ceilings { memory_bytes: Some(130_000_000), ..Ceilings::default() };
+        assert_eq!(budget(&profile(None), &none, &[], &DENSE), Ok(Budget::default()));
+        let capped = Budget { memory_bytes: Some(130_000_000), ..Budget::default() };
         assert_eq!(budget(&profile(Some(256 << 20)), &none, &[], &DENSE), Ok(capped));
         let roomy = rules(serde_json::json!([{ "memory": "1Gi" }]));
         assert_eq!(budget(&profile(Some(256 << 20)), &none, &roomy, &DENSE), Ok(capped));
@@ -183,11 +183,32 @@ mod tests {
     #[test]
     fn a_share_of_the_latency_needs_the_dense_latency() {
         let rules = rules(serde_json::json!([{ "latencyP95": "50%" }]));
-        let figures = |latency_p95_ms| DenseFigures { latency_p95_ms, ..DENSE };
+        let figures = |p95_ms: Option<f64>| DenseFigures {
+            latency: p95_ms.map(|p95_ms| Latency { p50_ms: 2.2, p95_ms }),
+            ..DENSE
+        };
         let budget = |dense| budget(&profile(None), &labels(&[]), &rules, &dense);
         assert_eq!(budget(figures(Some(2.987))).unwrap().latency_p95_ms, Some(1.4));
         assert_eq!(budget(figures(Some(2.91))), budget(figures(Some(2.987))), "like devices, one budget");
         assert_eq!(budget(figures(None)), Err(BudgetError::DenseLatencyUnknown));
+    }
+
+    #[test]
+    fn every_ceiling_of_a_rule_is_in_the_budget() {
+        let rules = rules(serde_json::json!([{
+            "params": "1/4", "macs": "1/4", "size": "1/4", "memory": "1/4", "activations": "1/4",
+            "latencyP50": "50%", "latencyP95": "50%",
+        }]));
+        let all = Budget {
+            params: Some(68_118),
+            macs: Some(10_137_760),
+            bytes: Some(275_000),
+            memory_bytes: Some(350_000),
+            activation_bytes: Some(75_000),
+            latency_p50_ms: Some(1.1),
+            latency_p95_ms: Some(1.4),
+        };
+        assert_eq!(budget(&profile(None), &labels(&[]), &rules, &DENSE), Ok(all));
     }
 
     #[test]

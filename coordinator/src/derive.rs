@@ -8,19 +8,20 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use proto::{ArtifactRef, ByteSize, Digest, SelfTest};
+use pruner_core::Network;
 use pruner_core::dataset::{Dataset, DatasetError};
 use pruner_core::exec::{ExecError, Executor, ParamLayout};
 use pruner_core::graph::cost::{Cost, cost};
 use pruner_core::graph::onnx::{self, BatchNorms, OnnxError};
 use pruner_core::plan::PrunePlan;
+use pruner_core::pruning::PruningError;
 use pruner_core::saliency::SaliencyError;
-use pruner_core::surgery::{self, SurgeryError};
+use pruner_core::surgery::SurgeryError;
 use pruner_core::train::{self, Evaluation, Flip, Recipe, Step, TrainError};
 use pruner_core::zoo::UnknownNetwork;
-use pruner_core::{Network, rectify};
 
 pub use pool::{Pool, PoolError};
-pub use subject::{Subject, SubjectKey};
+pub use subject::{IMAGES_PER_CLASS, Subject, SubjectKey};
 
 use crate::blob::BlobError;
 use crate::manifest::{DatasetSpec, DeploymentSpec, PruningSpec, TrainingSpec};
@@ -49,7 +50,7 @@ pub enum DeriveError {
     Records(StoreError),
     /// Scoring failed.
     #[error(transparent)]
-    Score(SaliencyError),
+    Score(PruningError),
     /// The plan does not fit the network: the plan came from another one.
     #[error("removing channels")]
     Surgery(#[from] SurgeryError),
@@ -80,10 +81,10 @@ impl DeriveError {
     }
 }
 
-impl From<SaliencyError> for DeriveError {
-    fn from(error: SaliencyError) -> Self {
+impl From<PruningError> for DeriveError {
+    fn from(error: PruningError) -> Self {
         match error {
-            SaliencyError::Cancelled => Self::Cancelled,
+            PruningError::Scores(SaliencyError::Cancelled) => Self::Cancelled,
             other => Self::Score(other),
         }
     }
@@ -166,8 +167,7 @@ pub fn derive(
     on_step: &mut dyn FnMut(&Step) -> ControlFlow<()>,
 ) -> Result<Derived, DeriveError> {
     let started = Instant::now();
-    let pruned = surgery::apply(&subject.network, &plan.keep)?;
-    let pruned = rectify::reinit(pruned, &subject.network.graph, pruning.seed);
+    let pruned = pruning.pruning().carry_out(&subject.network, plan)?;
     let time_to_prune = started.elapsed();
 
     let started = Instant::now();

@@ -10,7 +10,7 @@ use pruner_core::latency::{Latency, LatencyError, LatencyModel};
 use pruner_core::plan::{PlanError, PrunePlan};
 use pruner_core::surgery::SurgeryError;
 
-use crate::budgeting::{self, BudgetError, Ceilings, DenseFigures};
+use crate::budgeting::{self, BudgetError, DenseFigures};
 use crate::class::{ClassId, ClassKey};
 use crate::corrections::Corrections;
 use crate::derive::Subject;
@@ -58,7 +58,7 @@ pub struct Fitting {
     /// Its class.
     pub class: ClassKey,
     /// Its ceilings.
-    pub budget: Ceilings,
+    pub budget: Budget,
     /// The plan, or why there is none.
     pub verdict: Verdict,
 }
@@ -124,7 +124,7 @@ pub fn rule(spec: &DeploymentSpec, labels: &BTreeMap<String, String>) -> Option<
 struct Member<'a> {
     candidate: &'a Candidate,
     model: LatencyModel,
-    budget: Ceilings,
+    budget: Budget,
 }
 
 /// Fits every candidate. The order of the candidates decides nothing but the order of the result.
@@ -161,14 +161,14 @@ pub fn fit(
                 fittings.push(Fitting {
                     id: candidate.id.clone(),
                     class,
-                    budget: Ceilings::default(),
+                    budget: Budget::default(),
                     verdict,
                 });
             }
         }
     }
     for ((class, _), members) in groups {
-        let budget = members.iter().map(|member| member.budget).reduce(tightest).unwrap_or_default();
+        let budget = members.iter().map(|member| member.budget).reduce(Budget::tightest).unwrap_or_default();
         let planned = plan(subject, probes, &members, &budget, corrections.factor(&class.id()));
         for member in members {
             let verdict = verdict(&planned, &member.model);
@@ -187,13 +187,7 @@ fn member<'a>(
 ) -> Result<Member<'a>, FitError> {
     let model =
         probes.latency_model(&candidate.profile)?.corrected(corrections.factor(&candidate.class.id()));
-    let dense = DenseFigures {
-        params: subject.cost.params,
-        macs: subject.cost.macs,
-        bytes: subject.cost.bytes,
-        memory_bytes: subject.cost.memory_bytes,
-        latency_p95_ms: Some(model.predict(&subject.network.graph).p95_ms),
-    };
+    let dense = DenseFigures { cost: subject.cost, latency: Some(model.predict(&subject.network.graph)) };
     let budget = budgeting::budget(&candidate.profile, &candidate.labels, rules, &dense)?;
     Ok(Member { candidate, model, budget })
 }
@@ -205,7 +199,7 @@ fn plan(
     subject: &Subject,
     probes: &ProbeSet,
     members: &[Member<'_>],
-    budget: &Ceilings,
+    budget: &Budget,
     correction: f64,
 ) -> Planned {
     let profile = slowest_profile(members);
@@ -224,14 +218,12 @@ fn follow(subject: &Subject, member: &Member<'_>, plan: &PrunePlan) -> Option<Ve
     broken.is_none().then(|| Verdict::Fit { plan: Arc::new(plan.clone()), predicted })
 }
 
-fn with_headroom(budget: &Ceilings) -> Budget {
+fn with_headroom(budget: &Budget) -> Budget {
+    let less = |ceiling: Option<f64>| ceiling.map(|ms| ms * (1.0 - LATENCY_HEADROOM));
     Budget {
-        params: budget.params,
-        macs: budget.macs,
-        bytes: budget.bytes,
-        memory_bytes: budget.memory_bytes,
-        latency_p95_ms: budget.latency_p95_ms.map(|ceiling| ceiling * (1.0 - LATENCY_HEADROOM)),
-        ..Budget::default()
+        latency_p50_ms: less(budget.latency_p50_ms),
+        latency_p95_ms: less(budget.latency_p95_ms),
+        ..*budget
     }
 }
 
@@ -263,20 +255,4 @@ fn slowest_profile(members: &[Member<'_>]) -> HardwareProfile {
         }
     }
     slowest
-}
-
-fn tightest(a: Ceilings, b: Ceilings) -> Ceilings {
-    fn least<T: PartialOrd>(a: Option<T>, b: Option<T>) -> Option<T> {
-        match (a, b) {
-            (Some(a), Some(b)) => Some(if b < a { b } else { a }),
-            (a, b) => a.or(b),
-        }
-    }
-    Ceilings {
-        params: least(a.params, b.params),
-        macs: least(a.macs, b.macs),
-        bytes: least(a.bytes, b.bytes),
-        memory_bytes: least(a.memory_bytes, b.memory_bytes),
-        latency_p95_ms: least(a.latency_p95_ms, b.latency_p95_ms),
-    }
 }

@@ -8,6 +8,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use proto::ByteSize;
+use pruner_core::plan::{Coupled, WidthPolicy};
+use pruner_core::pruning::Pruning;
+use pruner_core::rectify::Reinit;
+use pruner_core::saliency::Criterion;
+use pruner_core::sensitivity::Measure;
 use serde::{Deserialize, Serialize};
 
 pub use place::Place;
@@ -90,10 +95,20 @@ pub enum DatasetFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct PruningSpec {
-    /// Rounds of SynFlow.
+    /// What a weight's score is: synflow, snip, grasp, magnitude, random.
+    pub criterion: Criterion,
+    /// Rounds of scoring.
     pub rounds: u32,
     /// Share of weights that the reference mask keeps.
     pub density: f64,
+    /// What a layer's sensitivity is taken from: density, flow-gap, concentration, probe, dead-filters.
+    pub measure: Measure,
+    /// How strongly widths follow sensitivities; 0: all layers alike.
+    pub exponent: f64,
+    /// Whether channels that additions couple are pruned as a whole, or skipped.
+    pub coupled: Coupled,
+    /// What the pruned network starts from: touched, full, slice-kept, rescaled.
+    pub reinit: Reinit,
     /// Seed of the initial weights, and of the re-initialisation.
     pub seed: u64,
     /// No layer is left with fewer channels.
@@ -120,7 +135,7 @@ pub struct TrainingSpec {
 }
 
 /// Ceilings for the devices that a selector matches.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct BudgetRule {
     /// All of these labels. Empty: every device.
@@ -138,6 +153,12 @@ pub struct BudgetRule {
     /// Bytes of weights and live activations at batch 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Limit<ByteSize>>,
+    /// Bytes of live activations at batch 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<Limit<ByteSize>>,
+    /// Median of the time of one image on the device's engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_p50: Option<Limit<Millis>>,
     /// 95th percentile of the time of one image on the device's engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_p95: Option<Limit<Millis>>,
@@ -153,7 +174,19 @@ pub struct RolloutSpec {
 
 impl Default for PruningSpec {
     fn default() -> Self {
-        Self { rounds: 100, density: 1.0 / 16.21, seed: 1, min_channels: 2 }
+        let Pruning { criterion, rounds, density, measure, widths, reinit, seed } = Pruning::default();
+        let WidthPolicy { exponent, min_channels, coupled } = widths;
+        Self { criterion, rounds, density, measure, exponent, coupled, reinit, seed, min_channels }
+    }
+}
+
+impl PruningSpec {
+    /// What it means.
+    pub fn pruning(&self) -> Pruning {
+        let Self { criterion, rounds, density, measure, exponent, coupled, reinit, seed, min_channels } =
+            *self;
+        let widths = WidthPolicy { exponent, min_channels, coupled };
+        Pruning { criterion, rounds, density, measure, widths, reinit, seed }
     }
 }
 

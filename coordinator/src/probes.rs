@@ -1,9 +1,9 @@
 //! The small models that every device times, so that the time of any other can be predicted for it.
 
-use proto::{ArtifactRef, HardwareProfile};
+use proto::{ArtifactRef, ByteSize, Digest, HardwareProfile};
 use pruner_core::Graph;
 use pruner_core::graph::onnx::{self, BatchNorms, OnnxError};
-use pruner_core::latency::{Latency, LatencyError, LatencyModel};
+use pruner_core::latency::{HeldOut, Latency, LatencyError, LatencyModel};
 use pruner_core::zoo;
 
 use crate::blob::{BlobError, BlobStore};
@@ -42,12 +42,21 @@ pub enum ProbeError {
 impl ProbeSet {
     /// Writes every probe to `blobs`, where agents fetch it.
     pub fn publish(blobs: &BlobStore) -> Result<Self, ProbeError> {
-        let publish = |probe: zoo::Probe| {
+        Self::made(|onnx| Ok(blobs.put(onnx)?))
+    }
+
+    /// The same probes where nobody fetches them: to read profiles that devices have saved.
+    pub fn known() -> Result<Self, ProbeError> {
+        Self::made(|onnx| Ok(ArtifactRef { digest: Digest::of(onnx), size: ByteSize(onnx.len() as u64) }))
+    }
+
+    fn made(keep: impl Fn(&[u8]) -> Result<ArtifactRef, ProbeError>) -> Result<Self, ProbeError> {
+        let probe = |probe: zoo::Probe| {
             let onnx = onnx::encode(&probe.network, BatchNorms::Folded)
                 .map_err(|source| ProbeError::Encode { name: probe.name.clone(), source })?;
-            Ok(Probe { artifact: blobs.put(&onnx)?, name: probe.name, graph: probe.network.graph })
+            Ok(Probe { artifact: keep(&onnx)?, name: probe.name, graph: probe.network.graph })
         };
-        Ok(Self { probes: zoo::probes().into_iter().map(publish).collect::<Result<_, ProbeError>>()? })
+        Ok(Self { probes: zoo::probes().into_iter().map(probe).collect::<Result<_, ProbeError>>()? })
     }
 
     /// Every probe.
@@ -64,11 +73,20 @@ impl ProbeSet {
 
     /// How a device's times depend on the network, fitted to the probes that it timed.
     pub fn latency_model(&self, profile: &HardwareProfile) -> Result<LatencyModel, LatencyError> {
+        LatencyModel::fit(lanes(profile), &self.samples(profile))
+    }
+
+    /// How far that model is off for probes that it was not fitted to.
+    pub fn held_out(&self, profile: &HardwareProfile) -> Result<HeldOut, LatencyError> {
+        LatencyModel::held_out(lanes(profile), &self.samples(profile))
+    }
+
+    fn samples(&self, profile: &HardwareProfile) -> Vec<(&Graph, Latency)> {
         let samples = self.probes.iter().filter_map(|probe| {
             let timing = profile.probes.iter().find(|timing| timing.digest == probe.artifact.digest)?;
             Some((&probe.graph, Latency { p50_ms: timing.p50_ms, p95_ms: timing.p95_ms }))
         });
-        LatencyModel::fit(lanes(profile), &samples.collect::<Vec<_>>())
+        samples.collect()
     }
 }
 

@@ -85,6 +85,26 @@ impl Budget {
         })
     }
 
+    /// What is within both.
+    #[must_use]
+    pub fn tightest(self, other: Self) -> Self {
+        fn least<T: PartialOrd>(a: Option<T>, b: Option<T>) -> Option<T> {
+            match (a, b) {
+                (Some(a), Some(b)) => Some(if b < a { b } else { a }),
+                (a, b) => a.or(b),
+            }
+        }
+        Self {
+            params: least(self.params, other.params),
+            macs: least(self.macs, other.macs),
+            bytes: least(self.bytes, other.bytes),
+            memory_bytes: least(self.memory_bytes, other.memory_bytes),
+            activation_bytes: least(self.activation_bytes, other.activation_bytes),
+            latency_p50_ms: least(self.latency_p50_ms, other.latency_p50_ms),
+            latency_p95_ms: least(self.latency_p95_ms, other.latency_p95_ms),
+        }
+    }
+
     /// Whether it says anything of latency, which only a model of the device can answer.
     pub fn bounds_latency(&self) -> bool {
         self.latency_p50_ms.is_some() || self.latency_p95_ms.is_some()

@@ -31,6 +31,15 @@ pub struct LatencyModel {
     p95: [f64; FEATURES],
 }
 
+/// How far predictions of the 95th percentile are off, as a share of what was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct HeldOut {
+    /// On the mean.
+    pub mean: f64,
+    /// At worst.
+    pub worst: f64,
+}
+
 /// Why no model can be fitted.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum LatencyError {
@@ -73,6 +82,21 @@ impl LatencyModel {
             nnls::solve(&rows)
         };
         Ok(Self { lanes, p50: fit(|latency| latency.p50_ms), p95: fit(|latency| latency.p95_ms) })
+    }
+
+    /// How far off the model is for networks that it was not fitted to: each sample in turn is left out, and predicted from
+    /// the others. Fails where the others are too few.
+    pub fn held_out(lanes: u32, samples: &[(&Graph, Latency)]) -> Result<HeldOut, LatencyError> {
+        let error = |index: usize| {
+            let (graph, measured) = samples[index];
+            let others: Vec<_> =
+                samples.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, &other)| other).collect();
+            let predicted = Self::fit(lanes, &others)?.predict(graph);
+            Ok((predicted.p95_ms / measured.p95_ms - 1.0).abs())
+        };
+        let errors = (0..samples.len()).map(error).collect::<Result<Vec<f64>, LatencyError>>()?;
+        let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+        Ok(HeldOut { mean, worst: errors.into_iter().fold(0.0, f64::max) })
     }
 
     /// The predicted time of one image.

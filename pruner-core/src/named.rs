@@ -12,8 +12,8 @@ pub struct UnknownName {
     pub known: &'static [&'static str],
 }
 
-/// Gives an enum without fields its names, and everything that follows from them: `ALL`, `NAMES`, `name`, `Display`,
-/// `FromStr`, and serde's traits by name.
+/// Gives an enum without fields its names, and everything that follows from them: `ALL`, `NAMES`, `name`, `Display`
+/// and `FromStr`. Serde's names are derived beside it: its own errors know where in a text they are.
 macro_rules! named {
     ($kind:ident, $what:literal, { $($variant:ident => $name:literal),+ $(,)? }) => {
         impl $kind {
@@ -43,19 +43,6 @@ macro_rules! named {
                 Self::ALL.iter().copied().find(|choice| choice.name() == name).ok_or_else(|| {
                     $crate::named::UnknownName { what: $what, name: name.to_owned(), known: Self::NAMES }
                 })
-            }
-        }
-
-        impl serde::Serialize for $kind {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.name())
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $kind {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let name = String::deserialize(deserializer)?;
-                name.parse().map_err(|_| serde::de::Error::unknown_variant(&name, Self::NAMES))
             }
         }
     };

@@ -9,7 +9,8 @@ use crate::init;
 use crate::named::named;
 
 /// Which values a pruned network starts from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reinit {
     /// Fresh in every layer that is not as wide as before, inputs or outputs, and in the batch norms behind such layers.
     /// Layers of unchanged width keep their values.

@@ -24,10 +24,12 @@ pub use mask::{Selection, kept_count};
 pub use unstructured::{Mask, MaskRecipe, Masked, Schedule, mask};
 
 /// What a weight's score is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Criterion {
     /// Synaptic flow (Tanaka et al. 2020): |dR/dw * w|, R the sum of the outputs of the network of absolute weights for
     /// an image of ones. Needs no data. Iterative.
+    #[serde(rename = "synflow")]
     SynFlow,
     /// Connection sensitivity (SNIP, Lee et al. 2019): |w * dL/dw|, L the mean cross-entropy of some labelled images.
     Snip,

@@ -19,7 +19,8 @@ use crate::named::named;
 use crate::saliency::{LayerScores, Mask, SaliencyError, Scores};
 
 /// What a layer's sensitivity is taken from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Measure {
     /// A: the share of its weights that the global mask keeps.
     #[default]

@@ -134,10 +134,7 @@ pub(crate) fn params(device: &str, limit: &str) -> BudgetRule {
     BudgetRule {
         selector: BTreeMap::from([("device".to_owned(), device.to_owned())]),
         params: Some(limit.parse().unwrap()),
-        macs: None,
-        size: None,
-        memory: None,
-        latency_p95: None,
+        ..BudgetRule::default()
     }
 }
 

@@ -50,6 +50,11 @@ pub(crate) fn ratio(part: u64, whole: u64) -> String {
     if part == 0 { "-".to_owned() } else { format!("1/{}", significant(whole as f64 / part as f64)) }
 }
 
+/// `1/2.41`: a time as a share of another.
+pub(crate) fn times(before: f64, after: f64) -> String {
+    if after > 0.0 { format!("1/{}", significant(before / after)) } else { "-".to_owned() }
+}
+
 /// `45s`, `12m`, `3h`, `8d`: how long ago, coarsely.
 pub(crate) fn age(span: Duration) -> String {
     match span.as_secs() {

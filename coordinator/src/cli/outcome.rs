@@ -89,6 +89,8 @@ pub(crate) fn budget(ceilings: Option<&v1::Ceilings>) -> String {
         c.macs.map(|n| format!("macs<={}", macs(n))),
         c.bytes.map(|n| format!("size<={}", bytes(n))),
         c.memory_bytes.map(|n| format!("memory<={}", bytes(n))),
+        c.activation_bytes.map(|n| format!("activations<={}", bytes(n))),
+        c.latency_p50_ms.map(|limit| format!("p50<={}", ms(limit))),
         c.latency_p95_ms.map(|limit| format!("p95<={}", ms(limit))),
     ];
     let parts: Vec<_> = parts.into_iter().flatten().collect();

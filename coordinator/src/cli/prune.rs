@@ -2,6 +2,7 @@
 
 mod arguments;
 mod destination;
+mod latency;
 mod report;
 mod source;
 
@@ -10,14 +11,20 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use coordinator::derive::IMAGES_PER_CLASS;
+use pruner_core::Shape;
+use pruner_core::dataset::{self, LabelledImages};
 use pruner_core::graph::cost::cost;
 use pruner_core::graph::onnx::{self, BatchNorms};
-use pruner_core::plan::{PlanError, Planner, WidthPolicy};
-use pruner_core::saliency::{self, Criterion, ScoreRecipe, Scores};
-use pruner_core::sensitivity::density;
-use pruner_core::{Shape, rectify, surgery};
+use pruner_core::latency::LatencyModel;
+use pruner_core::plan::{Coupled, PlanError, Planner, WidthPolicy};
+use pruner_core::pruning::Pruning;
+use pruner_core::rectify::Reinit;
+use pruner_core::report::Change;
+use pruner_core::saliency::Criterion;
+use pruner_core::sensitivity::Measure;
 
-use self::arguments::{CeilingArg, parse_shape, parse_share};
+use self::arguments::{CeilingArg, one_of, parse_exponent, parse_shape, parse_share};
 use self::destination::Destination;
 use self::report::{Report, ReportFormat};
 use self::source::Source;
@@ -33,6 +40,10 @@ Examples:
   reconvene prune --network vgg16-bn --budget macs=25%,size=2Mi --round-to 8 --out m.onnx
   reconvene prune --network resnet20 --budget memory=256Ki --input 1x28x28 --out m.onnx -o json
   reconvene prune --onnx gate.onnx --budget macs=1/4 --out gate-small.onnx --report gate-small.svg
+  reconvene prune --network resnet20 --profile gw-a.json --budget latencyP95=0.8ms --out m.onnx
+  reconvene prune --network resnet20 --criterion snip --rounds 1 --dataset /data/fashion-mnist --budget params=1/4 --out m.onnx
+
+A profile is what `reconvene-agent profile -o json` prints on a device whose agent has timed the probes.
 
 A ceiling is a figure (90k, 40M, 200Ki) or a share of what the dense network has (1/16.21, 25%).
 Exit code 4 if no network meets the budget; nothing is written then.")]
@@ -43,15 +54,37 @@ pub(crate) struct PruneArgs {
     /// The dense network as an ONNX file of your own, opset 9 to 21
     #[arg(long, value_name = "FILE", conflicts_with_all = ["network", "classes"])]
     onnx: Option<PathBuf>,
-    /// Ceilings: params=, macs=, size= (of the ONNX file) or memory= (at batch 1), separated by commas
+    /// Ceilings, separated by commas: params=, macs=, size= (of the ONNX file), memory= and activations= (at batch 1),
+    /// latencyP50= and latencyP95= (with --profile)
     #[arg(long, required = true, value_delimiter = ',', value_name = "CEILING")]
     budget: Vec<CeilingArg>,
+    /// A device's profile, for latency ceilings and predicted times
+    #[arg(long, value_name = "FILE.json")]
+    profile: Option<PathBuf>,
     /// Where to write a picture of the layers' widths and sensitivities
     #[arg(long, value_name = "FILE.svg")]
     report: Option<PathBuf>,
     /// Where to write the ONNX file
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// What weights are scored by; snip and grasp look at images of --dataset
+    #[arg(long, default_value = "synflow", value_parser = one_of::<Criterion>(Criterion::NAMES))]
+    criterion: Criterion,
+    /// What a layer's sensitivity is taken from; probe looks at images of --dataset
+    #[arg(long, default_value = "density", value_parser = one_of::<Measure>(Measure::NAMES))]
+    measure: Measure,
+    /// How strongly widths follow sensitivities, 0 to 4; 0: all layers alike
+    #[arg(long, default_value_t = 0.5, value_parser = parse_exponent)]
+    exponent: f64,
+    /// Whether channels that additions couple are pruned as a whole, or skipped
+    #[arg(long, default_value = "prune", value_parser = one_of::<Coupled>(Coupled::NAMES))]
+    coupled: Coupled,
+    /// What the pruned network starts from
+    #[arg(long, default_value = "touched", value_parser = one_of::<Reinit>(Reinit::NAMES))]
+    reinit: Reinit,
+    /// A folder of labelled images (MNIST-family IDX files): the network takes their shape and classes
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["input", "classes"])]
+    dataset: Option<PathBuf>,
     /// Channels, height and width of an image; 3x32x32, or what the file says
     #[arg(long, value_name = "CxHxW", value_parser = parse_shape)]
     input: Option<Shape>,
@@ -79,24 +112,36 @@ pub(crate) struct PruneArgs {
 }
 
 pub(crate) fn run(args: &PruneArgs, context: &Context) -> Result<(), CliError> {
+    let images = args.images()?;
+    let (input, classes) = match &images {
+        Some(images) => (Some(images.shape()), Some(images.classes() as u16)),
+        None => (args.input, args.classes),
+    };
     let source = match (&args.network, &args.onnx) {
-        (Some(name), _) => Source::zoo(name, args.input, args.classes, args.seed)?,
-        (None, Some(file)) => Source::file(file, args.input, args.seed)?,
+        (Some(name), _) => Source::zoo(name, input, classes, args.seed)?,
+        (None, Some(file)) => Source::file(file, input, args.seed)?,
         (None, None) => return Err(CliError::Usage("give --network or --onnx".to_owned())),
     };
     for note in &source.notes {
         context.terminal.say(note);
     }
+    let latency = args.profile.as_deref().map(latency::model).transpose()?;
     let destination = Destination::check(&args.out)?;
     let picture = args.report.as_deref().map(Destination::check).transpose()?;
-    let report = prune(args, &source, &destination, context)?;
+    let mut report = prune(
+        args,
+        (&source, images.as_ref(), latency.as_ref().map(|(model, _)| model)),
+        &destination,
+        context,
+    )?;
+    report.held_out = latency.map(|(_, held_out)| held_out);
     if let Some(picture) = picture {
         picture.write(report.figures.to_svg().map_err(|e| CliError::Failed(chain(&e)))?.as_bytes())?;
     }
     context.terminal.say(&format!(
         "{} is untrained: {}; train it before it serves",
         args.out.display(),
-        source.weights
+        source.weights(args.reinit)
     ));
     report.print(args.output, &context.terminal)
 }
@@ -104,22 +149,20 @@ pub(crate) fn run(args: &PruneArgs, context: &Context) -> Result<(), CliError> {
 /// Score, plan, surgery, fresh weights, ONNX.
 fn prune(
     args: &PruneArgs,
-    source: &Source,
+    (source, images, latency): (&Source, Option<&LabelledImages>, Option<&LatencyModel>),
     destination: &Destination,
     context: &Context,
 ) -> Result<Report, CliError> {
     let network = &source.network;
-    let budget = arguments::budget(&args.budget, &cost(&network.graph))?;
+    let dense = latency.map(|model| model.predict(&network.graph));
+    let budget = arguments::budget(&args.budget, &cost(&network.graph), dense)?;
 
     let began = Instant::now();
-    let scores = score(args, source, context)?;
+    let planner = score(args, source, images, context)?;
     let scored = Instant::now();
 
-    let policy = WidthPolicy { min_channels: args.min_channels.into(), ..WidthPolicy::default() };
-    let planner = Planner::new(&network.graph, &scores, density(&scores), policy);
-    let plan = planner.plan(&budget, None, args.round_to.into()).map_err(refuse)?;
-    let pruned = surgery::apply(network, &plan.keep).map_err(|e| CliError::Failed(chain(&e)))?;
-    let pruned = rectify::reinit(pruned, &network.graph, args.seed);
+    let plan = planner.plan(&budget, latency, args.round_to.into()).map_err(refuse)?;
+    let pruned = args.pruning().carry_out(network, &plan).map_err(|e| CliError::Failed(chain(&e)))?;
     let file = onnx::encode(&pruned, BatchNorms::Folded).map_err(|e| CliError::Failed(chain(&e)))?;
     destination.write(&file)?;
 
@@ -127,28 +170,52 @@ fn prune(
         network: source.name.clone(),
         file: args.out.display().to_string(),
         digest: proto::Digest::of(&file).to_string(),
-        figures: pruner_core::report::Report::new(&network.graph, &plan, &pruned.graph, None),
+        figures: pruner_core::report::Report::new(&network.graph, &plan, &pruned.graph, latency),
+        held_out: None,
+        predicted: dense.zip(plan.predicted).map(|(before, after)| Change { before, after }),
         seconds_to_score: (scored - began).as_secs_f64(),
         seconds_to_prune: scored.elapsed().as_secs_f64(),
     })
 }
 
-fn score(args: &PruneArgs, source: &Source, context: &Context) -> Result<Scores, CliError> {
-    let recipe = ScoreRecipe {
-        criterion: Criterion::SynFlow,
-        rounds: args.rounds,
-        density: args.density,
-        seed: args.seed,
-    };
+fn score(
+    args: &PruneArgs,
+    source: &Source,
+    images: Option<&LabelledImages>,
+    context: &Context,
+) -> Result<Planner, CliError> {
     let name = format!("score {}", source.name);
     let mut progress = Progress::new(&context.terminal);
-    let scores = saliency::score(&source.network, &recipe, &mut |done, total| {
+    let planner = args.pruning().planner(&source.network, images, &mut |done, total| {
         let stage = if done == total { Stage::Finished } else { Stage::Running };
         progress.job(&Job { name: &name, done: done.into(), total: total.into(), message: "", stage });
         ControlFlow::Continue(())
     });
     progress.finish();
-    scores.map_err(|error| CliError::Failed(chain(&error)))
+    planner.map_err(|error| CliError::Failed(chain(&error)))
+}
+
+impl PruneArgs {
+    fn pruning(&self) -> Pruning {
+        let Self { criterion, rounds, density, measure, exponent, coupled, reinit, seed, .. } = *self;
+        let widths = WidthPolicy { exponent, min_channels: self.min_channels.into(), coupled };
+        Pruning { criterion, rounds, density, measure, widths, reinit, seed }
+    }
+
+    /// What criteria and measures look at; also says what images the network reads.
+    fn images(&self) -> Result<Option<LabelledImages>, CliError> {
+        let Some(folder) = &self.dataset else {
+            let wants =
+                if self.criterion.needs_images() { self.criterion.name() } else { self.measure.name() };
+            return if self.pruning().needs_images() {
+                Err(CliError::Usage(format!("{wants} looks at labelled images: give --dataset")))
+            } else {
+                Ok(None)
+            };
+        };
+        let dataset = dataset::read_idx(folder).map_err(|error| CliError::BadInput(chain(&error)))?;
+        Ok(Some(dataset.sample(IMAGES_PER_CLASS)))
+    }
 }
 
 fn refuse(error: PlanError) -> CliError {

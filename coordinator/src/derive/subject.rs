@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use pruner_core::dataset::{self, Dataset, DatasetError};
 use pruner_core::graph::cost::{Cost, cost};
-use pruner_core::plan::{Planner, PrunePlan, WidthPolicy};
-use pruner_core::saliency::{self, Criterion, ScoreRecipe};
-use pruner_core::sensitivity::density;
+use pruner_core::plan::{Planner, PrunePlan};
 use pruner_core::surgery::{self, SurgeryError};
 use pruner_core::{Graph, Network, group};
 
@@ -15,6 +13,10 @@ use super::DeriveError;
 use crate::blob::BlobStore;
 use crate::manifest::{DatasetFormat, DatasetSpec, DeploymentSpec, PruningSpec};
 use crate::models::Origin;
+
+/// Training images of each class that criteria and measures which need data look at, as SNIP's and GraSP's authors have
+/// them.
+pub const IMAGES_PER_CLASS: usize = 10;
 
 /// All that decides a subject: deployments that agree on it share the scores.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,20 +59,14 @@ impl Subject {
         (origin, blobs): (&Origin, &BlobStore),
         on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
     ) -> Result<Self, DeriveError> {
-        let Dataset { shape, classes, .. } = key.dataset.read()?;
+        let dataset = key.dataset.read()?;
         let started = Instant::now();
         let network = origin
-            .build(blobs, (shape, classes), key.pruning.seed)
+            .build(blobs, (dataset.shape, dataset.classes), key.pruning.seed)
             .map_err(|source| DeriveError::Build { network: key.network.clone(), source })?;
-        let recipe = ScoreRecipe {
-            criterion: Criterion::SynFlow,
-            rounds: key.pruning.rounds,
-            density: key.pruning.density,
-            seed: key.pruning.seed,
-        };
-        let scores = saliency::score(&network, &recipe, on_round)?;
-        let policy = WidthPolicy { min_channels: key.pruning.min_channels, ..WidthPolicy::default() };
-        let planner = Planner::new(&network.graph, &scores, density(&scores), policy);
+        let pruning = key.pruning.pruning();
+        let images = pruning.needs_images().then(|| dataset.sample(IMAGES_PER_CLASS));
+        let planner = pruning.planner(&network, images.as_ref(), on_round)?;
         Ok(Self {
             name: key.network.clone(),
             cost: cost(&network.graph),

@@ -56,11 +56,17 @@ fn network(name: &str) -> Problem {
 }
 
 fn pruning(spec: &PruningSpec) -> Problem {
-    let PruningSpec { rounds, density, seed: _, min_channels } = *spec;
+    let PruningSpec { rounds, density, exponent, min_channels, .. } = *spec;
     refuse_if(rounds == 0, "spec.pruning.rounds", || "0 is not allowed; at least 1".into())
         .or_else(|| {
             refuse_if(!(density > 0.0 && density <= 1.0), "spec.pruning.density", || {
                 format!("{density} is not allowed; more than 0, at most 1")
+            })
+        })
+        .or_else(|| {
+            let allowed = (0.0..=4.0).contains(&exponent);
+            refuse_if(!allowed, "spec.pruning.exponent", || {
+                format!("{exponent} is not allowed; from 0 to 4, as in 0.5")
             })
         })
         .or_else(|| {
@@ -95,6 +101,9 @@ fn budgets(rules: &[BudgetRule]) -> Problem {
         selector(&field("selector"), &rule.selector)
             .or_else(|| refuse_if(nothing(rule.size), &field("size"), || "must be above 0".into()))
             .or_else(|| refuse_if(nothing(rule.memory), &field("memory"), || "must be above 0".into()))
+            .or_else(|| {
+                refuse_if(nothing(rule.activations), &field("activations"), || "must be above 0".into())
+            })
             .or_else(|| unreachable_rule(&rules[..index], rule, index))
     })
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use proto::session::Phase;
 use proto::{DeviceId, v1};
 use pruner_core::Shape;
+use pruner_core::budget::Budget;
 use pruner_core::graph::cost::Cost;
 use pruner_core::plan::LayerPlan;
 use pruner_core::zoo::ZooNetwork;
 
 use crate::board::Job;
-use crate::budgeting::Ceilings;
 use crate::causes::chain;
 use crate::class;
 use crate::derive::Subject;
@@ -231,9 +231,10 @@ fn state(outcome: &Outcome, online: bool) -> (&'static str, String) {
     }
 }
 
-fn ceilings(budget: &Ceilings) -> v1::Ceilings {
-    let Ceilings { params, macs, bytes, memory_bytes, latency_p95_ms } = *budget;
-    v1::Ceilings { params, macs, bytes, memory_bytes, latency_p95_ms }
+fn ceilings(budget: &Budget) -> v1::Ceilings {
+    let Budget { params, macs, bytes, memory_bytes, activation_bytes, latency_p50_ms, latency_p95_ms } =
+        *budget;
+    v1::Ceilings { params, macs, bytes, memory_bytes, latency_p95_ms, latency_p50_ms, activation_bytes }
 }
 
 /// A device that cannot be planned for yet.

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::DerivationKey;
 use super::record::Record;
-use crate::budgeting::Ceilings;
 use crate::class::ClassId;
 use crate::manifest::DeploymentManifest;
+use pruner_core::budget::Budget;
 
 /// A deployment with its progress.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ pub struct OutcomeRecord {
     /// The device's generation; `None` until assigned.
     pub assignment: Option<Generation>,
     /// Its budget, resolved.
-    pub budget: Ceilings,
+    pub budget: Budget,
     /// What the device's latency model says of the planned network.
     pub predicted: Option<PredictedLatency>,
     /// The wave that it was placed in, from 0; `None` until placed.
@@ -168,7 +168,7 @@ impl OutcomeRecord {
             derivation: None,
             digest: None,
             assignment: None,
-            budget: Ceilings::default(),
+            budget: Budget::default(),
             predicted: None,
             wave: None,
         }

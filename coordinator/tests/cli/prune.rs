@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use coordinator::probes::{Probe, ProbeSet};
 use insta::assert_snapshot;
+use pruner_core::graph::cost::cost;
+use serde_json::json;
 
 use crate::binary::{Run, reconvene};
 
@@ -73,6 +76,62 @@ fn a_file_of_ones_own_is_pruned_again() {
     assert!(dense.as_u64() < before.as_u64() && dense.as_u64() > Some(200_000), "{dense} {before}");
     assert!(second["pruned"]["params"].as_u64().unwrap() <= dense.as_u64().unwrap() / 4);
     assert_eq!(second["pruned"]["bytes"], std::fs::metadata(&out).unwrap().len());
+}
+
+/// What a device saves whose time of one image is so many nanoseconds per multiply-accumulate, and a little.
+fn profile(ns_per_mac: f64) -> String {
+    let probes = ProbeSet::known().unwrap();
+    let time = |probe: &Probe| 0.01 + cost(&probe.graph).macs as f64 * ns_per_mac * 1e-6;
+    let probes: Vec<_> = probes
+        .iter()
+        .map(|probe| {
+            let (digest, p50_ms) = (&probe.artifact.digest, time(probe));
+            json!({ "digest": digest, "runs": 20, "p50_ms": p50_ms, "p95_ms": 1.1 * p50_ms })
+        })
+        .collect();
+    json!({
+        "arch": "x86_64", "os": "linux", "instruction_sets": ["avx2"], "logical_cores": 1, "caches": [],
+        "inference_threads": 1, "engine": "rten", "engine_version": "0.27.0", "probes": probes,
+    })
+    .to_string()
+}
+
+#[test]
+fn a_devices_profile_gives_latency_ceilings() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, saved) = (folder.path().join("m.onnx"), folder.path().join("gw-a.json"));
+    std::fs::write(&saved, profile(0.05)).unwrap();
+    let device = ["--profile", saved.to_str().unwrap(), "--budget", "latencyP95=1/2"];
+    let report = report(prune(&out, &[&device[..], &["-o", "json"]].concat()));
+    let p95 = |which: &str| report["predicted"][which]["p95_ms"].as_f64().unwrap();
+    assert!(p95("after") <= p95("before") / 2.0 && p95("after") > p95("before") / 3.0, "{report}");
+    assert!(report["heldOut"]["worst"].as_f64().unwrap() >= report["heldOut"]["mean"].as_f64().unwrap());
+    assert!(report["layers"][0]["predictedMs"]["before"].as_f64().unwrap() > 0.0, "{report}");
+    let table = prune(&out, &device).data();
+    assert!(table.contains("predicted p95") && table.contains("a probe's p95, predicted"), "{table}");
+
+    std::fs::write(&saved, "{}").unwrap();
+    assert!(prune(&out, &device).complaint(65).contains("not a device's profile"));
+    let untimed = profile(0.05).replace("\"digest\":\"", "\"digest\":\"0");
+    std::fs::write(&saved, untimed).unwrap();
+    assert_eq!(prune(&out, &device).code, 65);
+}
+
+#[test]
+fn choices_that_look_at_images_ask_for_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("m.onnx");
+    for (choice, name) in [(["--criterion", "snip"], "snip"), (["--measure", "probe"], "probe")] {
+        let line = prune(&out, &[&choice[..], &["--budget", "params=1/4"]].concat()).complaint(2);
+        assert_eq!(line, format!("{name} looks at labelled images: give --dataset"));
+    }
+    let digest = |choice: &[&str]| {
+        report(prune(&out, &[choice, &["--budget", "params=1/4", "-o", "json"]].concat()))["digest"].clone()
+    };
+    let usual = digest(&[]);
+    for choice in [["--criterion", "magnitude"], ["--measure", "flow-gap"], ["--reinit", "slice-kept"]] {
+        assert_ne!(digest(&choice), usual, "{choice:?}");
+    }
 }
 
 #[test]

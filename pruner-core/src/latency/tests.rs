@@ -36,6 +36,18 @@ fn the_probes_tell_a_linear_device_s_price_of_everything() {
 }
 
 #[test]
+fn what_was_left_out_tells_how_good_predictions_are() {
+    let probes = probes();
+    let mut samples: Vec<_> = probes.iter().map(|graph| (graph, device(graph))).collect();
+    let held_out = LatencyModel::held_out(16, &samples).unwrap();
+    assert!(held_out.worst < 1e-3, "a linear device is told from any seven probes: {held_out:?}");
+    samples[2].1.p95_ms *= 1.5;
+    let held_out = LatencyModel::held_out(16, &samples).unwrap();
+    assert!(held_out.worst > 0.3 && held_out.mean < held_out.worst, "{held_out:?}");
+    assert_eq!(LatencyModel::held_out(16, &samples[..4]), Err(LatencyError::TooFewProbes { probes: 3 }));
+}
+
+#[test]
 fn a_correction_scales_every_prediction() {
     let graph = zoo::build(ZooNetwork::ResNet20, Shape::new(1, 28, 28), 10).unwrap();
     let (plain, corrected) = (fitted().predict(&graph), fitted().corrected(1.4).predict(&graph));

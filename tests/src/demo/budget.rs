@@ -66,11 +66,7 @@ pub(super) fn fitted(dense: &DeploymentManifest, measured: &Generation) -> Resul
 fn rule(device: &str) -> BudgetRule {
     BudgetRule {
         selector: BTreeMap::from([("device".to_owned(), device.to_owned())]),
-        params: None,
-        macs: None,
-        size: None,
-        memory: None,
-        latency_p95: None,
+        ..BudgetRule::default()
     }
 }
 

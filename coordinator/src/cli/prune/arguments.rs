@@ -2,11 +2,14 @@
 
 use std::str::FromStr;
 
-use coordinator::limit::{Count, Limit};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use coordinator::limit::{Count, Limit, Millis};
 use proto::{ByteSize, Invalid};
 use pruner_core::Shape;
 use pruner_core::budget::Budget;
 use pruner_core::graph::cost::Cost;
+use pruner_core::latency::Latency;
+use pruner_core::named::UnknownName;
 
 use crate::cli::error::CliError;
 
@@ -17,7 +20,12 @@ pub(super) enum CeilingArg {
     Macs(Limit<Count>),
     Size(Limit<ByteSize>),
     Memory(Limit<ByteSize>),
+    Activations(Limit<ByteSize>),
+    LatencyP50(Limit<Millis>),
+    LatencyP95(Limit<Millis>),
 }
+
+const CEILINGS: &str = "params, macs, size, memory, activations, latencyP50, latencyP95";
 
 impl FromStr for CeilingArg {
     type Err = String;
@@ -30,31 +38,65 @@ impl FromStr for CeilingArg {
             "macs" => limit.parse().map(Self::Macs).map_err(problem),
             "size" => limit.parse().map(Self::Size).map_err(problem),
             "memory" => limit.parse().map(Self::Memory).map_err(problem),
-            "latencyP95" | "latency" => {
-                Err("a latency needs a device that has measured itself: use `reconvene plan`".to_owned())
-            }
-            _ => Err(format!("'{name}' is no ceiling; known: params, macs, size, memory")),
+            "activations" => limit.parse().map(Self::Activations).map_err(problem),
+            "latencyP50" => limit.parse().map(Self::LatencyP50).map_err(problem),
+            "latencyP95" => limit.parse().map(Self::LatencyP95).map_err(problem),
+            _ => Err(format!("'{name}' is no ceiling; known: {CEILINGS}")),
         }
     }
 }
 
-/// The ceilings as figures, given the dense network's cost.
-pub(super) fn budget(ceilings: &[CeilingArg], dense: &Cost) -> Result<Budget, CliError> {
+/// The ceilings as figures, given the dense network's cost, and its latency where a device's profile says it.
+pub(super) fn budget(
+    ceilings: &[CeilingArg],
+    dense: &Cost,
+    latency: Option<Latency>,
+) -> Result<Budget, CliError> {
     let mut budget = Budget::default();
+    let time = |limit: Limit<Millis>, dense: fn(Latency) -> f64| {
+        let unknown = "a latency ceiling needs a device's times: give --profile, or use `reconvene plan`";
+        let latency = latency.ok_or_else(|| CliError::Usage(unknown.to_owned()))?;
+        Ok::<f64, CliError>(limit.resolve(Millis(dense(latency))).0)
+    };
     for ceiling in ceilings {
-        let (name, slot, figure) = match *ceiling {
-            CeilingArg::Params(limit) => ("params", &mut budget.params, limit.resolve(Count(dense.params)).0),
-            CeilingArg::Macs(limit) => ("macs", &mut budget.macs, limit.resolve(Count(dense.macs)).0),
-            CeilingArg::Size(limit) => ("size", &mut budget.bytes, limit.resolve(ByteSize(dense.bytes)).0),
+        let (name, twice) = match *ceiling {
+            CeilingArg::Params(limit) => {
+                ("params", budget.params.replace(limit.resolve(Count(dense.params)).0).is_some())
+            }
+            CeilingArg::Macs(limit) => {
+                ("macs", budget.macs.replace(limit.resolve(Count(dense.macs)).0).is_some())
+            }
+            CeilingArg::Size(limit) => {
+                ("size", budget.bytes.replace(limit.resolve(ByteSize(dense.bytes)).0).is_some())
+            }
             CeilingArg::Memory(limit) => {
-                ("memory", &mut budget.memory_bytes, limit.resolve(ByteSize(dense.memory_bytes)).0)
+                let figure = limit.resolve(ByteSize(dense.memory_bytes)).0;
+                ("memory", budget.memory_bytes.replace(figure).is_some())
+            }
+            CeilingArg::Activations(limit) => {
+                let figure = limit.resolve(ByteSize(dense.activation_bytes)).0;
+                ("activations", budget.activation_bytes.replace(figure).is_some())
+            }
+            CeilingArg::LatencyP50(limit) => {
+                ("latencyP50", budget.latency_p50_ms.replace(time(limit, |dense| dense.p50_ms)?).is_some())
+            }
+            CeilingArg::LatencyP95(limit) => {
+                ("latencyP95", budget.latency_p95_ms.replace(time(limit, |dense| dense.p95_ms)?).is_some())
             }
         };
-        if slot.replace(figure).is_some() {
+        if twice {
             return Err(CliError::Usage(format!("--budget gives {name} twice")));
         }
     }
     Ok(budget)
+}
+
+/// A value parser for a choice that has names: they stand in `--help`, and in the message for a wrong one.
+pub(super) fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = UnknownName> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }
 
 /// `3x32x32`.
@@ -83,6 +125,12 @@ pub(super) fn parse_share(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("'{text}' is not a share above 0 and at most 1, such as 1/16.21, 6% or 0.06"))
 }
 
+/// `0.5`: from 0 to 4.
+pub(super) fn parse_exponent(text: &str) -> Result<f64, String> {
+    let exponent = text.parse::<f64>().ok().filter(|exponent| (0.0..=4.0).contains(exponent));
+    exponent.ok_or_else(|| format!("'{text}' is not a number from 0 to 4, such as 0.5"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,8 +139,12 @@ mod tests {
         Cost { params: 272_474, macs: 40_000_000, bytes: 1000, memory_bytes: 2000, activation_bytes: 800 };
 
     fn read(texts: &[&str]) -> Result<Budget, String> {
+        read_for(texts, None)
+    }
+
+    fn read_for(texts: &[&str], latency: Option<Latency>) -> Result<Budget, String> {
         let ceilings = texts.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>()?;
-        budget(&ceilings, &DENSE).map_err(|error| error.to_string())
+        budget(&ceilings, &DENSE, latency).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -101,19 +153,26 @@ mod tests {
         assert_eq!((budget.params, budget.macs), (Some(16_809), Some(10_000_000)));
         assert_eq!((budget.bytes, budget.memory_bytes), (Some(250), Some(1024)));
         assert_eq!(budget.latency_p95_ms, None);
+        let dense = Some(Latency { p50_ms: 2.0, p95_ms: 3.0 });
+        let budget = read_for(&["activations=50%", "latencyP50=1/2", "latencyP95=1.2ms"], dense).unwrap();
+        assert_eq!(budget.activation_bytes, Some(400));
+        assert_eq!((budget.latency_p50_ms, budget.latency_p95_ms), (Some(1.0), Some(1.2)));
     }
 
     #[test]
     fn ceilings_that_are_none_say_what_is_allowed() {
         for (text, expected) in [
             ("params", "a ceiling is written as in params=1/16.21"),
-            ("weights=5", "'weights' is no ceiling; known: params, macs, size, memory"),
+            (
+                "weights=5",
+                "'weights' is no ceiling; known: params, macs, size, memory, activations, latencyP50, latencyP95",
+            ),
             ("params=lots", "'lots' is not a positive number such as 16800, 90k or 1.2M"),
         ] {
             assert_eq!(read(&[text]).unwrap_err(), expected);
         }
         assert_eq!(read(&["macs=1M", "macs=2M"]).unwrap_err(), "--budget gives macs twice");
-        assert!(read(&["latency=1ms"]).unwrap_err().contains("reconvene plan"));
+        assert!(read(&["latencyP95=1ms"]).unwrap_err().contains("--profile"));
     }
 
     #[test]

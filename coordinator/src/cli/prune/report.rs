@@ -1,11 +1,12 @@
 //! What was pruned, for people and for programs.
 
 use pruner_core::graph::cost::Cost;
-use pruner_core::report::{FrozenReport, LayerReport, Report as Figures};
+use pruner_core::latency::{HeldOut, Latency};
+use pruner_core::report::{Change, FrozenReport, LayerReport, Report as Figures};
 use serde::Serialize;
 
 use crate::cli::error::CliError;
-use crate::cli::figures::{bytes, count, macs, ratio, seconds};
+use crate::cli::figures::{bytes, count, macs, ms, ratio, seconds, times};
 use crate::cli::layers::bar;
 use crate::cli::output::{Notation, object, write};
 use crate::cli::table::{Entry, Table};
@@ -30,6 +31,12 @@ pub(super) struct Report {
     pub(super) digest: String,
     #[serde(flatten)]
     pub(super) figures: Figures,
+    /// Of one image on the device whose profile was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) predicted: Option<Change<Latency>>,
+    /// How far such predictions are off for probes that they were not fitted to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) held_out: Option<HeldOut>,
     pub(super) seconds_to_score: f64,
     /// Planning, surgery and writing.
     pub(super) seconds_to_prune: f64,
@@ -40,9 +47,10 @@ impl Report {
         match format {
             ReportFormat::Json => terminal.data(&write(&object("PruneReport", self)?, Notation::Json)?),
             ReportFormat::Table => terminal.data(&format!(
-                "{}\n\n{}\n{}\nscored in {}, pruned in {}\n{}  {}",
+                "{}\n\n{}\n{}{}\nscored in {}, pruned in {}\n{}  {}",
                 self.layers().render(terminal.colors),
                 self.totals().render(terminal.colors),
+                self.certainty(),
                 self.frozen(),
                 seconds(self.seconds_to_score),
                 seconds(self.seconds_to_prune),
@@ -72,6 +80,13 @@ impl Report {
         table
     }
 
+    /// How far predicted times can be trusted.
+    fn certainty(&self) -> String {
+        let Some(HeldOut { mean, worst }) = self.held_out else { return String::new() };
+        let (mean, worst) = (mean * 100.0, worst * 100.0);
+        format!("a probe's p95, predicted from the others, is off by {mean:.0} %, at worst {worst:.0} %\n")
+    }
+
     /// What kept all its channels, and why: a line each, and an empty one before and after them.
     fn frozen(&self) -> String {
         let line = |frozen: &FrozenReport| {
@@ -97,6 +112,19 @@ impl Report {
         row("MACs", |c| c.macs, macs);
         row("size", |c| c.bytes, bytes);
         row("memory", |c| c.memory_bytes, bytes);
+        row("activations", |c| c.activation_bytes, bytes);
+        let mut time = |name: &str, percentile: fn(&Latency) -> f64| {
+            let Some(Change { before, after }) = &self.predicted else { return };
+            let (before, after) = (percentile(before), percentile(after));
+            table.row([
+                Entry::text(name),
+                Entry::figure(ms(before)),
+                Entry::figure(ms(after)),
+                Entry::figure(times(before, after)),
+            ]);
+        };
+        time("predicted p50", |latency| latency.p50_ms);
+        time("predicted p95", |latency| latency.p95_ms);
         table
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use coordinator::causes::chain;
 use pruner_core::graph::onnx::{self, Import, Options};
+use pruner_core::rectify::Reinit;
 use pruner_core::zoo::{self, UnknownNetwork, ZooNetwork};
 use pruner_core::{Network, Shape, init};
 
@@ -22,8 +23,9 @@ pub(super) struct Source {
     pub(super) network: Network,
     /// What is carried through unchanged, and why.
     pub(super) notes: Vec<String>,
-    /// What to say of the weights of the pruned network.
-    pub(super) weights: String,
+    /// Whether the weights are the user's.
+    trained: bool,
+    seed: u64,
 }
 
 impl Source {
@@ -40,8 +42,7 @@ impl Source {
         let graph =
             zoo::build(which, input, classes.into()).map_err(|error| CliError::Usage(chain(&error)))?;
         let network = Network { weights: init::init(&graph, seed), graph };
-        let weights = format!("its weights are fresh, drawn from seed {seed}");
-        Ok(Self { name: which.to_string(), network, notes: Vec::new(), weights })
+        Ok(Self { name: which.to_string(), network, notes: Vec::new(), trained: false, seed })
     }
 
     /// The user's own.
@@ -50,8 +51,22 @@ impl Source {
             std::fs::read(path).map_err(|source| CliError::Unreadable { path: path.to_owned(), source })?;
         let Import { network, notes } = onnx::decode_with(&bytes, Options { input })
             .map_err(|error| CliError::BadInput(format!("{}: {}", path.display(), chain(&error))))?;
-        let weights = format!("layers that lost channels have fresh weights, drawn from seed {seed}");
         let notes = notes.iter().map(ToString::to_string).collect();
-        Ok(Self { name: path.display().to_string(), network, notes, weights })
+        Ok(Self { name: path.display().to_string(), network, notes, trained: true, seed })
+    }
+
+    /// What to say of the weights of the pruned network.
+    pub(super) fn weights(&self, reinit: Reinit) -> String {
+        let seed = self.seed;
+        match (self.trained, reinit) {
+            (false, Reinit::Touched | Reinit::Full) | (true, Reinit::Full) => {
+                format!("its weights are fresh, drawn from seed {seed}")
+            }
+            (true, Reinit::Touched) => {
+                format!("layers that lost channels have fresh weights, drawn from seed {seed}")
+            }
+            (_, Reinit::SliceKept) => "its weights are those that pruning left".to_owned(),
+            (_, Reinit::Rescaled) => "its weights are those that pruning left, rescaled".to_owned(),
+        }
     }
 }

@@ -2,6 +2,12 @@
 
 use proto::ByteSize;
 
+use pruner_core::plan::Coupled;
+use pruner_core::pruning::Pruning;
+use pruner_core::rectify::Reinit;
+use pruner_core::saliency::Criterion;
+use pruner_core::sensitivity::Measure;
+
 use super::*;
 use crate::limit::{Count, Limit};
 
@@ -49,6 +55,24 @@ fn budgets_are_figures_or_shares() {
 }
 
 #[test]
+fn choices_of_pruning_have_names() {
+    let text = "  pruning: { criterion: snip, rounds: 1, measure: flow-gap, coupled: skip, reinit: full }\n";
+    let pruning = read(&format!("{MINIMAL}{text}")).unwrap().spec.pruning.pruning();
+    assert_eq!((pruning.criterion, pruning.measure), (Criterion::Snip, Measure::FlowGap));
+    assert_eq!((pruning.widths.coupled, pruning.reinit), (Coupled::Skip, Reinit::Full));
+    assert_eq!(read(MINIMAL).unwrap().spec.pruning.pruning(), Pruning::default());
+    assert_eq!(
+        refusal("  pruning: { criterion: l1 }\n"),
+        "line 8, column 25: spec.pruning.criterion: 'l1' is not known; \
+         allowed: synflow, snip, grasp, magnitude, random"
+    );
+    assert_eq!(
+        refusal("  pruning: { exponent: -1 }\n"),
+        "line 8, column 24: spec.pruning.exponent: -1 is not allowed; from 0 to 4, as in 0.5"
+    );
+}
+
+#[test]
 fn what_was_read_can_be_written_and_read_again() {
     let text = "  budgets:\n    - { selector: { tier: small }, params: 1/4, latencyP95: 800us }\n";
     let manifest = read(&format!("{MINIMAL}{text}")).unwrap();
@@ -65,7 +89,7 @@ fn unknown_fields_are_named_with_their_line() {
     assert_eq!(
         refusal("  budgets:\n    - parameters: 5\n"),
         "line 9, column 7: unknown field 'parameters'; allowed here: \
-         selector, params, macs, size, memory, latencyP95"
+         selector, params, macs, size, memory, activations, latencyP50, latencyP95"
     );
 }
 
