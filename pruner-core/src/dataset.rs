@@ -2,6 +2,7 @@
 //! Never decides what is trained or how.
 
 mod error;
+mod hold_out;
 mod idx;
 mod labelled;
 #[cfg(test)]

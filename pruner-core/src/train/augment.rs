@@ -11,7 +11,8 @@ use crate::dataset::Dataset;
 use crate::graph::Shape;
 
 /// Whether training mirrors images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Flip {
     /// Never.
     None,

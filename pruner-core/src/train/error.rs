@@ -64,6 +64,22 @@ pub enum TrainError {
         /// What it computes.
         operator: String,
     },
+    /// A mask that is of another network.
+    #[error("the mask keeps number {place} of {tensor}, which has {length}")]
+    Mask {
+        /// Which tensor.
+        tensor: String,
+        /// Counted from 0.
+        place: u32,
+        /// How many numbers it has.
+        length: usize,
+    },
+    /// Nothing that this training can go on from.
+    #[error("the checkpoint cannot be used: {problem}")]
+    Checkpoint {
+        /// Why.
+        problem: String,
+    },
     /// The weights do not fit the graph.
     #[error(transparent)]
     Weights(ExecError),

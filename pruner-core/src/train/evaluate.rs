@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use super::loss::CrossEntropy;
 use super::{TrainError, check_shapes};
 use crate::dataset::{Dataset, Split};
-use crate::exec::Executor;
-use crate::graph::Network;
+use crate::exec::{Executor, ParamLayout};
+use crate::graph::{Graph, Network};
 
 /// Images per forward pass.
 const BATCH: usize = 64;
@@ -26,12 +26,22 @@ pub struct Evaluation {
 /// running statistics. An empty split and a network for other images or classes are errors.
 pub fn evaluate(network: &Network, dataset: &Dataset, split: &Split) -> Result<Evaluation, TrainError> {
     check_shapes(&network.graph, dataset)?;
+    let params = ParamLayout::of(&network.graph).gather(&network.weights)?;
+    run(&network.graph, &params, dataset, split)
+}
+
+/// The same for weights in a flat vector.
+pub(super) fn run(
+    graph: &Graph,
+    params: &[f32],
+    dataset: &Dataset,
+    split: &Split,
+) -> Result<Evaluation, TrainError> {
     if split.is_empty() {
         return Err(TrainError::Empty);
     }
     let batch = BATCH.min(split.len());
-    let mut executor = Executor::<f32>::new(&network.graph, batch)?;
-    let params = executor.layout().gather(&network.weights)?;
+    let mut executor = Executor::<f32>::new(graph, batch)?;
     let mut cross_entropy = CrossEntropy::new(dataset.classes, 0.0);
     let mut images = vec![0.0; batch * dataset.shape.numel()];
     let (mut loss, mut correct) = (0.0, 0);
@@ -41,7 +51,7 @@ pub fn evaluate(network: &Network, dataset: &Dataset, split: &Split) -> Result<E
         let each = images.par_chunks_exact_mut(dataset.shape.numel()).enumerate();
         each.for_each(|(index, image)| dataset.normalise(split.pixels(start + index), image));
         let labels: Vec<u8> = (start..start + count).map(|index| split.label(index)).collect();
-        let logits = executor.forward_eval(&params, images, count);
+        let logits = executor.forward_eval(params, images, count);
         let (batch_loss, batch_correct) = cross_entropy.measure(logits, &labels);
         loss += batch_loss * count as f64;
         correct += batch_correct;

@@ -1,5 +1,6 @@
 //! Softmax cross-entropy, its gradient, and how many images are classified rightly. Knows no network.
 
+use super::Distillation;
 use crate::exec::Scalar;
 
 /// The loss of a batch, and room for its gradient.
@@ -7,13 +8,41 @@ use crate::exec::Scalar;
 pub(crate) struct CrossEntropy<T> {
     classes: usize,
     smoothing: f64,
+    distillation: Option<Distillation>,
     gradient: Vec<T>,
 }
 
 impl<T: Scalar> CrossEntropy<T> {
     /// With `smoothing` of the target spread evenly over all classes.
     pub(crate) fn new(classes: usize, smoothing: f32) -> Self {
-        Self { classes, smoothing: f64::from(smoothing), gradient: Vec::new() }
+        Self { classes, smoothing: f64::from(smoothing), distillation: None, gradient: Vec::new() }
+    }
+
+    /// The same, which also learns from a teacher's logits.
+    pub(super) fn distilled(self, distillation: Distillation) -> Self {
+        Self { distillation: Some(distillation), ..self }
+    }
+
+    /// Adds the divergence from `teacher`, a teacher's logits for the same images, to what was measured last: the whole loss.
+    pub(super) fn learn_from(&mut self, loss: f64, logits: &[T], teacher: &[T]) -> f64 {
+        let Some(Distillation { weight, temperature }) = self.distillation else { return loss };
+        let (weight, temperature) = (f64::from(weight), f64::from(temperature));
+        let share = self.classes as f64 / logits.len() as f64;
+        let soft =
+            |logits: &[T]| logits.iter().map(|x| T::from_f64(x.to_f64() / temperature)).collect::<Vec<T>>();
+        let rows = logits.chunks_exact(self.classes).zip(teacher.chunks_exact(self.classes));
+        let mut divergence = 0.0;
+        for ((own, teacher), gradient) in rows.zip(self.gradient.chunks_exact_mut(self.classes)) {
+            let (own, teacher) = (soft(own), soft(teacher));
+            let (own_sum, teacher_sum) = (log_sum_exp(&own), log_sum_exp(&teacher));
+            for ((own, teacher), gradient) in own.iter().zip(&teacher).zip(gradient) {
+                let (own, teacher) = (own.to_f64() - own_sum, teacher.to_f64() - teacher_sum);
+                divergence += teacher.exp() * (teacher - own) * share;
+                let softened = (own.exp() - teacher.exp()) * temperature * share;
+                *gradient = T::from_f64((1.0 - weight) * gradient.to_f64() + weight * softened);
+            }
+        }
+        (1.0 - weight) * loss + weight * temperature * temperature * divergence
     }
 
     /// Mean loss of a batch of logits, and the number of images whose label has the highest logit.
@@ -89,6 +118,35 @@ mod tests {
             let ((high, above), (low, below)) = (moved(1e-2), moved(-1e-2));
             assert!(((above - below) / (high - low) - f64::from(gradient[at])).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn distilled_gradient_agrees_with_differences() {
+        let (logits, labels, teacher) =
+            ([0.3, -1.2, 2.0, 0.1, 0.4, -0.5], [2, 0], [1.0, 0.2, 0.1, -2.0, 0.5, 0.9]);
+        let distillation = Distillation { weight: 0.7, temperature: 3.0 };
+        let mut loss = CrossEntropy::<f32>::new(3, 0.1).distilled(distillation);
+        let mut whole = |logits: &[f32]| {
+            let (plain, _) = loss.measure(logits, &labels);
+            (loss.learn_from(plain, logits, &teacher), loss.gradient().to_vec())
+        };
+        let (_, gradient) = whole(&logits);
+        for at in 0..logits.len() {
+            let mut moved = |step: f32| {
+                let mut logits = logits;
+                logits[at] += step;
+                (f64::from(logits[at]), whole(&logits).0)
+            };
+            let ((high, above), (low, below)) = (moved(1e-2), moved(-1e-2));
+            assert!(((above - below) / (high - low) - f64::from(gradient[at])).abs() < 1e-5);
+        }
+        let mut alone =
+            CrossEntropy::<f32>::new(3, 0.0).distilled(Distillation { weight: 1.0, temperature: 2.0 });
+        let (plain, _) = alone.measure(&teacher, &labels);
+        assert!(
+            alone.learn_from(plain, &teacher, &teacher).abs() < 1e-12,
+            "the teacher itself has nothing to learn"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Gradient descent with Nesterov momentum, as PyTorch's SGD computes it.
+//! Gradient descent with momentum, Nesterov's or not, as PyTorch's SGD computes it.
 
 use std::ops::Range;
 
@@ -14,7 +14,8 @@ const CHUNK: usize = 1 << 14;
 #[derive(Debug)]
 pub(super) struct Sgd {
     momentum: f32,
-    velocity: Vec<f32>,
+    nesterov: bool,
+    pub(super) velocity: Vec<f32>,
     /// Places in the parameters, and their weight decay; running statistics are in none.
     moved: Vec<(Range<usize>, f32)>,
 }
@@ -33,12 +34,18 @@ impl Sgd {
             | Role::RunningVar => 0.0,
         };
         let moved = trained.map(|entry| (entry.range.clone(), decay(entry.role))).collect();
-        Self { momentum: recipe.momentum, velocity: vec![0.0; layout.len()], moved }
+        Self {
+            momentum: recipe.momentum,
+            nesterov: recipe.nesterov,
+            velocity: vec![0.0; layout.len()],
+            moved,
+        }
     }
 
-    /// velocity = momentum velocity + gradient; parameters -= rate (gradient + momentum velocity).
+    /// velocity = momentum velocity + gradient; parameters -= rate velocity, or by Nesterov
+    /// parameters -= rate (gradient + momentum velocity).
     pub(super) fn step(&mut self, params: &mut [f32], grads: &[f32], rate: f32) {
-        let momentum = self.momentum;
+        let (momentum, nesterov) = (self.momentum, self.nesterov);
         for (range, decay) in &self.moved {
             let params = params[range.clone()].par_chunks_mut(CHUNK);
             let velocity = self.velocity[range.clone()].par_chunks_mut(CHUNK);
@@ -47,7 +54,8 @@ impl Sgd {
                 for ((param, velocity), &grad) in params.iter_mut().zip(velocity).zip(grads) {
                     let grad = grad + decay * *param;
                     *velocity = momentum * *velocity + grad;
-                    *param -= rate * (grad + momentum * *velocity);
+                    let ahead = if nesterov { grad + momentum * *velocity } else { *velocity };
+                    *param -= rate * ahead;
                 }
             });
         }

@@ -2,9 +2,12 @@
 
 use candle_core::Tensor;
 
+use super::sgd::Sgd;
 use super::*;
+use crate::dataset::Split;
 use crate::graph::{Conv, Node, NodeId, Op, Opaque, Operand, Shape, Window};
 use crate::init::init;
+use crate::saliency::{Criterion, MaskRecipe, ScoreRecipe, mask};
 
 /// 96 + 32 images of 1 x 6 x 6: noise, with a bright row in class 0 and a bright column in class 1.
 fn stripes() -> Dataset {
@@ -111,6 +114,125 @@ fn nesterov_by_hand() {
     assert_eq!(params[0], -1.5);
     sgd.step(&mut params, &grads, 1.0);
     assert_eq!(params[0], -3.25);
+}
+
+#[test]
+fn plain_momentum_by_hand() {
+    let layout = crate::exec::ParamLayout::of(&network(2).graph);
+    let recipe = Recipe { weight_decay: 0.0, momentum: 0.5, nesterov: false, ..recipe() };
+    let mut sgd = Sgd::new(&layout, &recipe);
+    let (mut params, grads) = (vec![0.0; layout.len()], vec![1.0; layout.len()]);
+    sgd.step(&mut params, &grads, 1.0);
+    sgd.step(&mut params, &grads, 1.0);
+    assert_eq!(params[0], -2.5);
+}
+
+/// The bytes of the file are what is gone on from, as after kill -9.
+#[test]
+fn gone_on_with_after_any_epoch_it_ends_in_the_same_bits() {
+    let dataset = stripes();
+    let stop = Some(EarlyStop { held_out: 0.2, patience: 9 });
+    for recipe in [Recipe { epochs: 4, ..recipe() }, Recipe { epochs: 4, early_stop: stop, ..recipe() }] {
+        let whole = fit(network(2), &dataset, &recipe, &mut go_on).unwrap();
+        for interrupted in 0..4 {
+            let mut first = Trainer::new(network(2), &dataset, &recipe).unwrap();
+            for _ in 0..interrupted {
+                first.epoch(&mut go_on).unwrap();
+            }
+            let file = first.checkpoint().unwrap().encode().unwrap();
+            assert_eq!(file, first.checkpoint().unwrap().encode().unwrap());
+            let checkpoint = Checkpoint::decode(&file).unwrap();
+            assert_eq!(checkpoint.epochs(), interrupted);
+            let mut second =
+                Trainer::new(network(2), &dataset, &recipe).unwrap().resumed(&checkpoint).unwrap();
+            while !second.is_done() {
+                second.epoch(&mut go_on).unwrap();
+            }
+            let second = second.finish().unwrap();
+            for name in whole.weights.keys() {
+                assert_eq!(values(&second, name), values(&whole, name), "{name} after {interrupted} epochs");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_something_else_is_refused() {
+    let dataset = stripes();
+    let trainer = |recipe: &Recipe| Trainer::new(network(2), &dataset, recipe).unwrap();
+    let file = trainer(&recipe()).checkpoint().unwrap().encode().unwrap();
+    let checkpoint = Checkpoint::decode(&file).unwrap();
+    let other = Recipe { seed: 9, ..recipe() };
+    let error = trainer(&other).resumed(&checkpoint).err().unwrap();
+    assert_eq!(error.to_string(), "the checkpoint cannot be used: it is of another recipe");
+    let fewer = Trainer::new(network(2), &dataset.with_train(60), &recipe()).unwrap();
+    assert!(fewer.resumed(&checkpoint).err().unwrap().to_string().ends_with("another data set"));
+    for length in 0..file.len() {
+        assert!(Checkpoint::decode(&file[..length]).is_err(), "cut after {length} bytes");
+    }
+    for text in ["", "not a checkpoint at all", "\u{8}\0\0\0\0\0\0\0{}      "] {
+        assert!(Checkpoint::decode(text.as_bytes()).is_err());
+    }
+}
+
+#[test]
+fn what_a_mask_drops_stays_zero() {
+    let dataset = stripes();
+    let scores = ScoreRecipe { criterion: Criterion::Magnitude, rounds: 1, density: 0.5, seed: 1 };
+    let masked = mask(&network(2), &MaskRecipe::exact(scores), None, &mut |_, _| ControlFlow::Continue(()));
+    let mask = masked.unwrap().mask;
+    let mut trainer = Trainer::new(network(2), &dataset, &recipe()).unwrap().masked(&mask).unwrap();
+    while !trainer.is_done() {
+        trainer.epoch(&mut go_on).unwrap();
+    }
+    let trained = trainer.finish().unwrap();
+    for (tensor, kept) in mask.tensors() {
+        let values = values(&trained, tensor);
+        let alive: Vec<u32> =
+            (0..).zip(&values).filter(|(_, v)| **v != 0.0).map(|(place, _)| place).collect();
+        assert_eq!(alive, kept, "{tensor}");
+    }
+    assert!(evaluate(&trained, &dataset, &dataset.test).unwrap().accuracy > 0.9);
+}
+
+#[test]
+fn it_ends_when_held_out_images_get_no_better() {
+    let dataset = stripes();
+    let stop = Some(EarlyStop { held_out: 0.25, patience: 2 });
+    let recipe = Recipe { epochs: 200, learning_rate: 0.5, early_stop: stop, ..recipe() };
+    let mut trainer = Trainer::new(network(2), &dataset, &recipe).unwrap();
+    let mut losses = Vec::new();
+    while !trainer.is_done() {
+        trainer.epoch(&mut go_on).unwrap();
+        let checkpoint = trainer.checkpoint().unwrap();
+        losses.push(checkpoint.best.unwrap().loss);
+    }
+    assert!(losses.len() < 200, "it ended early");
+    let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    let first = losses.iter().position(|&loss| loss == best).unwrap();
+    assert_eq!(losses.len(), first + 1 + 2, "two epochs after the best one");
+    let (_, held_out) = dataset.train.hold_out(0.25);
+    let dataset = Dataset { train: dataset.train.hold_out(0.25).0, ..dataset };
+    assert_eq!(evaluate(&trainer.finish().unwrap(), &dataset, &held_out).unwrap().loss, best);
+}
+
+#[test]
+fn a_teacher_is_learnt_from() {
+    let dataset = stripes();
+    let teacher = fit(network(2), &dataset, &recipe(), &mut go_on).unwrap();
+    // With the teacher alone the labels do not matter: those of the student's images are all wrong.
+    let wrong = Split::new(
+        (0..96).flat_map(|index| dataset.train.pixels(index).to_vec()).collect(),
+        (0..96).map(|index| 1 - dataset.train.label(index)).collect(),
+        36,
+    );
+    let mislabelled = Dataset { train: wrong, ..dataset.clone() };
+    let recipe = Recipe { distillation: Distillation { weight: 1.0, temperature: 2.0 }, ..recipe() };
+    let mut trainer = Trainer::new(network(2), &mislabelled, &recipe).unwrap().taught(&teacher).unwrap();
+    while !trainer.is_done() {
+        trainer.epoch(&mut go_on).unwrap();
+    }
+    assert!(evaluate(&trainer.finish().unwrap(), &dataset, &dataset.test).unwrap().accuracy > 0.9);
 }
 
 #[test]
