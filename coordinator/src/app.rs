@@ -1,5 +1,6 @@
 //! The daemon put together: opens what must be open before anybody connects, serves, and stops in order.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::blob::{BlobError, BlobStore};
 use crate::board::Board;
+use crate::checkpoints::{CheckpointError, Checkpoints};
 use crate::config::Config;
 use crate::core::Core;
 use crate::derive::{Pool, PoolError};
@@ -24,13 +26,14 @@ use crate::fleet::Fleet;
 use crate::probes::{ProbeError, ProbeSet};
 use crate::rollout::driver::{Driver, Poke, Subjects};
 use crate::rpc::{ArtifactRpc, OperatorRpc, SessionRpc};
-use crate::store::{SledStore, StoreError, StoreHandle};
+use crate::store::{DerivationState, SledStore, Store as _, StoreError, StoreHandle};
 
 /// The daemon, ready to serve.
 pub struct App {
     config: Config,
     store: StoreHandle,
     blobs: BlobStore,
+    checkpoints: Checkpoints,
     probes: Arc<ProbeSet>,
     pool: Pool,
 }
@@ -60,6 +63,9 @@ pub enum AppError {
     /// The artifacts' folder cannot be used.
     #[error(transparent)]
     Blobs(#[from] BlobError),
+    /// The checkpoints' folder cannot be used.
+    #[error(transparent)]
+    Checkpoints(#[from] CheckpointError),
     /// The probe models could not be made.
     #[error(transparent)]
     Probes(#[from] ProbeError),
@@ -81,16 +87,25 @@ const GRACE: Duration = Duration::from_secs(10);
 /// A connection that is silent for so long is asked whether it lives, and closed without an answer in the same time.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
+/// Those of trainings that a restart goes on with.
+fn checkpoints(config: &Config, store: &SledStore) -> Result<Checkpoints, AppError> {
+    let derivations = store.derivations()?;
+    let queued = derivations.iter().filter(|record| record.state == DerivationState::Queued);
+    let queued: BTreeSet<String> = queued.map(|record| record.key.to_string()).collect();
+    Ok(Checkpoints::open(config.state_dir.join("checkpoints"), |name| queued.contains(name))?)
+}
+
 impl App {
     /// Opens store and artifacts, and publishes the probes. Does not listen yet.
     pub fn open(config: Config) -> Result<Self, AppError> {
         let path = &config.state_dir;
         std::fs::create_dir_all(path).map_err(|source| AppError::StateDir { path: path.clone(), source })?;
-        let store = StoreHandle::new(SledStore::open(&path.join("store"))?);
+        let store = SledStore::open(&path.join("store"))?;
         let blobs = BlobStore::open(path.join("artifacts"))?;
         let probes = Arc::new(ProbeSet::publish(&blobs)?);
+        let checkpoints = checkpoints(&config, &store)?;
         let pool = Pool::start(config.derive.threads)?;
-        Ok(Self { config, store, blobs, probes, pool })
+        Ok(Self { config, store: StoreHandle::new(store), blobs, checkpoints, probes, pool })
     }
 
     /// Binds the configured address and writes it to `listen-address` in the state folder.
@@ -149,10 +164,11 @@ impl App {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> (Driver, (SessionRpc, ArtifactRpc, OperatorRpc)) {
-        let Self { config, store, blobs, probes, pool } = self;
+        let Self { config, store, blobs, checkpoints, probes, pool } = self;
         let core = Core {
             store,
             blobs: blobs.clone(),
+            checkpoints,
             fleet: Fleet::default(),
             board: Board::new(),
             pool,

@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::blob::BlobStore;
 use crate::board::Board;
+use crate::checkpoints::Checkpoints;
 use crate::derive::Pool;
 use crate::fleet::Fleet;
 use crate::probes::ProbeSet;
@@ -20,6 +21,8 @@ pub(crate) struct Core {
     pub(crate) store: StoreHandle,
     /// Artifacts' files.
     pub(crate) blobs: BlobStore,
+    /// Where trainings stand.
+    pub(crate) checkpoints: Checkpoints,
     /// Who is connected.
     pub(crate) fleet: Fleet,
     /// Long work, for whoever watches.

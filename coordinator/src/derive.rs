@@ -17,13 +17,14 @@ use pruner_core::plan::PrunePlan;
 use pruner_core::pruning::PruningError;
 use pruner_core::saliency::SaliencyError;
 use pruner_core::surgery::SurgeryError;
-use pruner_core::train::{self, Evaluation, Flip, Recipe, Step, TrainError};
+use pruner_core::train::{self, Checkpoint, Evaluation, Recipe, Step, TrainError, Trainer};
 use pruner_core::zoo::UnknownNetwork;
 
 pub use pool::{Pool, PoolError};
 pub use subject::{IMAGES_PER_CLASS, Subject, SubjectKey};
 
 use crate::blob::BlobError;
+use crate::causes::chain;
 use crate::manifest::{DatasetSpec, DeploymentSpec, PruningSpec, TrainingSpec};
 use crate::models::BuildError;
 use crate::store::{DerivationKey, StoreError};
@@ -158,13 +159,23 @@ pub struct Derived {
     pub self_test: SelfTest,
 }
 
+/// What a training was, and hears of it.
+pub struct Watch<'a> {
+    /// Where it stood when it was cut off.
+    pub resume: Option<Checkpoint>,
+    /// After every step; may break.
+    pub on_step: &'a mut dyn FnMut(&Step) -> ControlFlow<()>,
+    /// After every epoch but the last.
+    pub on_epoch: &'a mut dyn FnMut(&Checkpoint),
+}
+
 /// Prunes `subject` by `plan`, trains what is left and packs it for devices.
 pub fn derive(
     subject: &Subject,
     plan: &PrunePlan,
     pruning: &PruningSpec,
     training: &TrainingSpec,
-    on_step: &mut dyn FnMut(&Step) -> ControlFlow<()>,
+    watch: Watch<'_>,
 ) -> Result<Derived, DeriveError> {
     let started = Instant::now();
     let pruned = pruning.pruning().carry_out(&subject.network, plan)?;
@@ -172,11 +183,38 @@ pub fn derive(
 
     let started = Instant::now();
     let dataset = limit_images(subject.dataset.read()?, training.images);
-    let trained = train::fit(pruned, &dataset, &recipe(training), on_step)?;
+    let trained = train(pruned, &dataset, &training.recipe(), watch)?;
     let evaluation = train::evaluate(&trained, &dataset, &dataset.test)?;
     let time_to_train = started.elapsed();
 
     package(&trained, &dataset, evaluation, time_to_prune, time_to_train)
+}
+
+fn train(
+    network: Network,
+    dataset: &Dataset,
+    recipe: &Recipe,
+    watch: Watch<'_>,
+) -> Result<Network, DeriveError> {
+    let Watch { resume, on_step, on_epoch } = watch;
+    let mut trainer = match resume.map(|at| Trainer::new(network.clone(), dataset, recipe)?.resumed(&at)) {
+        Some(Ok(trainer)) => {
+            tracing::info!(epochs = trainer.epochs(), "training goes on from its checkpoint");
+            trainer
+        }
+        Some(Err(error)) => {
+            tracing::warn!(error = chain(&error), "training begins anew");
+            Trainer::new(network, dataset, recipe)?
+        }
+        None => Trainer::new(network, dataset, recipe)?,
+    };
+    while !trainer.is_done() {
+        trainer.epoch(on_step)?;
+        if !trainer.is_done() {
+            on_epoch(&trainer.checkpoint()?);
+        }
+    }
+    Ok(trainer.finish()?)
 }
 
 fn limit_images(mut dataset: Dataset, images: Option<usize>) -> Dataset {
@@ -184,18 +222,6 @@ fn limit_images(mut dataset: Dataset, images: Option<usize>) -> Dataset {
         dataset.train = dataset.train.take(images);
     }
     dataset
-}
-
-fn recipe(training: &TrainingSpec) -> Recipe {
-    Recipe {
-        epochs: training.epochs as usize,
-        batch: training.batch,
-        learning_rate: training.learning_rate,
-        weight_decay: training.weight_decay,
-        seed: training.seed,
-        flip: Flip::Horizontal,
-        ..Recipe::default()
-    }
 }
 
 fn package(

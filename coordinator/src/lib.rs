@@ -6,6 +6,7 @@ pub mod board;
 pub mod budgeting;
 pub mod calibration;
 pub mod causes;
+pub mod checkpoints;
 pub mod class;
 pub mod config;
 pub mod corrections;

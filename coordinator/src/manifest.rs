@@ -13,6 +13,7 @@ use pruner_core::pruning::Pruning;
 use pruner_core::rectify::Reinit;
 use pruner_core::saliency::Criterion;
 use pruner_core::sensitivity::Measure;
+use pruner_core::train::{EarlyStop, Flip, Recipe, Schedule};
 use serde::{Deserialize, Serialize};
 
 pub use place::Place;
@@ -125,8 +126,25 @@ pub struct TrainingSpec {
     pub batch: usize,
     /// Peak learning rate.
     pub learning_rate: f32,
+    /// How the learning rate goes on after the warm-up: cosine, step, one-cycle.
+    pub schedule: Schedule,
+    /// Epochs in which the learning rate rises linearly.
+    pub warmup_epochs: f32,
+    /// Of stochastic gradient descent.
+    pub momentum: f32,
+    /// Whether a step looks ahead along the momentum.
+    pub nesterov: bool,
     /// L2 penalty.
     pub weight_decay: f32,
+    /// Share of the target spread evenly over all classes.
+    pub label_smoothing: f32,
+    /// Whether images are mirrored at random: none, horizontal.
+    pub flip: Flip,
+    /// Most pixels by which images are moved at random in each direction.
+    pub shift: u8,
+    /// Ends training when images that were held out get no better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStop>,
     /// Use only the first so many training images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
@@ -192,7 +210,46 @@ impl PruningSpec {
 
 impl Default for TrainingSpec {
     fn default() -> Self {
-        Self { epochs: 10, batch: 64, learning_rate: 0.1, weight_decay: 5e-4, images: None, seed: 1 }
+        let Recipe { schedule, warmup_epochs, momentum, nesterov, label_smoothing, flip, shift, .. } =
+            Recipe::default();
+        Self {
+            epochs: 10,
+            batch: 64,
+            learning_rate: 0.1,
+            schedule,
+            warmup_epochs,
+            momentum,
+            nesterov,
+            weight_decay: 5e-4,
+            label_smoothing,
+            flip,
+            shift,
+            early_stop: None,
+            images: None,
+            seed: 1,
+        }
+    }
+}
+
+impl TrainingSpec {
+    /// What it means.
+    pub fn recipe(&self) -> Recipe {
+        Recipe {
+            epochs: self.epochs as usize,
+            batch: self.batch,
+            learning_rate: self.learning_rate,
+            schedule: self.schedule,
+            warmup_epochs: self.warmup_epochs,
+            momentum: self.momentum,
+            nesterov: self.nesterov,
+            weight_decay: self.weight_decay,
+            label_smoothing: self.label_smoothing,
+            seed: self.seed,
+            flip: self.flip,
+            shift: self.shift,
+            early_stop: self.early_stop,
+            ..Recipe::default()
+        }
     }
 }
 

@@ -95,9 +95,10 @@ impl CliError {
             Self::Unreachable { .. } => 69,
             Self::Serve(error) => match **error {
                 AppError::Listen { ref source, .. } if source.kind() == io::ErrorKind::AddrInUse => 71,
-                AppError::StateDir { .. } | AppError::Store(StoreError::File { .. }) | AppError::Blobs(_) => {
-                    73
-                }
+                AppError::StateDir { .. }
+                | AppError::Store(StoreError::File { .. })
+                | AppError::Blobs(_)
+                | AppError::Checkpoints(_) => 73,
                 AppError::Listen { .. }
                 | AppError::Store(_)
                 | AppError::Probes(_)

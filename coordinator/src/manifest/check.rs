@@ -75,23 +75,17 @@ fn pruning(spec: &PruningSpec) -> Problem {
 }
 
 fn training(spec: &TrainingSpec) -> Problem {
-    let TrainingSpec { epochs, batch, learning_rate, weight_decay, images, seed: _ } = *spec;
-    let zero = || "0 is not allowed; at least 1".to_owned();
-    refuse_if(epochs == 0, "spec.training.epochs", zero)
-        .or_else(|| refuse_if(batch == 0, "spec.training.batch", zero))
-        .or_else(|| refuse_if(images == Some(0), "spec.training.images", zero))
-        .or_else(|| {
-            let allowed = learning_rate > 0.0 && learning_rate.is_finite();
-            refuse_if(!allowed, "spec.training.learningRate", || {
-                format!("{learning_rate} is not allowed; a number above 0")
-            })
-        })
-        .or_else(|| {
-            let allowed = weight_decay >= 0.0 && weight_decay.is_finite();
-            refuse_if(!allowed, "spec.training.weightDecay", || {
-                format!("{weight_decay} is not allowed; a number, 0 or above")
-            })
-        })
+    refuse_if(spec.images == Some(0), "spec.training.images", || "must be at least 1".into()).or_else(|| {
+        let (setting, allowed) = spec.recipe().problem()?;
+        Some((format!("spec.training.{}", camel_case(setting)), format!("must be {allowed}")))
+    })
+}
+
+/// `learning_rate` as a manifest spells it.
+fn camel_case(name: &str) -> String {
+    let mut parts = name.split('_');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |name, part| name + &part[..1].to_uppercase() + &part[1..])
 }
 
 fn budgets(rules: &[BudgetRule]) -> Problem {

@@ -61,6 +61,7 @@ named!(Schedule, "schedule", {
 
 /// Ends training when images that were held out stop getting better.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct EarlyStop {
     /// Share of the training images that is held out, more than 0 and at most a half.
     pub held_out: f32,
@@ -100,8 +101,8 @@ impl Default for Recipe {
 }
 
 impl Recipe {
-    /// Refuses settings outside their ranges, and too few images for one step.
-    pub(super) fn check(&self, train: &Split) -> Result<(), TrainError> {
+    /// The first setting outside its range, and that range.
+    pub fn problem(&self) -> Option<(&'static str, &'static str)> {
         let rules = [
             (self.epochs > 0, "epochs", "at least 1"),
             (self.batch > 0, "batch", "at least 1"),
@@ -123,7 +124,12 @@ impl Recipe {
                 "above 0",
             ),
         ];
-        if let Some(&(_, setting, allowed)) = rules.iter().find(|(holds, ..)| !holds) {
+        rules.into_iter().find(|(holds, ..)| !holds).map(|(_, setting, allowed)| (setting, allowed))
+    }
+
+    /// Refuses settings outside their ranges, and too few images for one step.
+    pub(super) fn check(&self, train: &Split) -> Result<(), TrainError> {
+        if let Some((setting, allowed)) = self.problem() {
             return Err(TrainError::Recipe { setting, allowed });
         }
         if train.len() < self.batch {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use pruner_core::plan::PrunePlan;
-use pruner_core::train::Step;
+use pruner_core::train::{Checkpoint, Step};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -12,9 +12,10 @@ use super::{Driver, Ended, Underway};
 use crate::blob::BlobStore;
 use crate::board::{JobId, Reporter};
 use crate::causes::chain;
+use crate::checkpoints::Checkpoints;
 use crate::clock::unix_ms;
 use crate::core::Core;
-use crate::derive::{self, DeriveError, Derived, Subject, SubjectKey};
+use crate::derive::{self, DeriveError, Derived, Subject, SubjectKey, Watch};
 use crate::manifest::DeploymentSpec;
 use crate::models::Origin;
 use crate::store::{
@@ -127,6 +128,8 @@ impl Driver {
         let short = key.to_string()[..12].to_owned();
         let id = JobId { deployment: deployment.name.clone(), title: format!("train {short}") };
         let training = Training {
+            key,
+            checkpoints: self.core.checkpoints.clone(),
             reporter: self.core.board.begin(id, u64::from(spec.training.epochs)),
             subject,
             plan,
@@ -189,6 +192,8 @@ fn note_failure(result: Result<(), StoreError>) {
 
 /// One training, with all that it needs.
 struct Training {
+    key: DerivationKey,
+    checkpoints: Checkpoints,
     reporter: Reporter,
     subject: Arc<Subject>,
     plan: PrunePlan,
@@ -198,15 +203,26 @@ struct Training {
 
 impl Training {
     async fn run(self, pool: &derive::Pool, blobs: &BlobStore) -> Result<ArtifactRecord, DeriveError> {
-        let Self { mut reporter, subject, plan, spec, cancel } = self;
+        let Self { key, checkpoints, mut reporter, subject, plan, spec, cancel } = self;
         let blobs = blobs.clone();
         let trained = pool.run(move || {
             let mut on_step = |step: &Step| {
                 reporter.report(step.step as u64, step.steps as u64, describe(step));
                 go_on(&cancel)
             };
-            let derived = derive::derive(&subject, &plan, &spec.pruning, &spec.training, &mut on_step)?;
+            let mut on_epoch = |checkpoint: &Checkpoint| match checkpoints.save(key, checkpoint) {
+                Ok(()) => tracing::debug!(derivation = %key, epochs = checkpoint.epochs(), "checkpoint"),
+                // The training itself goes on: a full disk may have room again before anything cuts it off.
+                Err(error) => tracing::error!(
+                    derivation = %key, error = chain(&error),
+                    "a checkpoint was not written; if this training is cut off, it goes on from the one before"
+                ),
+            };
+            let resume = checkpoints.load(key);
+            let watch = Watch { resume, on_step: &mut on_step, on_epoch: &mut on_epoch };
+            let derived = derive::derive(&subject, &plan, &spec.pruning, &spec.training, watch)?;
             blobs.put(&derived.onnx)?;
+            checkpoints.remove(key);
             Ok(artifact(derived, &subject, &plan, &spec))
         });
         flatten(trained.await)

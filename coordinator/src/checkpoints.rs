@@ -1,0 +1,158 @@
+//! Where trainings stand, one file for each: a training that was cut off goes on from its last whole epoch. A file
+//! appears whole or not at all; one that cannot be used costs epochs, never a derivation.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use pruner_core::train::{Checkpoint, TrainError};
+
+use crate::causes::chain;
+use crate::store::DerivationKey;
+
+const ENDING: &str = ".safetensors";
+
+/// A folder of checkpoints by derivation. Calls block on the disk.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    folder: PathBuf,
+}
+
+/// Why a checkpoint was not written; the one before it stands.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The disk refused.
+    #[error("cannot write {path}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It has no bytes.
+    #[error(transparent)]
+    Encode(#[from] TrainError),
+}
+
+impl Checkpoints {
+    /// Those in `folder`, which is made if it is not there. Removes what a crash left unfinished, and what `is_wanted` says
+    /// nobody goes on with.
+    pub fn open(
+        folder: impl Into<PathBuf>,
+        mut is_wanted: impl FnMut(&str) -> bool,
+    ) -> Result<Self, CheckpointError> {
+        let folder = folder.into();
+        let failed = |source| CheckpointError::File { path: folder.clone(), source };
+        fs::create_dir_all(&folder).map_err(failed)?;
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.strip_suffix(ENDING).is_some_and(&mut is_wanted) {
+                fs::remove_file(entry.path()).map_err(failed)?;
+            }
+        }
+        Ok(Self { folder })
+    }
+
+    /// Where that training stood last; `None` where it has not begun, or its file is of no use.
+    pub fn load(&self, key: DerivationKey) -> Option<Checkpoint> {
+        let path = self.path(key);
+        let file = match fs::read(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a checkpoint cannot be read; its training begins anew");
+                return None;
+            }
+        };
+        Checkpoint::decode(&file)
+            .inspect_err(|error| {
+                let error = chain(error);
+                tracing::warn!(path = %path.display(), error, "a checkpoint is of no use; its training begins anew");
+            })
+            .ok()
+    }
+
+    /// Replaces what is stored; it is on the disk when this returns.
+    pub fn save(&self, key: DerivationKey, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+        let bytes = checkpoint.encode()?;
+        let path = self.path(key);
+        let write = || {
+            let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+            file.write_all(&bytes)?;
+            file.as_file().sync_all()?;
+            file.persist(&path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(|source| CheckpointError::File { path: path.clone(), source })
+    }
+
+    /// Forgets that training. A file that stays is removed at the next start.
+    pub fn remove(&self, key: DerivationKey) {
+        match fs::remove_file(self.path(key)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(derivation = %key, %error, "a checkpoint cannot be removed"),
+        }
+    }
+
+    fn path(&self, key: DerivationKey) -> PathBuf {
+        self.folder.join(format!("{key}{ENDING}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pruner_core::dataset::{Dataset, Split};
+    use pruner_core::train::{Recipe, Trainer};
+    use pruner_core::{Network, Shape, init, zoo};
+
+    use super::*;
+
+    fn checkpoint() -> Checkpoint {
+        let shape = Shape::new(1, 4, 4);
+        let split = Split::new((0..8 * 16).collect(), (0..8).map(|label| label % 2).collect(), 16);
+        let dataset = Dataset::new(shape, split.clone(), split);
+        let graph = zoo::build(zoo::ZooNetwork::ResNet20, shape, 2).unwrap();
+        let network = Network { weights: init::init(&graph, 1), graph };
+        Trainer::new(network, &dataset, &Recipe { batch: 4, ..Recipe::default() })
+            .unwrap()
+            .checkpoint()
+            .unwrap()
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_until_it_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, other) = (DerivationKey::of(&1).unwrap(), DerivationKey::of(&2).unwrap());
+        let checkpoints = Checkpoints::open(folder.path().join("c"), |_| true).unwrap();
+        assert!(checkpoints.load(key).is_none());
+        let saved = checkpoint();
+        checkpoints.save(key, &saved).unwrap();
+        checkpoints.save(key, &saved).unwrap();
+        checkpoints.save(other, &saved).unwrap();
+        assert_eq!(checkpoints.load(key).unwrap().encode().unwrap(), saved.encode().unwrap());
+        std::fs::write(folder.path().join("c/unfinished"), "half").unwrap();
+        let reopened = Checkpoints::open(folder.path().join("c"), |name| name == key.to_string()).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path().join("c")).unwrap().count(), 1);
+        reopened.remove(key);
+        assert!(reopened.load(key).is_none());
+        reopened.remove(key);
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_checkpoint_and_a_failed_write_keeps_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = DerivationKey::of(&1).unwrap();
+        let checkpoints = Checkpoints::open(folder.path().join("c"), |_| true).unwrap();
+        checkpoints.save(key, &checkpoint()).unwrap();
+        let path = checkpoints.path(key);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert!(checkpoints.load(key).is_none());
+        // No file can be made in a folder that is gone: as on a full disk, nothing of the last one is touched.
+        std::fs::rename(folder.path().join("c"), folder.path().join("moved")).unwrap();
+        let error = checkpoints.save(key, &checkpoint()).unwrap_err();
+        assert!(error.to_string().starts_with("cannot write "), "{error}");
+    }
+}
