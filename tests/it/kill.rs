@@ -37,14 +37,14 @@ async fn a_coordinator_killed_while_it_trains_ends_in_the_same_state() {
     let _one = scene.agent("one", scene.coordinator.address()).await;
     let _two = scene.agent("two", scene.coordinator.address()).await;
     let generation = scene.apply(&manifest(&scene)).await;
-    let mut events = scene.operator.watch(DEPLOYMENT, generation).await.unwrap();
-    loop {
-        let event =
-            events.message().await.unwrap().expect("the deployment ended before it was seen to train");
-        if event.jobs.iter().any(|job| job.job.starts_with("train") && job.done > 0 && !job.finished) {
-            break;
-        }
-    }
+    let checkpoints = scene.coordinator.state_dir().join("checkpoints");
+    wait_until("an epoch that is written down", LIMIT, async || {
+        let mut files = std::fs::read_dir(&checkpoints)?.flatten();
+        let whole = files.any(|file| file.path().extension().is_some_and(|end| end == "safetensors"));
+        Ok(if whole { Answer::Ready(()) } else { Answer::NotYet("it trains".to_owned()) })
+    })
+    .await
+    .unwrap();
     scene.coordinator.kill9().unwrap();
     scene.coordinator.restart().await.unwrap();
     let found = scene.operator.deployment(DEPLOYMENT).await.unwrap().expect("what was applied is kept");
@@ -52,6 +52,9 @@ async fn a_coordinator_killed_while_it_trains_ends_in_the_same_state() {
     assert_ne!(found.phase, "Complete", "it was not killed in the middle");
     let deployment = scene.settled(generation).await;
     assert_eq!(&digests(&deployment), undisturbed().await);
+    let log = scene.coordinator.daemon().log_tail();
+    assert!(log.contains("training goes on from its checkpoint"), "{log}");
+    assert_eq!(std::fs::read_dir(checkpoints).unwrap().count(), 0, "nothing is left to go on with");
 }
 
 #[tokio::test]
