@@ -12,3 +12,4 @@ pub mod inference;
 pub mod operator;
 pub mod poll;
 pub mod proxy;
+pub mod study;

@@ -1,0 +1,77 @@
+//! `study`: trains the arms of the study that have no result yet, and writes its page.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use fleet_tests::binaries::{target_folder, workspace_root};
+use fleet_tests::study::{self, Arm, Plan, Series};
+
+/// Trains dense, unstructured and structured arms with equal budgets, and writes docs/study.md from the results.
+#[derive(Debug, Parser)]
+#[command(
+    name = "study",
+    after_help = "\
+Examples:
+  study --series ablation --network resnet20 --seeds 1,2
+  study --series headline --network vgg16-bn --epochs 5
+  study --pages-only
+
+Results are kept in docs/study.jsonl as they come; an arm that has one is not trained again."
+)]
+struct Arguments {
+    /// Which arms
+    #[arg(long, value_enum, default_values = ["headline"], value_delimiter = ',')]
+    series: Vec<Series>,
+    /// Networks of the zoo
+    #[arg(long, default_value = "resnet20", value_delimiter = ',')]
+    network: Vec<String>,
+    /// Of weights, pruning and training
+    #[arg(long, default_value = "1", value_delimiter = ',')]
+    seeds: Vec<u64>,
+    /// Training images, the first so many
+    #[arg(long, default_value_t = 10_000)]
+    images: usize,
+    /// Passes over them
+    #[arg(long, default_value_t = 10)]
+    epochs: usize,
+    /// Threads that train
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Train nothing; write the page from the results that are there
+    #[arg(long)]
+    pages_only: bool,
+    /// Where the page and its results lie
+    #[arg(long, value_name = "DIR")]
+    docs: Option<PathBuf>,
+}
+
+#[expect(clippy::print_stderr, reason = "it talks to the person who runs it")]
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("study: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { series, network, seeds, images, epochs, threads, pages_only, docs } = arguments;
+    let arms = network.iter().flat_map(|network| {
+        series.iter().flat_map(|&series| Arm::series(series, network, seeds, *images, *epochs))
+    });
+    let docs = docs.clone().unwrap_or_else(|| workspace_root().join("docs"));
+    std::fs::create_dir_all(&docs)?;
+    let typed: Vec<String> = std::env::args().skip(1).collect();
+    let plan = Plan {
+        arms: if *pages_only { Vec::new() } else { arms.collect() },
+        results: docs.join("study.jsonl"),
+        page: docs.join("study.md"),
+        cache: target_folder()?.join("datasets"),
+        command: format!("cargo run --release -p fleet-tests --bin study -- {}", typed.join(" ")),
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(*threads).build()?;
+    pool.install(|| study::run(&plan))
+}
