@@ -73,6 +73,7 @@ several seeds: the mean, and half of the distance between the best and the worst
 *Unstructured* masks single weights by synaptic flow before training (UPaI): its zeros take room and time in any dense
 engine, so it is the bar for accuracy alone. *Structured* is what the product does. Latency: one image, one thread, median
 of the quietest of seven sweeps, in rten (the agents' engine) and in onnxruntime, in brackets how many times the dense network's.
+Pruning and training: processor seconds of all threads together.
 ";
 
 fn sections(results: &Results) -> Vec<Section<'_>> {

@@ -30,6 +30,7 @@ pub(super) struct Trained {
     pub(super) dense_params: u64,
     pub(super) macs: u64,
     pub(super) onnx_bytes: u64,
+    /// Processor time of all threads, as are those of training.
     pub(super) seconds_to_prune: f64,
     pub(super) seconds_to_train: f64,
     /// What trained it: processor and threads.

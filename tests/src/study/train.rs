@@ -1,7 +1,6 @@
 //! One arm from network to accuracy.
 
 use std::ops::ControlFlow;
-use std::time::Instant;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -48,9 +47,9 @@ fn recipe(arm: &Arm) -> Recipe {
 pub(super) fn train(arm: &Arm, dataset: &Dataset, title: &str) -> Result<Trained> {
     let dataset = dataset.with_train(arm.images);
     let dense = dense(arm, &dataset)?;
-    let started = Instant::now();
+    let started = processor_seconds();
     let Subject { network, mask } = prune(arm, &dense, &dataset)?;
-    let seconds_to_prune = started.elapsed().as_secs_f64();
+    let seconds_to_prune = processor_seconds() - started;
     let dropped = mask.as_ref().map_or(0, |mask| {
         let all: usize = mask.tensors().map(|(name, _)| dense.weights[name].elem_count()).sum();
         all - mask.count()
@@ -65,7 +64,7 @@ pub(super) fn train(arm: &Arm, dataset: &Dataset, title: &str) -> Result<Trained
         }
         Method::Dense | Method::Unstructured | Method::Structured { .. } | Method::RandomChannels => None,
     };
-    let started = Instant::now();
+    let started = processor_seconds();
     let mut trainer = Trainer::new(network, &dataset, &recipe)?;
     if let Some(mask) = &mask {
         trainer = trainer.masked(mask)?;
@@ -74,7 +73,7 @@ pub(super) fn train(arm: &Arm, dataset: &Dataset, title: &str) -> Result<Trained
         trainer = trainer.taught(teacher)?;
     }
     let trained = follow(trainer, title)?;
-    let seconds_to_train = started.elapsed().as_secs_f64();
+    let seconds_to_train = processor_seconds() - started;
     let evaluation = evaluate(&trained, &dataset, &dataset.test)?;
     Ok(Trained {
         arm: arm.clone(),
@@ -89,6 +88,12 @@ pub(super) fn train(arm: &Arm, dataset: &Dataset, title: &str) -> Result<Trained
         machine: String::new(),
         command: String::new(),
     })
+}
+
+/// Seconds of processor time that this process has used: other work on the machine does not lengthen them.
+fn processor_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 /// The network before pruning, for 32x32 images of Fashion-MNIST's classes.
