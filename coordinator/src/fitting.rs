@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proto::{DeviceId, HardwareProfile};
 use pruner_core::Graph;
 use pruner_core::budget::{Budget, Ceiling};
+use pruner_core::graph::cost::cost;
 use pruner_core::latency::{Latency, LatencyError, LatencyModel};
 use pruner_core::plan::{PlanError, PrunePlan};
 use pruner_core::surgery::SurgeryError;
@@ -25,7 +26,7 @@ const ROUND_TO: usize = 1;
 /// Share of a latency ceiling that plans leave free: it covers a p95 of a quarter above its prediction. On the unthrottled
 /// one-thread device of the demonstration a fitted network's p95 was 2 % below to 29 % above it in four runs; why the
 /// prediction is low there, when it is good to a few percent in `examples/latency_fit`, is not known.
-const LATENCY_HEADROOM: f64 = 0.2;
+pub const LATENCY_HEADROOM: f64 = 0.2;
 
 /// A device to be fitted.
 #[derive(Debug, Clone)]
@@ -214,7 +215,7 @@ fn plan(
 fn follow(subject: &Subject, member: &Member<'_>, plan: &PrunePlan) -> Option<Verdict> {
     let graph = subject.planned_graph(plan).ok()?;
     let predicted = member.model.predict(&graph);
-    let broken = with_headroom(&member.budget).broken(&plan.promised, Some(predicted));
+    let broken = with_headroom(&member.budget).broken(&cost(&graph), Some(predicted));
     broken.is_none().then(|| Verdict::Fit { plan: Arc::new(plan.clone()), predicted })
 }
 

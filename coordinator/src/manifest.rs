@@ -3,6 +3,7 @@
 mod check;
 mod place;
 mod read;
+mod usual;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -97,18 +98,23 @@ pub enum DatasetFormat {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct PruningSpec {
     /// What a weight's score is: synflow, snip, grasp, magnitude, random.
+    #[serde(skip_serializing_if = "usual::is_default")]
     pub criterion: Criterion,
     /// Rounds of scoring.
     pub rounds: u32,
     /// Share of weights that the reference mask keeps.
     pub density: f64,
     /// What a layer's sensitivity is taken from: density, flow-gap, concentration, probe, dead-filters.
+    #[serde(skip_serializing_if = "usual::is_default")]
     pub measure: Measure,
     /// How strongly widths follow sensitivities; 0: all layers alike.
+    #[serde(skip_serializing_if = "usual::exponent")]
     pub exponent: f64,
     /// Whether channels that additions couple are pruned as a whole, or skipped.
+    #[serde(skip_serializing_if = "usual::is_default")]
     pub coupled: Coupled,
     /// What the pruned network starts from: touched, full, slice-kept, rescaled.
+    #[serde(skip_serializing_if = "usual::is_default")]
     pub reinit: Reinit,
     /// Seed of the initial weights, and of the re-initialisation.
     pub seed: u64,
@@ -127,20 +133,27 @@ pub struct TrainingSpec {
     /// Peak learning rate.
     pub learning_rate: f32,
     /// How the learning rate goes on after the warm-up: cosine, step, one-cycle.
+    #[serde(skip_serializing_if = "usual::is_default")]
     pub schedule: Schedule,
     /// Epochs in which the learning rate rises linearly.
+    #[serde(skip_serializing_if = "usual::warmup_epochs")]
     pub warmup_epochs: f32,
     /// Of stochastic gradient descent.
+    #[serde(skip_serializing_if = "usual::momentum")]
     pub momentum: f32,
     /// Whether a step looks ahead along the momentum.
+    #[serde(skip_serializing_if = "usual::nesterov")]
     pub nesterov: bool,
     /// L2 penalty.
     pub weight_decay: f32,
     /// Share of the target spread evenly over all classes.
+    #[serde(skip_serializing_if = "usual::is_default")]
     pub label_smoothing: f32,
     /// Whether images are mirrored at random: none, horizontal.
+    #[serde(skip_serializing_if = "usual::is_default")]
     pub flip: Flip,
     /// Most pixels by which images are moved at random in each direction.
+    #[serde(skip_serializing_if = "usual::is_default")]
     pub shift: u8,
     /// Ends training when images that were held out get no better.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,7 +187,7 @@ pub struct BudgetRule {
     /// Bytes of live activations at batch 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activations: Option<Limit<ByteSize>>,
-    /// Median of the time of one image on the device's engine.
+    /// Median of the time of one image on the device's engine. Telemetry corrects it by the factor of the 95th percentile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_p50: Option<Limit<Millis>>,
     /// 95th percentile of the time of one image on the device's engine.

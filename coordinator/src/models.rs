@@ -9,7 +9,7 @@ use pruner_core::{Network, Shape, init};
 
 use crate::blob::{BlobError, BlobStore};
 use crate::clock::unix_ms;
-use crate::store::{Footprint, ModelRecord, Store, StoreError};
+use crate::store::{ModelRecord, Store, StoreError};
 
 /// Where a network comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,12 +159,7 @@ pub fn import(
         file,
         input_shape: [side(shape.channels)?, side(shape.height)?, side(shape.width)?],
         classes: side(classes)?,
-        footprint: Footprint {
-            params: costs.params,
-            macs: costs.macs,
-            bytes: costs.bytes,
-            memory_bytes: costs.memory_bytes,
-        },
+        footprint: costs.into(),
         notes: notes.iter().map(ToString::to_string).collect(),
         imported_unix_ms: unix_ms(),
     })?;

@@ -87,6 +87,9 @@ impl LatencyModel {
     /// How far off the model is for networks that it was not fitted to: each sample in turn is left out, and predicted from
     /// the others. Fails where the others are too few.
     pub fn held_out(lanes: u32, samples: &[(&Graph, Latency)]) -> Result<HeldOut, LatencyError> {
+        if samples.is_empty() {
+            return Err(LatencyError::TooFewProbes { probes: 0 });
+        }
         let error = |index: usize| {
             let (graph, measured) = samples[index];
             let others: Vec<_> =

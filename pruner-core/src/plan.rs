@@ -37,10 +37,11 @@ pub struct WidthPolicy {
 }
 
 /// What happens to groups with several producers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Coupled {
     /// They shrink as a whole.
+    #[default]
     #[serde(rename = "prune")]
     PruneWholeGroup,
     /// They keep all channels.

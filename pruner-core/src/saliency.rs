@@ -24,11 +24,12 @@ pub use mask::{Selection, kept_count};
 pub use unstructured::{Mask, MaskRecipe, Masked, Schedule, mask};
 
 /// What a weight's score is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Criterion {
     /// Synaptic flow (Tanaka et al. 2020): |dR/dw * w|, R the sum of the outputs of the network of absolute weights for
     /// an image of ones. Needs no data. Iterative.
+    #[default]
     #[serde(rename = "synflow")]
     SynFlow,
     /// Connection sensitivity (SNIP, Lee et al. 2019): |w * dL/dw|, L the mean cross-entropy of some labelled images.
@@ -92,7 +93,7 @@ pub enum SaliencyError {
         allowed: &'static str,
     },
     /// SNIP and GraSP score a network on labelled images.
-    #[error("{criterion:?} scores a network on labelled images, and none were given")]
+    #[error("{criterion} scores a network on labelled images, and none were given")]
     NeedsImages {
         /// Which criterion.
         criterion: Criterion,

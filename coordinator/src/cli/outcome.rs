@@ -41,8 +41,19 @@ pub(crate) fn table(first: &'static str, outcomes: &Headed) -> Table {
 
 /// What would be derived, beside the dense network.
 pub(crate) fn plan_table(outcomes: &Headed, dense: &v1::Footprint) -> Table {
-    let titles =
-        ["DEVICE", "STATE", "BUDGET", "PARAMS", "RATIO", "MACS", "SIZE", "MEMORY", "EST-P50", "EST-P95"];
+    let titles = [
+        "DEVICE",
+        "STATE",
+        "BUDGET",
+        "PARAMS",
+        "RATIO",
+        "MACS",
+        "SIZE",
+        "MEMORY",
+        "ACTIVATIONS",
+        "EST-P50",
+        "EST-P95",
+    ];
     let mut table = Table::new(titles);
     let planned = |planned: Option<&v1::Footprint>| {
         [
@@ -51,6 +62,7 @@ pub(crate) fn plan_table(outcomes: &Headed, dense: &v1::Footprint) -> Table {
             Entry::figure_or_dash(planned, |f| macs(f.macs)),
             Entry::figure_or_dash(planned, |f| bytes(f.bytes)),
             Entry::figure_or_dash(planned, |f| bytes(f.memory_bytes)),
+            Entry::figure_or_dash(planned, |f| bytes(f.activation_bytes)),
         ]
     };
     let unknown = || [Entry::figure(""), Entry::figure("")];

@@ -16,7 +16,7 @@ use pruner_core::Shape;
 use pruner_core::dataset::{self, LabelledImages};
 use pruner_core::graph::cost::cost;
 use pruner_core::graph::onnx::{self, BatchNorms};
-use pruner_core::latency::LatencyModel;
+use pruner_core::latency::{HeldOut, LatencyModel};
 use pruner_core::plan::{Coupled, PlanError, Planner, WidthPolicy};
 use pruner_core::pruning::Pruning;
 use pruner_core::rectify::Reinit;
@@ -41,9 +41,9 @@ Examples:
   reconvene prune --network resnet20 --budget memory=256Ki --input 1x28x28 --out m.onnx -o json
   reconvene prune --onnx gate.onnx --budget macs=1/4 --out gate-small.onnx --report gate-small.svg
   reconvene prune --network resnet20 --profile gw-a.json --budget latencyP95=0.8ms --out m.onnx
-  reconvene prune --network resnet20 --criterion snip --rounds 1 --dataset /data/fashion-mnist --budget params=1/4 --out m.onnx
+  reconvene prune --network resnet20 --criterion snip --dataset /data/fashion-mnist --budget params=1/4 --out m.onnx
 
-A profile is what `reconvene-agent profile -o json` prints on a device whose agent has timed the probes.
+A profile is what `reconvene-agent profile --config FILE -o json` prints on a device whose agent has timed the probes.
 
 A ceiling is a figure (90k, 40M, 200Ki) or a share of what the dense network has (1/16.21, 25%).
 Exit code 4 if no network meets the budget; nothing is written then.")]
@@ -82,7 +82,7 @@ pub(crate) struct PruneArgs {
     /// What the pruned network starts from
     #[arg(long, default_value = "touched", value_parser = one_of::<Reinit>(Reinit::NAMES))]
     reinit: Reinit,
-    /// A folder of labelled images (MNIST-family IDX files): the network takes their shape and classes
+    /// A folder of labelled images (MNIST-family IDX files): the network reads such images
     #[arg(long, value_name = "DIR", conflicts_with_all = ["input", "classes"])]
     dataset: Option<PathBuf>,
     /// Channels, height and width of an image; 3x32x32, or what the file says
@@ -94,9 +94,9 @@ pub(crate) struct PruneArgs {
     /// Seed of the weights
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Rounds of scoring
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
+    /// Rounds of scoring and masking; 100 for synflow, 1 for the others (magnitude and random never need more)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
     /// Share of the weights that the last round keeps
     #[arg(long, default_value = "1/16.21", value_parser = parse_share)]
     density: f64,
@@ -128,18 +128,12 @@ pub(crate) fn run(args: &PruneArgs, context: &Context) -> Result<(), CliError> {
     let latency = args.profile.as_deref().map(latency::model).transpose()?;
     let destination = Destination::check(&args.out)?;
     let picture = args.report.as_deref().map(Destination::check).transpose()?;
-    let mut report = prune(
-        args,
-        (&source, images.as_ref(), latency.as_ref().map(|(model, _)| model)),
-        &destination,
-        context,
-    )?;
-    report.held_out = latency.map(|(_, held_out)| held_out);
+    let report = prune(args, (&source, images.as_ref(), latency), &destination, context)?;
     if let Some(picture) = picture {
         picture.write(report.figures.to_svg().map_err(|e| CliError::Failed(chain(&e)))?.as_bytes())?;
     }
     context.terminal.say(&format!(
-        "{} is untrained: {}; train it before it serves",
+        "{} is not trained as it is now: {}; train it before it serves",
         args.out.display(),
         source.weights(args.reinit)
     ));
@@ -149,11 +143,13 @@ pub(crate) fn run(args: &PruneArgs, context: &Context) -> Result<(), CliError> {
 /// Score, plan, surgery, fresh weights, ONNX.
 fn prune(
     args: &PruneArgs,
-    (source, images, latency): (&Source, Option<&LabelledImages>, Option<&LatencyModel>),
+    (source, images, latency): (&Source, Option<&LabelledImages>, Option<(LatencyModel, HeldOut)>),
     destination: &Destination,
     context: &Context,
 ) -> Result<Report, CliError> {
     let network = &source.network;
+    let (latency, held_out) = latency.unzip();
+    let latency = latency.as_ref();
     let dense = latency.map(|model| model.predict(&network.graph));
     let budget = arguments::budget(&args.budget, &cost(&network.graph), dense)?;
 
@@ -171,7 +167,7 @@ fn prune(
         file: args.out.display().to_string(),
         digest: proto::Digest::of(&file).to_string(),
         figures: pruner_core::report::Report::new(&network.graph, &plan, &pruned.graph, latency),
-        held_out: None,
+        held_out,
         predicted: dense.zip(plan.predicted).map(|(before, after)| Change { before, after }),
         seconds_to_score: (scored - began).as_secs_f64(),
         seconds_to_prune: scored.elapsed().as_secs_f64(),
@@ -197,7 +193,8 @@ fn score(
 
 impl PruneArgs {
     fn pruning(&self) -> Pruning {
-        let Self { criterion, rounds, density, measure, exponent, coupled, reinit, seed, .. } = *self;
+        let rounds = self.rounds.unwrap_or(if self.criterion == Criterion::SynFlow { 100 } else { 1 });
+        let Self { criterion, density, measure, exponent, coupled, reinit, seed, .. } = *self;
         let widths = WidthPolicy { exponent, min_channels: self.min_channels.into(), coupled };
         Pruning { criterion, rounds, density, measure, widths, reinit, seed }
     }
@@ -205,13 +202,12 @@ impl PruneArgs {
     /// What criteria and measures look at; also says what images the network reads.
     fn images(&self) -> Result<Option<LabelledImages>, CliError> {
         let Some(folder) = &self.dataset else {
+            if !self.pruning().needs_images() {
+                return Ok(None);
+            }
             let wants =
                 if self.criterion.needs_images() { self.criterion.name() } else { self.measure.name() };
-            return if self.pruning().needs_images() {
-                Err(CliError::Usage(format!("{wants} looks at labelled images: give --dataset")))
-            } else {
-                Ok(None)
-            };
+            return Err(CliError::Usage(format!("{wants} looks at labelled images: give --dataset")));
         };
         let dataset = dataset::read_idx(folder).map_err(|error| CliError::BadInput(chain(&error)))?;
         Ok(Some(dataset.sample(IMAGES_PER_CLASS)))

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use pruner_core::dataset::{self, Dataset, DatasetError};
 use pruner_core::graph::cost::{Cost, cost};
 use pruner_core::plan::{Planner, PrunePlan};
+use pruner_core::rectify::Reinit;
 use pruner_core::surgery::{self, SurgeryError};
 use pruner_core::{Graph, Network, group};
 
@@ -48,7 +49,9 @@ pub struct Subject {
 impl SubjectKey {
     /// What `spec` prunes.
     pub fn of(spec: &DeploymentSpec) -> Self {
-        Self { network: spec.network.clone(), dataset: spec.dataset.clone(), pruning: spec.pruning.clone() }
+        // What the pruned network starts from is no matter of scores.
+        let pruning = PruningSpec { reinit: Reinit::default(), ..spec.pruning.clone() };
+        Self { network: spec.network.clone(), dataset: spec.dataset.clone(), pruning }
     }
 }
 
@@ -59,13 +62,16 @@ impl Subject {
         (origin, blobs): (&Origin, &BlobStore),
         on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
     ) -> Result<Self, DeriveError> {
-        let dataset = key.dataset.read()?;
+        let pruning = key.pruning.pruning();
+        let (shape, classes, images) = {
+            let dataset = key.dataset.read()?;
+            let images = pruning.needs_images().then(|| dataset.sample(IMAGES_PER_CLASS));
+            (dataset.shape, dataset.classes, images)
+        };
         let started = Instant::now();
         let network = origin
-            .build(blobs, (dataset.shape, dataset.classes), key.pruning.seed)
+            .build(blobs, (shape, classes), key.pruning.seed)
             .map_err(|source| DeriveError::Build { network: key.network.clone(), source })?;
-        let pruning = key.pruning.pruning();
-        let images = pruning.needs_images().then(|| dataset.sample(IMAGES_PER_CLASS));
         let planner = pruning.planner(&network, images.as_ref(), on_round)?;
         Ok(Self {
             name: key.network.clone(),

@@ -105,8 +105,8 @@ pub(super) fn artifact(record: &ArtifactRecord) -> v1::Artifact {
 }
 
 fn footprint(record: &ArtifactRecord) -> v1::Footprint {
-    let crate::store::Footprint { params, macs, bytes, memory_bytes } = record.footprint;
-    v1::Footprint { params, macs, bytes, memory_bytes }
+    let crate::store::Footprint { params, macs, bytes, memory_bytes, activation_bytes } = record.footprint;
+    v1::Footprint { params, macs, bytes, memory_bytes, activation_bytes }
 }
 
 fn layer(layer: &LayerRecord) -> v1::LayerWidth {
@@ -309,8 +309,8 @@ fn planned_layer(layer: &LayerPlan) -> v1::LayerWidth {
 }
 
 fn cost(cost: &Cost) -> v1::Footprint {
-    let Cost { params, macs, bytes, memory_bytes, activation_bytes: _ } = *cost;
-    v1::Footprint { params, macs, bytes, memory_bytes }
+    let Cost { params, macs, bytes, memory_bytes, activation_bytes } = *cost;
+    v1::Footprint { params, macs, bytes, memory_bytes, activation_bytes }
 }
 
 pub(super) fn job((title, job): (String, Job)) -> v1::JobProgress {

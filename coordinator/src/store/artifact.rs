@@ -1,6 +1,7 @@
 //! What is known of a model file: how it was made, what it costs, what a device needs to serve it.
 
 use proto::{ArtifactRef, ByteSize, Digest, ModelManifest, SelfTest};
+use pruner_core::graph::cost::Cost;
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
@@ -45,6 +46,15 @@ pub struct Footprint {
     pub bytes: u64,
     /// Bytes of weights and live activations at batch 1.
     pub memory_bytes: u64,
+    /// Bytes of live activations at batch 1; 0 where it was not counted yet.
+    #[serde(default)]
+    pub activation_bytes: u64,
+}
+
+impl From<Cost> for Footprint {
+    fn from(Cost { params, macs, bytes, memory_bytes, activation_bytes }: Cost) -> Self {
+        Self { params, macs, bytes, memory_bytes, activation_bytes }
+    }
 }
 
 /// One layer before and after pruning.

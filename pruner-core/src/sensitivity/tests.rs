@@ -90,21 +90,3 @@ fn evidence_that_is_missing_is_named() {
     assert_eq!(refusal(Measure::FlowGap), "the flow gap is measured under a mask, and none was given");
     assert!(refusal(Measure::Probe).contains("labelled images"));
 }
-
-/// Names that were written before are read still.
-#[test]
-fn names_of_measures() {
-    use serde::de::IntoDeserializer;
-    use serde::de::value::{Error, StrDeserializer};
-    for (name, measure) in [
-        ("Density", Measure::Density),
-        ("FlowGap", Measure::FlowGap),
-        ("Concentration", Measure::Concentration),
-        ("Probe", Measure::Probe),
-        ("DeadFilters", Measure::DeadFilters),
-        ("AliveFilters", Measure::DeadFilters),
-    ] {
-        let text: StrDeserializer<'_, Error> = name.into_deserializer();
-        assert_eq!(Measure::deserialize(text), Ok(measure));
-    }
-}

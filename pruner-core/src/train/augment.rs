@@ -11,12 +11,13 @@ use crate::dataset::Dataset;
 use crate::graph::Shape;
 
 /// Whether training mirrors images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Flip {
     /// Never.
     None,
     /// Left and right change places in one image of two.
+    #[default]
     Horizontal,
 }
 

@@ -118,6 +118,8 @@ fn budget(budget: &v1::Ceilings) -> String {
         budget.macs.map(|n| format!("{:.2}M MACs", n as f64 / 1e6)),
         budget.bytes.map(|n| ByteSize(n).to_string()),
         budget.memory_bytes.map(|n| format!("{} memory", ByteSize(n))),
+        budget.activation_bytes.map(|n| format!("{} activations", ByteSize(n))),
+        budget.latency_p50_ms.map(|ms| format!("p50 {ms:.3} ms")),
         budget.latency_p95_ms.map(|ms| format!("p95 {ms:.3} ms")),
     ]
     .into_iter()

@@ -148,11 +148,14 @@ fn judge(
     }
     let got = artifact.and_then(|artifact| artifact.footprint).context("its artifact has no footprint")?;
     let measurement = measurement.context("it was not measured")?;
+    let v1::Ceilings { params, macs, bytes, memory_bytes, activation_bytes, latency_p50_ms, latency_p95_ms } =
+        budget;
     let counts = [
-        ("params", budget.params, got.params),
-        ("macs", budget.macs, got.macs),
-        ("bytes", budget.bytes, got.bytes),
-        ("memory bytes", budget.memory_bytes, got.memory_bytes),
+        ("params", params, got.params),
+        ("macs", macs, got.macs),
+        ("bytes", bytes, got.bytes),
+        ("memory bytes", memory_bytes, got.memory_bytes),
+        ("bytes of activations", activation_bytes, got.activation_bytes),
     ];
     for (name, allowed, got) in counts {
         if let Some(allowed) = allowed.filter(|&allowed| got > allowed) {
@@ -160,7 +163,12 @@ fn judge(
         }
     }
     let p95 = measurement.telemetry.p95_ms;
-    Ok(match budget.latency_p95_ms.filter(|&allowed| p95 > allowed) {
+    let p50 = measurement.telemetry.p50_ms;
+    if let Some(allowed) = latency_p50_ms.filter(|&allowed| p50 > allowed) {
+        let miss = format!("p50 {p50:.3} ms, {:.0} % over {allowed:.3} ms", (p50 / allowed - 1.0) * 100.0);
+        return Ok(Outcome::Missed { miss });
+    }
+    Ok(match latency_p95_ms.filter(|&allowed| p95 > allowed) {
         None => Outcome::Met,
         Some(allowed) => {
             let miss =
@@ -208,7 +216,13 @@ mod tests {
     }
 
     fn judged(state: &str, budget: v1::Ceilings, measurement: &Measurement) -> Outcome {
-        let footprint = Some(v1::Footprint { params: 100, macs: 10, bytes: 500, memory_bytes: 900 });
+        let footprint = Some(v1::Footprint {
+            params: 100,
+            macs: 10,
+            bytes: 500,
+            memory_bytes: 900,
+            activation_bytes: 300,
+        });
         let artifact = v1::Artifact { footprint, ..Default::default() };
         let outcome = v1::DeviceOutcome {
             state: state.into(),

@@ -16,6 +16,7 @@ pub(super) fn describe(artifact: &v1::Artifact, colors: Colors) -> String {
     sheet.known("MACs", footprint, |f| macs(f.macs));
     sheet.known("Size", footprint, |f| format!("{} ({} bytes)", bytes(f.bytes), count(f.bytes)));
     sheet.known("Memory", footprint, |f| bytes(f.memory_bytes));
+    sheet.known("Activations", footprint.filter(|f| f.activation_bytes > 0), |f| bytes(f.activation_bytes));
     sheet.known("Accuracy", artifact.test_accuracy, |accuracy| {
         format!("{} on {} test images", percent(accuracy), count(artifact.test_images.into()))
     });

@@ -46,6 +46,11 @@ impl FromStr for CeilingArg {
     }
 }
 
+/// Whether there was none before.
+fn set<T>(slot: &mut Option<T>, value: T) -> bool {
+    slot.replace(value).is_none()
+}
+
 /// The ceilings as figures, given the dense network's cost, and its latency where a device's profile says it.
 pub(super) fn budget(
     ceilings: &[CeilingArg],
@@ -59,32 +64,29 @@ pub(super) fn budget(
         Ok::<f64, CliError>(limit.resolve(Millis(dense(latency))).0)
     };
     for ceiling in ceilings {
-        let (name, twice) = match *ceiling {
+        let (name, is_new) = match *ceiling {
             CeilingArg::Params(limit) => {
-                ("params", budget.params.replace(limit.resolve(Count(dense.params)).0).is_some())
+                ("params", set(&mut budget.params, limit.resolve(Count(dense.params)).0))
             }
-            CeilingArg::Macs(limit) => {
-                ("macs", budget.macs.replace(limit.resolve(Count(dense.macs)).0).is_some())
-            }
+            CeilingArg::Macs(limit) => ("macs", set(&mut budget.macs, limit.resolve(Count(dense.macs)).0)),
             CeilingArg::Size(limit) => {
-                ("size", budget.bytes.replace(limit.resolve(ByteSize(dense.bytes)).0).is_some())
+                ("size", set(&mut budget.bytes, limit.resolve(ByteSize(dense.bytes)).0))
             }
             CeilingArg::Memory(limit) => {
-                let figure = limit.resolve(ByteSize(dense.memory_bytes)).0;
-                ("memory", budget.memory_bytes.replace(figure).is_some())
+                ("memory", set(&mut budget.memory_bytes, limit.resolve(ByteSize(dense.memory_bytes)).0))
             }
             CeilingArg::Activations(limit) => {
                 let figure = limit.resolve(ByteSize(dense.activation_bytes)).0;
-                ("activations", budget.activation_bytes.replace(figure).is_some())
+                ("activations", set(&mut budget.activation_bytes, figure))
             }
             CeilingArg::LatencyP50(limit) => {
-                ("latencyP50", budget.latency_p50_ms.replace(time(limit, |dense| dense.p50_ms)?).is_some())
+                ("latencyP50", set(&mut budget.latency_p50_ms, time(limit, |dense| dense.p50_ms)?))
             }
             CeilingArg::LatencyP95(limit) => {
-                ("latencyP95", budget.latency_p95_ms.replace(time(limit, |dense| dense.p95_ms)?).is_some())
+                ("latencyP95", set(&mut budget.latency_p95_ms, time(limit, |dense| dense.p95_ms)?))
             }
         };
-        if twice {
+        if !is_new {
             return Err(CliError::Usage(format!("--budget gives {name} twice")));
         }
     }

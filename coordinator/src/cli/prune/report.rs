@@ -1,5 +1,6 @@
 //! What was pruned, for people and for programs.
 
+use coordinator::fitting::LATENCY_HEADROOM;
 use pruner_core::graph::cost::Cost;
 use pruner_core::latency::{HeldOut, Latency};
 use pruner_core::report::{Change, FrozenReport, LayerReport, Report as Figures};
@@ -84,7 +85,11 @@ impl Report {
     fn certainty(&self) -> String {
         let Some(HeldOut { mean, worst }) = self.held_out else { return String::new() };
         let (mean, worst) = (mean * 100.0, worst * 100.0);
-        format!("a probe's p95, predicted from the others, is off by {mean:.0} %, at worst {worst:.0} %\n")
+        let free = 100.0 * LATENCY_HEADROOM;
+        format!(
+            "a probe's p95, predicted from the others, is off by {mean:.0} % on the mean, {worst:.0} % at worst; \
+             latency ceilings are planned up to the prediction (a fleet's plans keep {free:.0} % free)\n"
+        )
     }
 
     /// What kept all its channels, and why: a line each, and an empty one before and after them.

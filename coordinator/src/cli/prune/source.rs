@@ -58,6 +58,11 @@ impl Source {
     /// What to say of the weights of the pruned network.
     pub(super) fn weights(&self, reinit: Reinit) -> String {
         let seed = self.seed;
+        let whose = if self.trained {
+            "the file's".to_owned()
+        } else {
+            format!("fresh ones, drawn from seed {seed}")
+        };
         match (self.trained, reinit) {
             (false, Reinit::Touched | Reinit::Full) | (true, Reinit::Full) => {
                 format!("its weights are fresh, drawn from seed {seed}")
@@ -65,8 +70,8 @@ impl Source {
             (true, Reinit::Touched) => {
                 format!("layers that lost channels have fresh weights, drawn from seed {seed}")
             }
-            (_, Reinit::SliceKept) => "its weights are those that pruning left".to_owned(),
-            (_, Reinit::Rescaled) => "its weights are those that pruning left, rescaled".to_owned(),
+            (_, Reinit::SliceKept) => format!("its weights are what pruning left of {whose}"),
+            (_, Reinit::Rescaled) => format!("its weights are what pruning left of {whose}, rescaled"),
         }
     }
 }

@@ -79,6 +79,20 @@ fn what_was_read_can_be_written_and_read_again() {
     assert_eq!(read(&serde_saphyr::to_string(&manifest).unwrap()).unwrap(), manifest);
 }
 
+/// Stored manifests and derivations are found again by digests of these texts.
+#[test]
+fn settings_at_their_defaults_are_not_written() {
+    let spec = read(MINIMAL).unwrap().spec;
+    assert_eq!(
+        serde_json::to_string(&spec.pruning).unwrap(),
+        r#"{"rounds":100,"density":0.061690314620604564,"seed":1,"minChannels":2}"#
+    );
+    assert_eq!(
+        serde_json::to_string(&spec.training).unwrap(),
+        r#"{"epochs":10,"batch":64,"learningRate":0.1,"weightDecay":0.0005,"seed":1}"#
+    );
+}
+
 #[test]
 fn unknown_fields_are_named_with_their_line() {
     assert_eq!(

@@ -20,7 +20,7 @@ use crate::manifest::DeploymentSpec;
 use crate::models::Origin;
 use crate::store::{
     ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DerivationState,
-    Footprint, LayerRecord, Outcome, Serving, Store, StoreError, StoreHandle,
+    LayerRecord, Outcome, Serving, Store, StoreError, StoreHandle,
 };
 
 /// What came of a task on the pool.
@@ -267,12 +267,7 @@ fn artifact(derived: Derived, subject: &Subject, plan: &PrunePlan, spec: &Deploy
         digest: artifact.digest,
         size: artifact.size,
         network: subject.name.clone(),
-        footprint: Footprint {
-            params: cost.params,
-            macs: cost.macs,
-            bytes: cost.bytes,
-            memory_bytes: cost.memory_bytes,
-        },
+        footprint: cost.into(),
         test_accuracy: Some(evaluation.accuracy),
         test_images: evaluation.images as u32,
         train_images: derived.train_images as u32,
