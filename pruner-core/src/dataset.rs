@@ -4,13 +4,11 @@
 mod error;
 mod idx;
 mod labelled;
-#[cfg(test)]
-mod tests;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use error::DatasetError;
+pub use idx::read_idx;
 pub use labelled::LabelledImages;
 
 use crate::graph::Shape;
@@ -123,43 +121,4 @@ fn moments(shape: Shape, split: &Split) -> (Vec<f32>, Vec<f32>) {
         ((mean / 255.0) as f32, if deviation > 0.0 { (deviation / 255.0) as f32 } else { 1.0 })
     };
     sums.iter().map(of).unzip()
-}
-
-const TRAIN: [&str; 2] = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"];
-const TEST: [&str; 2] = ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
-
-/// Reads the four IDX files of MNIST's or Fashion-MNIST's layout from `dir`, each plain or gzipped (`.gz`).
-/// Errors name the file, the byte, and what was expected there.
-pub fn read_idx(dir: &Path) -> Result<Dataset, DatasetError> {
-    let found = TRAIN.into_iter().chain(TEST).map(|name| (name, find(dir, name)));
-    let missing: Vec<&str> = found.filter(|(_, path)| path.is_none()).map(|(name, _)| name).collect();
-    if !missing.is_empty() {
-        return Err(DatasetError::Missing { dir: dir.to_owned(), missing: missing.join(", ") });
-    }
-    let (shape, train) = read_split(dir, TRAIN)?;
-    let (test_shape, test) = read_split(dir, TEST)?;
-    if test_shape != shape {
-        return Err(DatasetError::Shapes { dir: dir.to_owned(), train: shape, test: test_shape });
-    }
-    Ok(Dataset::new(shape, train, test))
-}
-
-/// The file of that name, plain before gzipped.
-fn find(dir: &Path, name: &str) -> Option<PathBuf> {
-    [dir.join(name), dir.join(format!("{name}.gz"))].into_iter().find(|path| path.is_file())
-}
-
-fn read_split(dir: &Path, [images, labels]: [&str; 2]) -> Result<(Shape, Split), DatasetError> {
-    let path = |name| {
-        find(dir, name)
-            .ok_or_else(|| DatasetError::Missing { dir: dir.to_owned(), missing: String::from(name) })
-    };
-    let (images_path, labels_path) = (path(images)?, path(labels)?);
-    let (images, labels) = (idx::read_images(&images_path)?, idx::read_labels(&labels_path)?);
-    if images.count != labels.len() {
-        let (images, labels) = (images.count, labels.len());
-        return Err(DatasetError::Counts { path: labels_path, labels, images_path, images });
-    }
-    let split = Split::new(images.pixels, labels, images.shape.numel());
-    Ok((images.shape, split))
 }
