@@ -1,13 +1,19 @@
 //! Labelled images from files on disk, and their normalisation. The only module of the crate that reads files.
 //! Never decides what is trained or how.
 
+mod cifar;
 mod error;
+mod folder;
+mod format;
 mod idx;
 mod labelled;
 
 use std::sync::Arc;
 
+pub use cifar::{read_cifar10, read_cifar100};
 pub use error::DatasetError;
+pub use folder::{TestShare, TestShareError, read_folder};
+pub use format::{Format, detect, read};
 pub use idx::read_idx;
 pub use labelled::LabelledImages;
 
@@ -18,8 +24,10 @@ use crate::graph::Shape;
 pub struct Dataset {
     /// Of each image.
     pub shape: Shape,
-    /// One more than the largest label.
+    /// Every label is smaller. What the format says; where it says nothing, one more than the largest label.
     pub classes: usize,
+    /// What the classes are called, label by label; empty where the files do not say.
+    pub class_names: Vec<String>,
     /// Mean of each channel over the training images, pixels in 0..=1.
     pub mean: Vec<f32>,
     /// Standard deviation of each channel over the training images; 1 where a channel is constant.
@@ -33,7 +41,7 @@ pub struct Dataset {
 /// Some images and their labels. Cheap to clone: the pixels are shared.
 #[derive(Debug, Clone)]
 pub struct Split {
-    images: Arc<[u8]>,
+    images: Arc<Vec<u8>>, // a slice would have to be copied into its place
     labels: Arc<[u8]>,
     pixels_each: usize,
     len: usize,
@@ -44,7 +52,7 @@ impl Split {
     pub fn new(images: Vec<u8>, labels: Vec<u8>, pixels_each: usize) -> Self {
         assert_eq!(images.len(), labels.len() * pixels_each, "every image needs one label");
         let len = labels.len();
-        Self { images: images.into(), labels: labels.into(), pixels_each, len }
+        Self { images: Arc::new(images), labels: labels.into(), pixels_each, len }
     }
 
     /// How many images.
@@ -69,6 +77,13 @@ impl Split {
         self.labels[index]
     }
 
+    /// How many images each of `classes` classes has. Panics if a label is larger.
+    pub fn per_class(&self, classes: usize) -> Vec<usize> {
+        let mut counts = vec![0; classes];
+        self.labels[..self.len].iter().for_each(|&label| counts[usize::from(label)] += 1);
+        counts
+    }
+
     /// The first `count` images, or all if there are fewer.
     pub fn take(&self, count: usize) -> Self {
         Self { len: self.len.min(count), ..self.clone() }
@@ -83,7 +98,15 @@ impl Dataset {
         let largest = [&train, &test].iter().flat_map(|split| &split.labels[..split.len]).max();
         let classes = usize::from(largest.copied().unwrap_or(0)) + 1;
         let (mean, std) = moments(shape, &train);
-        Self { shape, classes: classes.max(2), mean, std, train, test }
+        Self { shape, classes: classes.max(2), class_names: Vec::new(), mean, std, train, test }
+    }
+
+    /// The same with `classes` classes, and their names where they are known. Panics if a label is no class, or there
+    /// are more or fewer names than classes.
+    fn with_classes(self, classes: usize, class_names: Vec<String>) -> Self {
+        assert!(self.classes <= classes.max(2), "{} labels for {classes} classes", self.classes);
+        assert!(class_names.is_empty() || class_names.len() == classes, "every class has one name");
+        Self { classes, class_names, ..self }
     }
 
     /// Pixels to numbers of mean 0 and deviation 1 over the training images. Panics if lengths differ.

@@ -17,8 +17,15 @@ const LABELS: u32 = 0x0801;
 /// Unsigned bytes in three dimensions.
 const IMAGES: u32 = 0x0803;
 
-pub(super) const TRAIN: [&str; 2] = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"];
-pub(super) const TEST: [&str; 2] = ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+const TRAIN: [&str; 2] = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"];
+const TEST: [&str; 2] = ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+const EXPECTED: &str = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \
+                        t10k-labels-idx1-ubyte, each plain or as .gz";
+
+/// Whether any of the files is there.
+pub(super) fn is_in(dir: &Path) -> bool {
+    TRAIN.into_iter().chain(TEST).any(|name| find(dir, name).is_some())
+}
 
 /// Reads the four IDX files of MNIST's or Fashion-MNIST's layout from `dir`, each plain or gzipped (`.gz`).
 /// Errors name the file, the byte, and what was expected there.
@@ -26,7 +33,7 @@ pub fn read_idx(dir: &Path) -> Result<Dataset, DatasetError> {
     let found = TRAIN.into_iter().chain(TEST).map(|name| (name, find(dir, name)));
     let missing: Vec<&str> = found.filter(|(_, path)| path.is_none()).map(|(name, _)| name).collect();
     if !missing.is_empty() {
-        return Err(DatasetError::Missing { dir: dir.to_owned(), missing: missing.join(", ") });
+        return Err(absent(dir, missing.join(", ")));
     }
     let (shape, train) = read_split(dir, TRAIN)?;
     let (test_shape, test) = read_split(dir, TEST)?;
@@ -36,16 +43,17 @@ pub fn read_idx(dir: &Path) -> Result<Dataset, DatasetError> {
     Ok(Dataset::new(shape, train, test))
 }
 
+fn absent(dir: &Path, missing: String) -> DatasetError {
+    DatasetError::Missing { dir: dir.to_owned(), missing, expected: EXPECTED }
+}
+
 /// The file of that name, plain before gzipped.
 fn find(dir: &Path, name: &str) -> Option<PathBuf> {
     [dir.join(name), dir.join(format!("{name}.gz"))].into_iter().find(|path| path.is_file())
 }
 
 fn read_split(dir: &Path, [images, labels]: [&str; 2]) -> Result<(Shape, Split), DatasetError> {
-    let path = |name| {
-        find(dir, name)
-            .ok_or_else(|| DatasetError::Missing { dir: dir.to_owned(), missing: String::from(name) })
-    };
+    let path = |name| find(dir, name).ok_or_else(|| absent(dir, String::from(name)));
     let (images_path, labels_path) = (path(images)?, path(labels)?);
     let (images, labels) = (read_images(&images_path)?, read_labels(&labels_path)?);
     if images.count != labels.len() {
