@@ -55,7 +55,10 @@ pub fn detect(dir: &Path) -> Result<Format, DatasetError> {
         (Some(one), Some(other)) => {
             Err(DatasetError::Ambiguous { dir: dir.to_owned(), formats: [one, other] })
         }
-        (None, _) => Err(DatasetError::Unknown { dir: dir.to_owned() }),
+        (None, _) => Err(match dir.read_dir() {
+            Ok(_) => DatasetError::Unknown { dir: dir.to_owned() },
+            Err(source) => DatasetError::List { dir: dir.to_owned(), source },
+        }),
     }
 }
 
@@ -89,6 +92,7 @@ mod tests {
         let error =
             |dir: &Path| detect(dir).unwrap_err().to_string().replace(&dir.display().to_string(), "DIR");
         assert!(error(dir.path()).starts_with("no dataset in DIR: it needs the four IDX files"));
+        assert_eq!(error(&dir.path().join("x")), "cannot list DIR");
         for folder in ["cifar-10-batches-bin", "cifar-100-binary"] {
             fs::create_dir(dir.path().join(folder)).unwrap();
         }
