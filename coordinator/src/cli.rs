@@ -2,8 +2,10 @@
 //! standard error; nothing here keeps state.
 
 mod apply;
+mod arguments;
 mod completion;
 mod connect;
+mod dataset;
 mod describe;
 mod error;
 mod figures;
@@ -19,6 +21,7 @@ mod progress;
 mod prune;
 mod resource;
 mod serve;
+mod sheet;
 mod table;
 mod terminal;
 mod watch;
@@ -82,6 +85,8 @@ enum Verb {
     Prune(prune::PruneArgs),
     /// Bring networks of one's own
     Model(model::ModelArgs),
+    /// Look into folders of labelled images, without a coordinator
+    Dataset(dataset::DatasetArgs),
     /// Write a completion script for a shell
     Completion(completion::CompletionArgs),
 }
@@ -116,6 +121,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Serve(args) => serve::run(args).await,
         Verb::Prune(args) => prune::run(args, &context),
         Verb::Model(args) => model::run(args, &context).await,
+        Verb::Dataset(args) => dataset::run(args, &context),
         Verb::Completion(args) => completion::run(args, &context),
     };
     match outcome {

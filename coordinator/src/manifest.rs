@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use proto::ByteSize;
+use pruner_core::dataset::TestShare;
 use pruner_core::plan::{Coupled, WidthPolicy};
 use pruner_core::pruning::Pruning;
 use pruner_core::rectify::Reinit;
@@ -18,6 +19,7 @@ use pruner_core::train::{EarlyStop, Flip, Recipe, Schedule};
 use serde::{Deserialize, Serialize};
 
 pub use place::Place;
+pub use pruner_core::dataset::Format as DatasetFormat;
 pub use read::ManifestError;
 
 use crate::limit::{Count, Limit, Millis};
@@ -79,18 +81,13 @@ pub struct DeploymentSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DatasetSpec {
-    /// How its files are read.
+    /// How its files are read: idx, cifar10, cifar100, folder.
     pub format: DatasetFormat,
     /// Its folder, on the coordinator's host.
     pub path: PathBuf,
-}
-
-/// How a dataset's files are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DatasetFormat {
-    /// MNIST-family IDX files, gzipped or not.
-    Idx,
+    /// Of a folder of images without a test folder: the share of each class that is tested on, above 0 and below 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_share: Option<TestShare>,
 }
 
 /// How channels are chosen.

@@ -1,17 +1,21 @@
 //! Labelled images from files on disk, and their normalisation. The only module of the crate that reads files.
 //! Never decides what is trained or how.
 
+mod cifar;
 mod error;
+mod folder;
+mod format;
 mod hold_out;
 mod idx;
 mod labelled;
-#[cfg(test)]
-mod tests;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use cifar::{read_cifar10, read_cifar100};
 pub use error::DatasetError;
+pub use folder::{TestShare, TestShareError, read_folder};
+pub use format::{Format, detect, read};
+pub use idx::read_idx;
 pub use labelled::LabelledImages;
 
 use crate::graph::Shape;
@@ -21,8 +25,10 @@ use crate::graph::Shape;
 pub struct Dataset {
     /// Of each image.
     pub shape: Shape,
-    /// One more than the largest label.
+    /// Every label is smaller. What the format says; where it says nothing, one more than the largest label.
     pub classes: usize,
+    /// What the classes are called, label by label; empty where the files do not say.
+    pub class_names: Vec<String>,
     /// Mean of each channel over the training images, pixels in 0..=1.
     pub mean: Vec<f32>,
     /// Standard deviation of each channel over the training images; 1 where a channel is constant.
@@ -36,7 +42,7 @@ pub struct Dataset {
 /// Some images and their labels. Cheap to clone: the pixels are shared.
 #[derive(Debug, Clone)]
 pub struct Split {
-    images: Arc<[u8]>,
+    images: Arc<Vec<u8>>, // a slice would have to be copied into its place
     labels: Arc<[u8]>,
     pixels_each: usize,
     len: usize,
@@ -47,7 +53,7 @@ impl Split {
     pub fn new(images: Vec<u8>, labels: Vec<u8>, pixels_each: usize) -> Self {
         assert_eq!(images.len(), labels.len() * pixels_each, "every image needs one label");
         let len = labels.len();
-        Self { images: images.into(), labels: labels.into(), pixels_each, len }
+        Self { images: Arc::new(images), labels: labels.into(), pixels_each, len }
     }
 
     /// How many images.
@@ -72,6 +78,13 @@ impl Split {
         self.labels[index]
     }
 
+    /// How many images each of `classes` classes has. Panics if a label is larger.
+    pub fn per_class(&self, classes: usize) -> Vec<usize> {
+        let mut counts = vec![0; classes];
+        self.labels[..self.len].iter().for_each(|&label| counts[usize::from(label)] += 1);
+        counts
+    }
+
     /// The first `count` images, or all if there are fewer.
     pub fn take(&self, count: usize) -> Self {
         Self { len: self.len.min(count), ..self.clone() }
@@ -86,7 +99,15 @@ impl Dataset {
         let largest = [&train, &test].iter().flat_map(|split| &split.labels[..split.len]).max();
         let classes = usize::from(largest.copied().unwrap_or(0)) + 1;
         let (mean, std) = moments(shape, &train);
-        Self { shape, classes: classes.max(2), mean, std, train, test }
+        Self { shape, classes: classes.max(2), class_names: Vec::new(), mean, std, train, test }
+    }
+
+    /// The same with `classes` classes, and their names where they are known. Panics if a label is no class, or there
+    /// are more or fewer names than classes.
+    fn with_classes(self, classes: usize, class_names: Vec<String>) -> Self {
+        assert!(self.classes <= classes.max(2), "{} labels for {classes} classes", self.classes);
+        assert!(class_names.is_empty() || class_names.len() == classes, "every class has one name");
+        Self { classes, class_names, ..self }
     }
 
     /// Pixels to numbers of mean 0 and deviation 1 over the training images. Panics if lengths differ.
@@ -124,43 +145,4 @@ fn moments(shape: Shape, split: &Split) -> (Vec<f32>, Vec<f32>) {
         ((mean / 255.0) as f32, if deviation > 0.0 { (deviation / 255.0) as f32 } else { 1.0 })
     };
     sums.iter().map(of).unzip()
-}
-
-const TRAIN: [&str; 2] = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"];
-const TEST: [&str; 2] = ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
-
-/// Reads the four IDX files of MNIST's or Fashion-MNIST's layout from `dir`, each plain or gzipped (`.gz`).
-/// Errors name the file, the byte, and what was expected there.
-pub fn read_idx(dir: &Path) -> Result<Dataset, DatasetError> {
-    let found = TRAIN.into_iter().chain(TEST).map(|name| (name, find(dir, name)));
-    let missing: Vec<&str> = found.filter(|(_, path)| path.is_none()).map(|(name, _)| name).collect();
-    if !missing.is_empty() {
-        return Err(DatasetError::Missing { dir: dir.to_owned(), missing: missing.join(", ") });
-    }
-    let (shape, train) = read_split(dir, TRAIN)?;
-    let (test_shape, test) = read_split(dir, TEST)?;
-    if test_shape != shape {
-        return Err(DatasetError::Shapes { dir: dir.to_owned(), train: shape, test: test_shape });
-    }
-    Ok(Dataset::new(shape, train, test))
-}
-
-/// The file of that name, plain before gzipped.
-fn find(dir: &Path, name: &str) -> Option<PathBuf> {
-    [dir.join(name), dir.join(format!("{name}.gz"))].into_iter().find(|path| path.is_file())
-}
-
-fn read_split(dir: &Path, [images, labels]: [&str; 2]) -> Result<(Shape, Split), DatasetError> {
-    let path = |name| {
-        find(dir, name)
-            .ok_or_else(|| DatasetError::Missing { dir: dir.to_owned(), missing: String::from(name) })
-    };
-    let (images_path, labels_path) = (path(images)?, path(labels)?);
-    let (images, labels) = (idx::read_images(&images_path)?, idx::read_labels(&labels_path)?);
-    if images.count != labels.len() {
-        let (images, labels) = (images.count, labels.len());
-        return Err(DatasetError::Counts { path: labels_path, labels, images_path, images });
-    }
-    let split = Split::new(images.pixels, labels, images.shape.numel());
-    Ok((images.shape, split))
 }

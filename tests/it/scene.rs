@@ -120,7 +120,7 @@ fn manifest(dataset: &Path, budgets: Vec<BudgetRule>) -> DeploymentManifest {
         spec: DeploymentSpec {
             selector: BTreeMap::new(),
             network: "resnet20".to_owned(),
-            dataset: DatasetSpec { format: DatasetFormat::Idx, path: dataset.to_owned() },
+            dataset: DatasetSpec { format: DatasetFormat::Idx, path: dataset.to_owned(), test_share: None },
             pruning: PruningSpec { rounds: 10, ..PruningSpec::default() },
             training: TrainingSpec { epochs: 2, batch: 32, learning_rate: 0.05, ..TrainingSpec::default() },
             budgets,

@@ -4,7 +4,6 @@ mod artifact;
 mod deployment;
 mod device;
 mod model;
-mod sheet;
 
 use proto::v1;
 

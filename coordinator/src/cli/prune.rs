@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use coordinator::derive::IMAGES_PER_CLASS;
 use pruner_core::Shape;
-use pruner_core::dataset::{self, LabelledImages};
+use pruner_core::dataset::{Format, LabelledImages, TestShare};
 use pruner_core::graph::cost::cost;
 use pruner_core::graph::onnx::{self, BatchNorms};
 use pruner_core::latency::{HeldOut, LatencyModel};
@@ -24,11 +24,13 @@ use pruner_core::report::Change;
 use pruner_core::saliency::Criterion;
 use pruner_core::sensitivity::Measure;
 
-use self::arguments::{CeilingArg, one_of, parse_exponent, parse_shape, parse_share};
+use self::arguments::{CeilingArg, parse_exponent, parse_shape};
 use self::destination::Destination;
 use self::report::{Report, ReportFormat};
 use self::source::Source;
 use super::Context;
+use super::arguments::{one_of, parse_share, parse_test_share};
+use super::dataset;
 use super::error::CliError;
 use super::progress::{Job, Progress, Stage};
 
@@ -82,9 +84,15 @@ pub(crate) struct PruneArgs {
     /// What the pruned network starts from
     #[arg(long, default_value = "touched", value_parser = one_of::<Reinit>(Reinit::NAMES))]
     reinit: Reinit,
-    /// A folder of labelled images (MNIST-family IDX files): the network reads such images
+    /// A folder of labelled images, as `reconvene dataset describe` reads it: the network reads such images
     #[arg(long, value_name = "DIR", conflicts_with_all = ["input", "classes"])]
     dataset: Option<PathBuf>,
+    /// How the files of --dataset are laid out; detected, if not given
+    #[arg(long, value_name = "FORMAT", requires = "dataset", value_parser = one_of::<Format>(Format::NAMES))]
+    dataset_format: Option<Format>,
+    /// The share of each class that is not looked at, where --dataset has no test folder of its own: 0.2, 20% or 1/5
+    #[arg(long, value_name = "SHARE", requires = "dataset", value_parser = parse_test_share)]
+    test_share: Option<TestShare>,
     /// Channels, height and width of an image; 3x32x32, or what the file says
     #[arg(long, value_name = "CxHxW", value_parser = parse_shape)]
     input: Option<Shape>,
@@ -209,7 +217,7 @@ impl PruneArgs {
                 if self.criterion.needs_images() { self.criterion.name() } else { self.measure.name() };
             return Err(CliError::Usage(format!("{wants} looks at labelled images: give --dataset")));
         };
-        let dataset = dataset::read_idx(folder).map_err(|error| CliError::BadInput(chain(&error)))?;
+        let (_, dataset) = dataset::read(folder, self.dataset_format, self.test_share)?;
         Ok(Some(dataset.sample(IMAGES_PER_CLASS)))
     }
 }

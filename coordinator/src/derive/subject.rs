@@ -12,7 +12,7 @@ use pruner_core::{Graph, Network, group};
 
 use super::DeriveError;
 use crate::blob::BlobStore;
-use crate::manifest::{DatasetFormat, DatasetSpec, DeploymentSpec, PruningSpec};
+use crate::manifest::{DatasetSpec, DeploymentSpec, PruningSpec};
 use crate::models::Origin;
 
 /// Training images of each class that criteria and measures which need data look at, as SNIP's and GraSP's authors have
@@ -93,8 +93,6 @@ impl Subject {
 impl DatasetSpec {
     /// Reads and checks every file.
     pub fn read(&self) -> Result<Dataset, DatasetError> {
-        match self.format {
-            DatasetFormat::Idx => dataset::read_idx(&self.path),
-        }
+        dataset::read(&self.path, self.format, self.test_share)
     }
 }

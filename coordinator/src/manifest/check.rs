@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use proto::{ByteSize, DeviceId};
 
 use super::{
-    API_VERSION, BudgetRule, DeploymentManifest, KIND, Limit, PruningSpec, RolloutSpec, TrainingSpec,
+    API_VERSION, BudgetRule, DatasetFormat, DatasetSpec, DeploymentManifest, KIND, Limit, PruningSpec,
+    RolloutSpec, TrainingSpec,
 };
 
 /// The first value that is not allowed: its path, and what is wrong with it.
@@ -14,9 +15,7 @@ pub(super) fn problem(manifest: &DeploymentManifest) -> Option<(String, String)>
     header(manifest)
         .or_else(|| selector("spec.selector", &spec.selector))
         .or_else(|| network(&spec.network))
-        .or_else(|| {
-            refuse_if(spec.dataset.path.as_os_str().is_empty(), "spec.dataset.path", || "is empty".into())
-        })
+        .or_else(|| dataset(&spec.dataset))
         .or_else(|| pruning(&spec.pruning))
         .or_else(|| training(&spec.training))
         .or_else(|| budgets(&spec.budgets))
@@ -52,6 +51,16 @@ fn network(name: &str) -> Problem {
     // Whether there is one of that name is the coordinator's to say: operators bring networks of their own.
     refuse_if(name.parse::<DeviceId>().is_err(), "spec.network", || {
         format!("'{name}' is not 1 to 63 of a-z 0-9 - . with a letter or digit at both ends")
+    })
+}
+
+fn dataset(spec: &DatasetSpec) -> Problem {
+    let DatasetSpec { format, ref path, test_share } = *spec;
+    refuse_if(path.as_os_str().is_empty(), "spec.dataset.path", || "is empty".into()).or_else(|| {
+        let has_own = test_share.is_some() && format != DatasetFormat::Folder;
+        refuse_if(has_own, "spec.dataset.testShare", || {
+            format!("is not allowed with format {format}, which has test images of its own; only with folder")
+        })
     })
 }
 

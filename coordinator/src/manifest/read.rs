@@ -101,7 +101,7 @@ fn describe_type(name: &str) -> String {
         "u8" => whole(u8::MAX.into()),
         "u32" => whole(u32::MAX.into()),
         "u64" | "usize" => "a whole number, 0 or more".to_owned(),
-        "f32" | "f64" => "a number".to_owned(),
+        "floating point" => "a number".to_owned(),
         other => format!("a {other}"),
     }
 }

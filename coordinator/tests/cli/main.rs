@@ -6,6 +6,7 @@ mod fake;
 mod fleet;
 
 mod completion;
+mod datasets;
 mod deployments;
 mod lists;
 mod models;

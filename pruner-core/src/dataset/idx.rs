@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::DatasetError;
+use super::{Dataset, DatasetError, Split};
 use crate::graph::Shape;
 
 /// Most bytes of one file's content: 20 times Fashion-MNIST's images.
@@ -17,15 +17,62 @@ const LABELS: u32 = 0x0801;
 /// Unsigned bytes in three dimensions.
 const IMAGES: u32 = 0x0803;
 
+const TRAIN: [&str; 2] = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"];
+const TEST: [&str; 2] = ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+const EXPECTED: &str = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \
+                        t10k-labels-idx1-ubyte, each plain or as .gz";
+
+/// Whether any of the files is there.
+pub(super) fn is_in(dir: &Path) -> bool {
+    TRAIN.into_iter().chain(TEST).any(|name| find(dir, name).is_some())
+}
+
+/// Reads the four IDX files of MNIST's or Fashion-MNIST's layout from `dir`, each plain or gzipped (`.gz`).
+/// Errors name the file, the byte, and what was expected there.
+pub fn read_idx(dir: &Path) -> Result<Dataset, DatasetError> {
+    let found = TRAIN.into_iter().chain(TEST).map(|name| (name, find(dir, name)));
+    let missing: Vec<&str> = found.filter(|(_, path)| path.is_none()).map(|(name, _)| name).collect();
+    if !missing.is_empty() {
+        return Err(absent(dir, missing.join(", ")));
+    }
+    let (shape, train) = read_split(dir, TRAIN)?;
+    let (test_shape, test) = read_split(dir, TEST)?;
+    if test_shape != shape {
+        return Err(DatasetError::Shapes { dir: dir.to_owned(), train: shape, test: test_shape });
+    }
+    Ok(Dataset::new(shape, train, test))
+}
+
+fn absent(dir: &Path, missing: String) -> DatasetError {
+    DatasetError::Missing { dir: dir.to_owned(), missing, expected: EXPECTED }
+}
+
+/// The file of that name, plain before gzipped.
+fn find(dir: &Path, name: &str) -> Option<PathBuf> {
+    [dir.join(name), dir.join(format!("{name}.gz"))].into_iter().find(|path| path.is_file())
+}
+
+fn read_split(dir: &Path, [images, labels]: [&str; 2]) -> Result<(Shape, Split), DatasetError> {
+    let path = |name| find(dir, name).ok_or_else(|| absent(dir, String::from(name)));
+    let (images_path, labels_path) = (path(images)?, path(labels)?);
+    let (images, labels) = (read_images(&images_path)?, read_labels(&labels_path)?);
+    if images.count != labels.len() {
+        let (images, labels) = (images.count, labels.len());
+        return Err(DatasetError::Counts { path: labels_path, labels, images_path, images });
+    }
+    let split = Split::new(images.pixels, labels, images.shape.numel());
+    Ok((images.shape, split))
+}
+
 /// An images file.
-pub(super) struct Images {
-    pub(super) shape: Shape,
-    pub(super) count: usize,
-    pub(super) pixels: Vec<u8>,
+struct Images {
+    shape: Shape,
+    count: usize,
+    pixels: Vec<u8>,
 }
 
 /// Reads a file of greyscale images: count, rows, columns, pixels.
-pub(super) fn read_images(path: &Path) -> Result<Images, DatasetError> {
+fn read_images(path: &Path) -> Result<Images, DatasetError> {
     let mut content = Content::open(path)?;
     content.magic(IMAGES, "an IDX images file's magic 0x00000803")?;
     let count = content.dimension("number of images")?;
@@ -36,7 +83,7 @@ pub(super) fn read_images(path: &Path) -> Result<Images, DatasetError> {
 }
 
 /// Reads a file of labels: count, then one byte each.
-pub(super) fn read_labels(path: &Path) -> Result<Vec<u8>, DatasetError> {
+fn read_labels(path: &Path) -> Result<Vec<u8>, DatasetError> {
     let mut content = Content::open(path)?;
     content.magic(LABELS, "an IDX labels file's magic 0x00000801")?;
     let count = content.dimension("number of labels")?;
@@ -138,3 +185,6 @@ impl Content {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

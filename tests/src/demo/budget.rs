@@ -23,7 +23,7 @@ pub(super) fn dense(images: &Path, scale: Scale) -> DeploymentManifest {
         spec: DeploymentSpec {
             selector: BTreeMap::new(),
             network: "resnet20".to_owned(),
-            dataset: DatasetSpec { format: DatasetFormat::Idx, path: images.to_owned() },
+            dataset: DatasetSpec { format: DatasetFormat::Idx, path: images.to_owned(), test_share: None },
             pruning: PruningSpec::default(),
             training: TrainingSpec {
                 epochs: scale.epochs(),

@@ -2,9 +2,9 @@
 
 use proto::v1;
 
-use super::sheet::Sheet;
 use crate::cli::figures::{bytes, count, macs, percent, seconds};
 use crate::cli::layers;
+use crate::cli::sheet::Sheet;
 use crate::cli::terminal::Colors;
 
 pub(super) fn describe(artifact: &v1::Artifact, colors: Colors) -> String {

@@ -2,8 +2,8 @@
 
 use proto::v1;
 
-use super::sheet::Sheet;
 use crate::cli::outcome;
+use crate::cli::sheet::Sheet;
 use crate::cli::table::tone;
 use crate::cli::terminal::Colors;
 

@@ -2,11 +2,11 @@
 
 use proto::v1;
 
-use super::sheet::Sheet;
 use crate::cli::figures::{bytes, ms, short};
 use crate::cli::outcome;
 use crate::cli::resource::columns::{ago, labels};
 use crate::cli::resource::{Width, table};
+use crate::cli::sheet::Sheet;
 use crate::cli::table::{Entry, Table, tone};
 use crate::cli::terminal::Colors;
 

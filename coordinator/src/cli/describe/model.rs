@@ -2,9 +2,9 @@
 
 use proto::v1;
 
-use super::sheet::Sheet;
 use crate::cli::figures::{bytes, count, macs};
 use crate::cli::resource::columns::shape;
+use crate::cli::sheet::Sheet;
 use crate::cli::terminal::Colors;
 
 pub(super) fn describe(model: &v1::Model, colors: Colors) -> String {

@@ -2,14 +2,12 @@
 
 use std::str::FromStr;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use coordinator::limit::{Count, Limit, Millis};
 use proto::{ByteSize, Invalid};
 use pruner_core::Shape;
 use pruner_core::budget::Budget;
 use pruner_core::graph::cost::Cost;
 use pruner_core::latency::Latency;
-use pruner_core::named::UnknownName;
 
 use crate::cli::error::CliError;
 
@@ -93,14 +91,6 @@ pub(super) fn budget(
     Ok(budget)
 }
 
-/// A value parser for a choice that has names: they stand in `--help`, and in the message for a wrong one.
-pub(super) fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
-where
-    T: FromStr<Err = UnknownName> + Clone + Send + Sync + 'static,
-{
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
-}
-
 /// `3x32x32`.
 pub(super) fn parse_shape(text: &str) -> Result<Shape, String> {
     let refuse = || format!("'{text}' is not channels x height x width, as in 3x32x32");
@@ -111,20 +101,6 @@ pub(super) fn parse_shape(text: &str) -> Result<Shape, String> {
         }
         _ => Err(refuse()),
     }
-}
-
-/// `1/16.21`, `6%` or `0.06`: more than 0, at most 1.
-pub(super) fn parse_share(text: &str) -> Result<f64, String> {
-    let share = match text.parse::<f64>() {
-        Ok(share) => Some(share),
-        Err(_) => match text.parse::<Limit<Count>>() {
-            Ok(Limit::OfDense(share)) => Some(share),
-            Ok(Limit::Absolute(_)) | Err(_) => None,
-        },
-    };
-    share
-        .filter(|&share| share > 0.0 && share <= 1.0)
-        .ok_or_else(|| format!("'{text}' is not a share above 0 and at most 1, such as 1/16.21, 6% or 0.06"))
 }
 
 /// `0.5`: from 0 to 4.
@@ -178,16 +154,10 @@ mod tests {
     }
 
     #[test]
-    fn shapes_and_shares() {
+    fn shapes() {
         assert_eq!(parse_shape("1x28x28"), Ok(Shape::new(1, 28, 28)));
         for bad in ["", "3", "3x32", "3x32x32x1", "0x1x1", "ax1x1", "99999999x1x1"] {
             assert!(parse_shape(bad).is_err(), "{bad}");
-        }
-        assert_eq!(parse_share("25%"), Ok(0.25));
-        assert_eq!(parse_share("1/4"), Ok(0.25));
-        assert_eq!(parse_share("0.25"), Ok(0.25));
-        for bad in ["", "0", "2", "nan", "90k", "1/0.5"] {
-            assert!(parse_share(bad).is_err(), "{bad}");
         }
     }
 }

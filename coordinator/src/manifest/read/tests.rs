@@ -10,6 +10,7 @@ use pruner_core::sensitivity::Measure;
 
 use super::*;
 use crate::limit::{Count, Limit};
+use crate::manifest::DatasetFormat;
 
 const MINIMAL: &str = "\
 apiVersion: reconvene/v1
@@ -120,8 +121,35 @@ fn values_of_the_wrong_type_are_named_by_their_path() {
     );
     assert_eq!(
         refusal_with("format: idx", "format: png"),
-        "line 7, column 22: spec.dataset.format: 'png' is not known; allowed: idx"
+        "line 7, column 22: spec.dataset.format: 'png' is not known; allowed: idx, cifar10, cifar100, folder"
     );
+}
+
+#[test]
+fn a_test_share_is_for_folders_of_images() {
+    let dataset = |text: &str| MINIMAL.replace("{ format: idx, path: /data }", text);
+    let spec = read(&dataset("{ format: folder, path: /data, testShare: 0.2 }")).unwrap().spec.dataset;
+    assert_eq!((spec.format, spec.test_share.map(f64::from)), (DatasetFormat::Folder, Some(0.2)));
+    // Derivations are named by this text: those without a share keep their names.
+    let without = serde_json::to_string(&read(MINIMAL).unwrap().spec.dataset).unwrap();
+    assert_eq!(without, r#"{"format":"idx","path":"/data"}"#);
+    for (text, expected) in [
+        (
+            "{ format: cifar10, path: /data, testShare: 0.2 }",
+            "line 7, column 55: spec.dataset.testShare: is not allowed with format cifar10, which has test images of \
+             its own; only with folder",
+        ),
+        (
+            "{ format: folder, path: /data, testShare: 1 }",
+            "line 7, column 54: spec.dataset.testShare: 1 is not allowed; more than 0, less than 1, as in 0.2",
+        ),
+        (
+            "{ format: folder, path: /data, testShare: much }",
+            "line 7, column 54: spec.dataset.testShare: must be a number",
+        ),
+    ] {
+        assert_eq!(read(&dataset(text)).unwrap_err().to_string(), expected);
+    }
 }
 
 #[test]

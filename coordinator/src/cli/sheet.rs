@@ -4,42 +4,42 @@ use crate::cli::table::Table;
 use crate::cli::terminal::{Colors, Tone};
 
 /// Text in the making.
-pub(super) struct Sheet {
+pub(crate) struct Sheet {
     facts: Vec<(&'static str, String, Tone)>,
     sections: Vec<String>,
     colors: Colors,
 }
 
 impl Sheet {
-    pub(super) fn new(colors: Colors) -> Self {
+    pub(crate) fn new(colors: Colors) -> Self {
         Self { facts: Vec::new(), sections: Vec::new(), colors }
     }
 
     /// A fact; `-` where it is unknown.
-    pub(super) fn fact(&mut self, name: &'static str, value: impl Into<String>) {
+    pub(crate) fn fact(&mut self, name: &'static str, value: impl Into<String>) {
         self.toned(name, value, Tone::Plain);
     }
 
     /// A fact that is good or bad news.
-    pub(super) fn toned(&mut self, name: &'static str, value: impl Into<String>, tone: Tone) {
+    pub(crate) fn toned(&mut self, name: &'static str, value: impl Into<String>, tone: Tone) {
         let value = value.into();
         let value = if value.is_empty() { "-".to_owned() } else { value };
         self.facts.push((name, value, tone));
     }
 
     /// A fact that may be unknown.
-    pub(super) fn known<T>(&mut self, name: &'static str, value: Option<T>, print: impl FnOnce(T) -> String) {
+    pub(crate) fn known<T>(&mut self, name: &'static str, value: Option<T>, print: impl FnOnce(T) -> String) {
         self.fact(name, value.map(print).unwrap_or_default());
     }
 
     /// A table under a title; `none`, where it has no rows.
-    pub(super) fn table(&mut self, title: &str, table: &Table) {
+    pub(crate) fn table(&mut self, title: &str, table: &Table) {
         let text = if table.is_empty() { "none".to_owned() } else { table.render(self.colors) };
         self.text(title, &text);
     }
 
     /// Lines under a title.
-    pub(super) fn text(&mut self, title: &str, text: &str) {
+    pub(crate) fn text(&mut self, title: &str, text: &str) {
         let mut section = self.colors.paint(Tone::Heading, &format!("{title}:"));
         for line in text.lines() {
             section.push_str("\n  ");
@@ -49,7 +49,7 @@ impl Sheet {
     }
 
     /// The whole text.
-    pub(super) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         let width = self.facts.iter().map(|(name, ..)| name.len()).max().unwrap_or(0) + 1;
         let facts = self.facts.iter().map(|(name, value, tone)| {
             format!("{:<width$}  {}", format!("{name}:"), self.colors.paint(*tone, value))

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::PathBuf;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::*;
+use crate::graph::Shape;
 
 /// A folder under the system's own that goes when the test ends.
 struct Folder(PathBuf);
