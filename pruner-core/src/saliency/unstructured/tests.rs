@@ -112,7 +112,7 @@ fn images_that_do_not_fit_are_refused() {
     let images = |shape: Shape, classes, count: usize| {
         Some(LabelledImages::new(shape, classes, vec![1.0; count * shape.numel()], vec![0; count]))
     };
-    assert_eq!(refusal(None), "Snip scores a network on labelled images, and none were given");
+    assert_eq!(refusal(None), "snip scores a network on labelled images, and none were given");
     assert_eq!(refusal(images(Shape::vector(2), 2, 0)), "there are no images to score the network on");
     let shape = "the network reads images of 2x1x1, those to score it on are 1x2x1";
     assert_eq!(refusal(images(Shape::new(1, 2, 1), 2, 1)), shape);
