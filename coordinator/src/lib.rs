@@ -9,6 +9,7 @@ pub mod causes;
 pub mod class;
 pub mod config;
 pub mod corrections;
+pub mod datasets;
 pub mod derive;
 pub mod fitting;
 pub mod fleet;
