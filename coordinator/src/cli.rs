@@ -69,7 +69,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// List devices, models, deployments, artifacts or telemetry
+    /// List devices, models, datasets, deployments, artifacts or telemetry
     Get(get::GetArgs),
     /// Tell everything about one thing
     Describe(describe::DescribeArgs),
@@ -85,7 +85,7 @@ enum Verb {
     Prune(prune::PruneArgs),
     /// Bring networks of one's own
     Model(model::ModelArgs),
-    /// Look into folders of labelled images, without a coordinator
+    /// Look into folders of labelled images, and give them names
     Dataset(dataset::DatasetArgs),
     /// Write a completion script for a shell
     Completion(completion::CompletionArgs),
@@ -121,7 +121,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Serve(args) => serve::run(args).await,
         Verb::Prune(args) => prune::run(args, &context),
         Verb::Model(args) => model::run(args, &context).await,
-        Verb::Dataset(args) => dataset::run(args, &context),
+        Verb::Dataset(args) => dataset::run(args, &context).await,
         Verb::Completion(args) => completion::run(args, &context),
     };
     match outcome {

@@ -10,6 +10,7 @@ pub mod checkpoints;
 pub mod class;
 pub mod config;
 pub mod corrections;
+pub mod datasets;
 pub mod derive;
 pub mod fitting;
 pub mod fleet;

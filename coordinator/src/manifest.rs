@@ -1,15 +1,14 @@
 //! The deployment as an operator writes it: YAML in, a checked value out. Owns defaults and messages about the text.
 
 mod check;
+mod dataset;
 mod place;
 mod read;
 mod usual;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use proto::ByteSize;
-use pruner_core::dataset::TestShare;
 use pruner_core::plan::{Coupled, WidthPolicy};
 use pruner_core::pruning::Pruning;
 use pruner_core::rectify::Reinit;
@@ -18,6 +17,7 @@ use pruner_core::sensitivity::Measure;
 use pruner_core::train::{EarlyStop, Flip, Recipe, Schedule};
 use serde::{Deserialize, Serialize};
 
+pub use dataset::{DatasetRef, DatasetSpec};
 pub use place::Place;
 pub use pruner_core::dataset::Format as DatasetFormat;
 pub use read::ManifestError;
@@ -30,10 +30,10 @@ pub const API_VERSION: &str = "reconvene/v1";
 /// The only `kind` that can be applied.
 pub const KIND: &str = "Deployment";
 
-/// `apiVersion`, `kind`, `metadata`, `spec`.
+/// `apiVersion`, `kind`, `metadata`, `spec`. Its dataset is where the files are, or what an operator wrote: perhaps a name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct DeploymentManifest {
+pub struct DeploymentManifest<D = DatasetSpec> {
     /// `reconvene/v1`.
     pub api_version: String,
     /// `Deployment`.
@@ -41,7 +41,7 @@ pub struct DeploymentManifest {
     /// Its name.
     pub metadata: Metadata,
     /// What is wanted.
-    pub spec: DeploymentSpec,
+    pub spec: DeploymentSpec<D>,
 }
 
 /// Names the deployment.
@@ -55,14 +55,14 @@ pub struct Metadata {
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct DeploymentSpec {
+pub struct DeploymentSpec<D = DatasetSpec> {
     /// Which devices: all of these labels. Empty: every device.
     #[serde(default)]
     pub selector: BTreeMap<String, String>,
     /// The dense network.
     pub network: String,
     /// What it learns.
-    pub dataset: DatasetSpec,
+    pub dataset: D,
     /// How channels are chosen.
     #[serde(default)]
     pub pruning: PruningSpec,
@@ -75,19 +75,6 @@ pub struct DeploymentSpec {
     /// How the fleet is changed over.
     #[serde(default)]
     pub rollout: RolloutSpec,
-}
-
-/// A labelled set of images on the coordinator's disk.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct DatasetSpec {
-    /// How its files are read: idx, cifar10, cifar100, folder.
-    pub format: DatasetFormat,
-    /// Its folder, on the coordinator's host.
-    pub path: PathBuf,
-    /// Of a folder of images without a test folder: the share of each class that is tested on, above 0 and below 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub test_share: Option<TestShare>,
 }
 
 /// How channels are chosen.
@@ -198,6 +185,16 @@ pub struct BudgetRule {
 pub struct RolloutSpec {
     /// Share of the matched devices that each wave has reached, in percent, rising; a last wave of 100 is implied.
     pub waves: Vec<u8>,
+}
+
+impl<D> DeploymentManifest<D> {
+    /// The same with another dataset, or the same one said otherwise.
+    pub fn with_dataset<E>(self, dataset: E) -> DeploymentManifest<E> {
+        let Self { api_version, kind, metadata, spec } = self;
+        let DeploymentSpec { selector, network, dataset: _, pruning, training, budgets, rollout } = spec;
+        let spec = DeploymentSpec { selector, network, dataset, pruning, training, budgets, rollout };
+        DeploymentManifest { api_version, kind, metadata, spec }
+    }
 }
 
 impl Default for PruningSpec {

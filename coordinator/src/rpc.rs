@@ -1,5 +1,6 @@
 //! The wire: each call becomes domain values, one call inward, and a message or a status back. No decisions here.
 
+mod add;
 mod artifact;
 mod import;
 mod operator;

@@ -3,6 +3,7 @@
 
 pub mod artifact;
 pub mod assignment;
+pub mod dataset;
 pub mod deployment;
 pub mod derivation;
 pub mod device;
@@ -20,6 +21,7 @@ use crate::manifest::DeploymentManifest;
 
 pub use artifact::{ArtifactRecord, Footprint, LayerRecord, Serving};
 pub use assignment::{AssignmentOrder, AssignmentRecord};
+pub use dataset::DatasetRecord;
 pub use deployment::{Applied, DeploymentPhase, DeploymentRecord, Outcome, OutcomeRecord, PredictedLatency};
 pub use derivation::{DerivationKey, DerivationRecord, DerivationState};
 pub use device::{DeviceRecord, HoldingRecord};
@@ -100,6 +102,15 @@ pub trait Store: Send + Sync {
 
     /// All networks that were brought, by name.
     fn models(&self) -> Result<Vec<ModelRecord>, StoreError>;
+
+    /// Stores a named dataset unless one has its name; returns what is stored.
+    fn insert_dataset(&self, record: &DatasetRecord) -> Result<DatasetRecord, StoreError>;
+
+    /// One named dataset.
+    fn dataset(&self, name: &str) -> Result<Option<DatasetRecord>, StoreError>;
+
+    /// All named datasets, by name.
+    fn datasets(&self) -> Result<Vec<DatasetRecord>, StoreError>;
 
     /// Stores or replaces what is known of an artifact.
     fn put_artifact(&self, record: &ArtifactRecord) -> Result<(), StoreError>;

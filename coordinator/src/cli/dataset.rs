@@ -1,16 +1,20 @@
-//! `reconvene dataset`: folders of labelled images, read and checked on this machine, with no coordinator.
+//! `reconvene dataset`: folders of labelled images, read and checked on this machine with no coordinator, or given a
+//! name at one.
 
+mod add;
 mod report;
 
 use std::path::{Path, PathBuf};
 
 use coordinator::causes::chain;
+use proto::v1;
 use pruner_core::dataset::{self, Dataset, Format, TestShare};
 
 use self::report::{Report, ReportFormat};
 use super::Context;
 use super::arguments::{one_of, parse_test_share};
 use super::error::CliError;
+use super::get;
 
 /// What to do with datasets.
 #[derive(Debug, clap::Args)]
@@ -23,6 +27,10 @@ pub(crate) struct DatasetArgs {
 enum DatasetVerb {
     /// Read and check a dataset wholly, and tell what is in it
     Describe(DescribeArgs),
+    /// Have the coordinator read and check a dataset on its host, so that deployments can name it
+    Add(add::AddArgs),
+    /// List the datasets that were given a name
+    Get(get::ListArgs),
 }
 
 /// Where it is, and how it is laid out.
@@ -37,7 +45,7 @@ Formats:
   idx       the four IDX files of the MNIST family, each plain or as .gz
   cifar10   CIFAR-10, binary version: data_batch_1.bin to data_batch_5.bin, test_batch.bin
   cifar100  CIFAR-100, binary version: train.bin, test.bin; its 100 fine labels
-  folder    PNG or JPEG images of one size as train/CLASS/NAME and test/CLASS/NAME; without a folder `test`,
+  folder    PNG or JPEG images of one size as train/CLASS/NAME and test/CLASS/NAME; without `test`,
             --test-share of each class is tested on and not trained on, always the same images
 
 Exit code 65 if a file is not as it should be; the line names it, and the byte where that is known.")]
@@ -56,8 +64,15 @@ struct DescribeArgs {
     output: ReportFormat,
 }
 
-pub(crate) fn run(args: &DatasetArgs, context: &Context) -> Result<(), CliError> {
-    let DatasetVerb::Describe(args) = &args.verb;
+pub(crate) async fn run(args: &DatasetArgs, context: &Context) -> Result<(), CliError> {
+    match &args.verb {
+        DatasetVerb::Describe(args) => describe(args, context),
+        DatasetVerb::Add(args) => add::add(args, context).await,
+        DatasetVerb::Get(args) => get::show::<v1::Dataset>(args, context).await,
+    }
+}
+
+fn describe(args: &DescribeArgs, context: &Context) -> Result<(), CliError> {
     let (format, dataset) = read(&args.dir, args.format, args.test_share)?;
     Report::new(&dataset, &args.dir, format, args.test_share)?.print(args.output, &context.terminal)
 }

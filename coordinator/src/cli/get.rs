@@ -18,9 +18,16 @@ Examples:
   reconvene get telemetry cam-7 --no-headers  what one device measured
   reconvene get deployments -o json | jq '.items[].phase'")]
 pub(crate) struct GetArgs {
-    /// devices (dev), models, deployments (deploy), artifacts (art) or telemetry (tel)
+    /// devices (dev), models, datasets, deployments (deploy), artifacts (art) or telemetry (tel)
     #[arg(value_enum, hide_possible_values = true)]
     kind: Kind,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+/// Which of a kind, and how to print them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
     /// One of them: its name; for an artifact the beginning of its digest; for telemetry a device's name
     name: Option<String>,
     /// How to print it
@@ -33,15 +40,17 @@ pub(crate) struct GetArgs {
 
 pub(crate) async fn run(args: &GetArgs, context: &Context) -> Result<(), CliError> {
     match args.kind {
-        Kind::Devices => show::<v1::Device>(args, context).await,
-        Kind::Models => show::<v1::Model>(args, context).await,
-        Kind::Deployments => show::<v1::Deployment>(args, context).await,
-        Kind::Artifacts => show::<v1::Artifact>(args, context).await,
-        Kind::Telemetry => show::<v1::TelemetrySummary>(args, context).await,
+        Kind::Datasets => show::<v1::Dataset>(&args.list, context).await,
+        Kind::Devices => show::<v1::Device>(&args.list, context).await,
+        Kind::Models => show::<v1::Model>(&args.list, context).await,
+        Kind::Deployments => show::<v1::Deployment>(&args.list, context).await,
+        Kind::Artifacts => show::<v1::Artifact>(&args.list, context).await,
+        Kind::Telemetry => show::<v1::TelemetrySummary>(&args.list, context).await,
     }
 }
 
-async fn show<T: Resource>(args: &GetArgs, context: &Context) -> Result<(), CliError> {
+/// Prints those of one kind.
+pub(crate) async fn show<T: Resource>(args: &ListArgs, context: &Context) -> Result<(), CliError> {
     let terminal = &context.terminal;
     let header = if args.no_headers { Header::Left } else { Header::Shown };
     match args.name.as_deref() {

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use coordinator::manifest::DeploymentManifest;
+use coordinator::manifest::{DatasetRef, DeploymentManifest};
 
 use super::error::CliError;
 
@@ -12,7 +12,7 @@ pub(crate) struct Checked {
     /// As the operator wrote it, comments included.
     pub(crate) text: String,
     /// What it means.
-    pub(crate) manifest: DeploymentManifest,
+    pub(crate) manifest: DeploymentManifest<DatasetRef>,
 }
 
 /// Where the manifest comes from.

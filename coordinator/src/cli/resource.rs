@@ -19,6 +19,9 @@ pub(crate) enum Kind {
     /// Dense networks that can be pruned.
     #[value(alias = "model")]
     Models,
+    /// Datasets that were given a name.
+    #[value(alias = "dataset")]
+    Datasets,
     /// Deployments and how far they are.
     #[value(aliases = ["deployment", "deploy"])]
     Deployments,
@@ -127,6 +130,7 @@ macro_rules! resource {
 
 resource!(Device, "device", "devices", Exact, DEVICES, id, list_devices -> devices);
 resource!(Model, "model", "models", Exact, MODELS, name, list_models -> models);
+resource!(Dataset, "dataset", "datasets", Exact, DATASETS, name, list_datasets -> datasets);
 resource!(Deployment, "deployment", "deployments", Exact, DEPLOYMENTS, name, list_deployments -> deployments);
 resource!(Artifact, "artifact", "artifacts", Prefix, ARTIFACTS, digest, list_artifacts -> artifacts);
 resource!(TelemetrySummary, "device", "telemetry", Owner, TELEMETRY, device_id, list_telemetry -> telemetry);

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use proto::{ByteSize, DeviceId};
 
+use super::dataset::DatasetFields;
 use super::{
-    API_VERSION, BudgetRule, DatasetFormat, DatasetSpec, DeploymentManifest, KIND, Limit, PruningSpec,
-    RolloutSpec, TrainingSpec,
+    API_VERSION, BudgetRule, DatasetFormat, DatasetRef, DatasetSpec, DeploymentManifest, KIND, Limit,
+    PruningSpec, RolloutSpec, TrainingSpec,
 };
 
 /// The first value that is not allowed: its path, and what is wrong with it.
-pub(super) fn problem(manifest: &DeploymentManifest) -> Option<(String, String)> {
+pub(super) fn problem(manifest: &DeploymentManifest<DatasetFields>) -> Option<(String, String)> {
     let spec = &manifest.spec;
     header(manifest)
         .or_else(|| selector("spec.selector", &spec.selector))
@@ -28,7 +29,7 @@ fn refuse_if(is_wrong: bool, field: &str, problem: impl FnOnce() -> String) -> P
     is_wrong.then(|| (field.to_owned(), problem()))
 }
 
-fn header(manifest: &DeploymentManifest) -> Problem {
+fn header(manifest: &DeploymentManifest<DatasetFields>) -> Problem {
     let DeploymentManifest { api_version, kind, metadata, .. } = manifest;
     refuse_if(api_version != API_VERSION, "apiVersion", || {
         format!("'{api_version}' is not known; allowed: {API_VERSION}")
@@ -54,7 +55,27 @@ fn network(name: &str) -> Problem {
     })
 }
 
-fn dataset(spec: &DatasetSpec) -> Problem {
+fn dataset(fields: &DatasetFields) -> Problem {
+    match fields.meant() {
+        None => {
+            let gap = match fields {
+                DatasetFields { name: Some(_), .. } => "stands for the files: give it alone",
+                DatasetFields { path: None, .. } => "needs a path, or the name of an added dataset",
+                _ => "needs a format: idx, cifar10, cifar100 or folder",
+            };
+            let field = if fields.name.is_some() { "spec.dataset.name" } else { "spec.dataset" };
+            Some((field.to_owned(), gap.to_owned()))
+        }
+        Some(DatasetRef::Named { name }) => {
+            refuse_if(name.parse::<DeviceId>().is_err(), "spec.dataset.name", || {
+                format!("'{name}' is not 1 to 63 of a-z 0-9 - . with a letter or digit at both ends")
+            })
+        }
+        Some(DatasetRef::Files(spec)) => files(&spec),
+    }
+}
+
+fn files(spec: &DatasetSpec) -> Problem {
     let DatasetSpec { format, ref path, test_share } = *spec;
     refuse_if(path.as_os_str().is_empty(), "spec.dataset.path", || "is empty".into()).or_else(|| {
         let has_own = test_share.is_some() && format != DatasetFormat::Folder;

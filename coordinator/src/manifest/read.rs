@@ -2,9 +2,10 @@
 
 use serde_saphyr::Error as YamlError;
 
-use super::DeploymentManifest;
 use super::check;
+use super::dataset::DatasetFields;
 use super::place::{Place, Places};
+use super::{DatasetRef, DeploymentManifest};
 
 /// Why a text is no deployment. Each names the line, what stands there, and what may.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -47,14 +48,17 @@ pub enum ManifestError {
     },
 }
 
-impl DeploymentManifest {
+impl DeploymentManifest<DatasetRef> {
     /// Reads and checks a manifest; what it returns can be acted upon without further checks of single values.
     pub fn read(text: &str) -> Result<Self, ManifestError> {
         let options = serde_saphyr::options! { with_snippet: false };
-        let manifest: Self =
+        let manifest: DeploymentManifest<DatasetFields> =
             serde_saphyr::from_str_with_options(text, options).map_err(|e| refuse(text, &e))?;
         match check::problem(&manifest) {
-            None => Ok(manifest),
+            None => {
+                let dataset = manifest.spec.dataset.meant().expect("it was checked a moment ago");
+                Ok(manifest.with_dataset(dataset))
+            }
             Some((field, problem)) => {
                 Err(ManifestError::Value { place: Places::of(text).find(&field), field, problem })
             }

@@ -14,12 +14,13 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{import, status, view};
+use super::{add, import, status, view};
 use crate::blob::BlobStore;
 use crate::board::JobId;
 use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::corrections::Corrections;
+use crate::datasets;
 use crate::derive::{Subject, SubjectKey};
 use crate::fitting::{self, Candidate};
 use crate::manifest::DeploymentManifest;
@@ -72,6 +73,17 @@ impl OperatorService for OperatorRpc {
         Ok(Response::new(v1::ModelList { models }))
     }
 
+    async fn list_datasets(&self, request: Request<v1::ListRequest>) -> Reply<v1::DatasetList> {
+        let name = request.into_inner().name;
+        let datasets = self.core.store.call(|store| store.datasets()).await.map_err(status::store)?;
+        let datasets = datasets.iter().filter(|record| name.is_empty() || record.name.as_str() == name);
+        Ok(Response::new(v1::DatasetList { datasets: datasets.map(view::dataset).collect() }))
+    }
+
+    async fn add_dataset(&self, request: Request<v1::AddDatasetRequest>) -> Reply<v1::AddDatasetResponse> {
+        add::add(&self.core, request.into_inner()).await.map(Response::new)
+    }
+
     async fn import_model(
         &self,
         request: Request<Streaming<v1::ImportModelRequest>>,
@@ -114,7 +126,7 @@ impl OperatorService for OperatorRpc {
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Reply<v1::ApplyResponse> {
         let text = request.into_inner().manifest;
-        let manifest = DeploymentManifest::read(&text).map_err(status::manifest)?;
+        let manifest = self.manifest(&text).await?;
         self.origin(&manifest.spec.network).await?;
         let name = manifest.metadata.name.clone();
         let blobs = self.core.blobs.clone();
@@ -142,7 +154,7 @@ impl OperatorService for OperatorRpc {
     }
 
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Reply<v1::PlanResponse> {
-        let manifest = DeploymentManifest::read(&request.into_inner().manifest).map_err(status::manifest)?;
+        let manifest = self.manifest(&request.into_inner().manifest).await?;
         let subject = self.subject(&manifest).await?;
         let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;
         let spec = manifest.spec.clone();
@@ -201,6 +213,15 @@ fn requeue_failed(store: &dyn Store, blobs: &BlobStore, name: &str) -> Result<()
 }
 
 impl OperatorRpc {
+    /// What the text means, a dataset's name looked up: what is kept of it says where the files are.
+    async fn manifest(&self, text: &str) -> Result<DeploymentManifest, Status> {
+        let manifest = DeploymentManifest::read(text).map_err(status::manifest)?;
+        let meant = manifest.spec.dataset.clone();
+        let found = self.core.store.call(move |store| datasets::find(store, &meant)).await;
+        let dataset = found.map_err(status::store)?.map_err(|unknown| status::dataset(&unknown))?;
+        Ok(manifest.with_dataset(dataset))
+    }
+
     /// Where the network comes from.
     async fn origin(&self, network: &str) -> Result<Origin, Status> {
         let name = network.to_owned();

@@ -8,6 +8,7 @@ use tonic::Status;
 
 use crate::blob::BlobError;
 use crate::causes::chain;
+use crate::datasets::{AddError, UnknownDataset};
 use crate::derive::DeriveError;
 use crate::manifest::ManifestError;
 use crate::models::ImportError;
@@ -57,6 +58,20 @@ pub(super) fn import(error: ImportError) -> Status {
         ImportError::Blob(error) => blob(error),
         ImportError::Store(error) => store(error),
     }
+}
+
+pub(super) fn add(error: AddError) -> Status {
+    let text = chain(&error);
+    match error {
+        AddError::Taken { .. } => Status::already_exists(text),
+        AddError::Relative { .. } | AddError::Dataset(_) => Status::invalid_argument(text),
+        AddError::Store(error) => store(error),
+    }
+}
+
+/// A deployment names a dataset that nobody added.
+pub(super) fn dataset(error: &UnknownDataset) -> Status {
+    Status::invalid_argument(format!("spec.dataset.name: {error}"))
 }
 
 /// A deployment names a network that nobody has.

@@ -19,8 +19,8 @@ use crate::fleet::{Fleet, Presence};
 use crate::histogram::{LatencyTally, Summary};
 use crate::probes::ProbeSet;
 use crate::store::{
-    ArtifactRecord, DeploymentPhase, DeploymentRecord, DeviceRecord, LayerRecord, ModelRecord, Outcome,
-    OutcomeRecord, TelemetryRecord,
+    ArtifactRecord, DatasetRecord, DeploymentPhase, DeploymentRecord, DeviceRecord, LayerRecord, ModelRecord,
+    Outcome, OutcomeRecord, TelemetryRecord,
 };
 
 pub(super) fn device(record: &DeviceRecord, presence: Option<Presence>, probes: &ProbeSet) -> v1::Device {
@@ -86,6 +86,20 @@ pub(super) fn imported(record: &ModelRecord) -> v1::Model {
         origin: "imported".to_owned(),
         digest: record.file.digest.to_string(),
         notes: record.notes.clone(),
+    }
+}
+
+pub(super) fn dataset(record: &DatasetRecord) -> v1::Dataset {
+    v1::Dataset {
+        name: record.name.to_string(),
+        format: record.spec.format.name().to_owned(),
+        path: record.spec.path.display().to_string(),
+        test_share: record.spec.test_share.map(f64::from),
+        input_shape: record.input_shape.to_vec(),
+        classes: record.classes,
+        train_images: record.train_images,
+        test_images: record.test_images,
+        added_unix_ms: record.added_unix_ms,
     }
 }
 

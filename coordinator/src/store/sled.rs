@@ -11,9 +11,9 @@ use sled::{Db, Tree};
 
 use super::record::{Record, decode, encode, text};
 use super::{
-    Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, DeploymentPhase, DeploymentRecord,
-    DerivationKey, DerivationRecord, DeviceRecord, Insertion, ModelRecord, Store, StoreError,
-    TelemetryRecord, telemetry,
+    Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, DatasetRecord, DeploymentPhase,
+    DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Insertion, ModelRecord, Store,
+    StoreError, TelemetryRecord, telemetry,
 };
 use crate::manifest::DeploymentManifest;
 
@@ -28,6 +28,7 @@ pub struct SledStore {
     derivations: Tree,
     artifacts: Tree,
     models: Tree,
+    datasets: Tree,
     assignments: Tree,
     telemetry: Tree,
     disk: Disk,
@@ -63,6 +64,7 @@ impl SledStore {
             derivations: tree(DerivationRecord::KIND)?,
             artifacts: tree(ArtifactRecord::KIND)?,
             models: tree(ModelRecord::KIND)?,
+            datasets: tree(DatasetRecord::KIND)?,
             assignments: tree(AssignmentRecord::KIND)?,
             telemetry: tree(TelemetryRecord::KIND)?,
             disk: Disk {
@@ -273,6 +275,18 @@ impl Store for SledStore {
 
     fn models(&self) -> Result<Vec<ModelRecord>, StoreError> {
         list(&self.models, &[])
+    }
+
+    fn insert_dataset(&self, record: &DatasetRecord) -> Result<DatasetRecord, StoreError> {
+        self.swap(&self.datasets, &record.key(), &mut |stored| Ok(stored.unwrap_or_else(|| record.clone())))
+    }
+
+    fn dataset(&self, name: &str) -> Result<Option<DatasetRecord>, StoreError> {
+        get(&self.datasets, name.as_bytes())
+    }
+
+    fn datasets(&self) -> Result<Vec<DatasetRecord>, StoreError> {
+        list(&self.datasets, &[])
     }
 
     fn put_artifact(&self, record: &ArtifactRecord) -> Result<(), StoreError> {

@@ -1,4 +1,4 @@
-//! `dataset describe`: what is in a folder, and what is wrong with it; and `prune` on such a folder.
+//! `dataset describe`: what is in a folder, and what is wrong with it; `prune` on such a folder; and names for them.
 
 use std::fs;
 use std::path::Path;
@@ -8,6 +8,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::binary::{Run, reconvene};
+use crate::fake::Fake;
+use crate::fleet::replies;
 
 /// Nobody listens there: this verb needs no coordinator.
 fn describe(dir: &Path, arguments: &[&str]) -> Run {
@@ -96,6 +98,33 @@ fn what_is_wrong_is_one_line() {
     for arguments in [["--format", "png"], ["--test-share", "1"]] {
         assert_eq!(describe(dir.path(), &arguments).code, 2, "{arguments:?}");
     }
+}
+
+#[test]
+fn a_dataset_gets_a_name() {
+    let coordinator = Fake::start(replies());
+    let add = |name: &str| {
+        let what = ["dataset", "add", name, "--path", "/data/leaves"];
+        reconvene(&coordinator.url, &[&what[..], &["--format", "folder", "--test-share", "20%"]].concat())
+    };
+    assert_eq!(
+        add("leaves").data(),
+        "leaves added: folder, 1x28x28 images, 10 classes, 60,000 to train on, 10,000 to test on\n"
+    );
+    assert_eq!(add("fashion").complaint(65), "'fashion' is /usr/share/datasets/fashion-mnist already");
+}
+
+#[test]
+fn named_datasets_are_listed() {
+    let coordinator = Fake::start(replies());
+    let table = reconvene(&coordinator.url, &["dataset", "get"]).data();
+    assert_snapshot!("datasets_table", table);
+    assert_eq!(reconvene(&coordinator.url, &["get", "datasets"]).data(), table);
+    let one = reconvene(&coordinator.url, &["dataset", "get", "fashion", "-o", "json"]).data();
+    let one: serde_json::Value = serde_json::from_str(&one).unwrap();
+    assert_eq!((&one["kind"], &one["trainImages"]), (&json!("Dataset"), &json!(60_000)));
+    let line = reconvene(&coordinator.url, &["dataset", "get", "leaves"]).complaint(3);
+    assert_eq!(line, "dataset 'leaves' not found; `reconvene get datasets` lists them");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) struct Replies {
     pub(crate) devices: Vec<v1::Device>,
     pub(crate) models: Vec<v1::Model>,
+    pub(crate) datasets: Vec<v1::Dataset>,
     pub(crate) deployments: Vec<v1::Deployment>,
     pub(crate) artifacts: Vec<v1::Artifact>,
     pub(crate) telemetry: Vec<v1::TelemetrySummary>,
@@ -80,6 +81,22 @@ impl OperatorService for Service {
 
     async fn list_models(&self, r: Request<v1::ListRequest>) -> Result<Response<v1::ModelList>, Status> {
         Ok(Response::new(v1::ModelList { models: named(&self.0.models, r, |m| &m.name) }))
+    }
+
+    async fn list_datasets(&self, r: Request<v1::ListRequest>) -> Result<Response<v1::DatasetList>, Status> {
+        Ok(Response::new(v1::DatasetList { datasets: named(&self.0.datasets, r, |d| &d.name) }))
+    }
+
+    async fn add_dataset(
+        &self,
+        r: Request<v1::AddDatasetRequest>,
+    ) -> Result<Response<v1::AddDatasetResponse>, Status> {
+        let v1::AddDatasetRequest { name, path, format, test_share } = r.into_inner();
+        if let Some(known) = self.0.datasets.iter().find(|dataset| dataset.name == name) {
+            return Err(Status::already_exists(format!("'{name}' is {} already", known.path)));
+        }
+        let dataset = v1::Dataset { name, path, format, test_share, ..self.0.datasets[0].clone() };
+        Ok(Response::new(v1::AddDatasetResponse { dataset: Some(dataset), unchanged: false }))
     }
 
     async fn list_deployments(

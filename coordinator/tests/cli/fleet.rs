@@ -157,6 +157,17 @@ pub(crate) fn replies() -> Replies {
             digest: String::new(),
             notes: Vec::new(),
         }],
+        datasets: vec![v1::Dataset {
+            name: "fashion".to_owned(),
+            format: "idx".to_owned(),
+            path: "/usr/share/datasets/fashion-mnist".to_owned(),
+            test_share: None,
+            input_shape: vec![1, 28, 28],
+            classes: 10,
+            train_images: 60_000,
+            test_images: 10_000,
+            added_unix_ms: 0,
+        }],
         deployments: vec![deployment("Complete")],
         artifacts: vec![v1::Artifact {
             digest: digest(),

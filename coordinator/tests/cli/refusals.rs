@@ -25,6 +25,8 @@ fn a_coordinator_that_is_not_there() {
     for arguments in [
         &["get", "devices"][..],
         &["describe", "device", "x"],
+        &["dataset", "get"],
+        &["dataset", "add", "x", "--path", "/x"],
         &["plan", "-f", file],
         &["apply", "-f", file],
         &["watch", "deploy", "x"],

@@ -48,6 +48,18 @@ pub(super) const MODELS: &[Column<v1::Model>] = &[
     usual("ORIGIN", |m| Entry::text(&m.origin)),
 ];
 
+pub(super) const DATASETS: &[Column<v1::Dataset>] = &[
+    usual("NAME", |d| Entry::text(&d.name)),
+    usual("FORMAT", |d| Entry::text(&d.format)),
+    usual("IMAGES", |d| Entry::text(shape(&d.input_shape))),
+    usual("CLASSES", |d| Entry::figure(d.classes.to_string())),
+    usual("TRAIN", |d| Entry::figure(count(d.train_images))),
+    usual("TEST", |d| Entry::figure(count(d.test_images))),
+    usual("PATH", |d| Entry::text(&d.path)),
+    wide("TEST-SHARE", |d| Entry::figure_or_dash(d.test_share, |share| share.to_string())),
+    wide("ADDED", |d| Entry::text(ago(d.added_unix_ms))),
+];
+
 pub(super) const DEPLOYMENTS: &[Column<v1::Deployment>] = &[
     usual("NAME", |d| Entry::text(&d.name)),
     usual("NETWORK", |d| Entry::text(&d.network)),

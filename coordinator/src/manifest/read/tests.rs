@@ -2,6 +2,7 @@
 
 use proto::ByteSize;
 
+use pruner_core::dataset::TestShare;
 use pruner_core::plan::Coupled;
 use pruner_core::pruning::Pruning;
 use pruner_core::rectify::Reinit;
@@ -10,7 +11,7 @@ use pruner_core::sensitivity::Measure;
 
 use super::*;
 use crate::limit::{Count, Limit};
-use crate::manifest::DatasetFormat;
+use crate::manifest::{DatasetFormat, DatasetSpec};
 
 const MINIMAL: &str = "\
 apiVersion: reconvene/v1
@@ -22,7 +23,7 @@ spec:
   dataset: { format: idx, path: /data }
 ";
 
-fn read(text: &str) -> Result<DeploymentManifest, ManifestError> {
+fn read(text: &str) -> Result<DeploymentManifest<DatasetRef>, ManifestError> {
     DeploymentManifest::read(text)
 }
 
@@ -129,7 +130,9 @@ fn values_of_the_wrong_type_are_named_by_their_path() {
 fn a_test_share_is_for_folders_of_images() {
     let dataset = |text: &str| MINIMAL.replace("{ format: idx, path: /data }", text);
     let spec = read(&dataset("{ format: folder, path: /data, testShare: 0.2 }")).unwrap().spec.dataset;
-    assert_eq!((spec.format, spec.test_share.map(f64::from)), (DatasetFormat::Folder, Some(0.2)));
+    let test_share = Some(TestShare::new(0.2).unwrap());
+    let (format, path) = (DatasetFormat::Folder, "/data".into());
+    assert_eq!(spec, DatasetRef::Files(DatasetSpec { format, path, test_share }));
     // Derivations are named by this text: those without a share keep their names.
     let without = serde_json::to_string(&read(MINIMAL).unwrap().spec.dataset).unwrap();
     assert_eq!(without, r#"{"format":"idx","path":"/data"}"#);
@@ -149,6 +152,36 @@ fn a_test_share_is_for_folders_of_images() {
         ),
     ] {
         assert_eq!(read(&dataset(text)).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn a_dataset_has_a_name_or_files() {
+    let dataset = |text: &str| read(&MINIMAL.replace("{ format: idx, path: /data }", text));
+    let named = dataset("{ name: fashion }").unwrap();
+    assert_eq!(named.spec.dataset, DatasetRef::Named { name: "fashion".to_owned() });
+    assert_eq!(read(&serde_saphyr::to_string(&named).unwrap()).unwrap(), named);
+    for (text, expected) in [
+        (
+            "{ name: fashion, format: idx }",
+            "line 7, column 20: spec.dataset.name: stands for the files: give it alone",
+        ),
+        (
+            "{ name: My Images }",
+            "line 7, column 20: spec.dataset.name: 'My Images' is not 1 to 63 of a-z 0-9 - . with a letter or digit \
+             at both ends",
+        ),
+        ("{ format: idx }", "line 7, column 12: spec.dataset: needs a path, or the name of an added dataset"),
+        (
+            "{ path: /data }",
+            "line 7, column 12: spec.dataset: needs a format: idx, cifar10, cifar100 or folder",
+        ),
+        (
+            "{ named: fashion }",
+            "line 7, column 14: unknown field 'named'; allowed here: name, format, path, testShare",
+        ),
+    ] {
+        assert_eq!(dataset(text).unwrap_err().to_string(), expected);
     }
 }
 

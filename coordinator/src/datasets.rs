@@ -1,0 +1,177 @@
+//! The datasets that deployments may mean by a name. Owns taking one in and finding one; keeps no images.
+
+use std::path::PathBuf;
+
+use proto::DeviceId;
+use pruner_core::dataset::{self, DatasetError, Format, TestShare};
+
+use crate::clock::unix_ms;
+use crate::manifest::{DatasetRef, DatasetSpec};
+use crate::models::Arrival;
+use crate::store::{DatasetRecord, Store, StoreError};
+
+/// What an operator wants to give a name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// The name.
+    pub name: DeviceId,
+    /// Where it is on this host.
+    pub path: PathBuf,
+    /// How it is laid out; detected, where it is not said.
+    pub format: Option<Format>,
+    /// Of a folder of images without a test folder.
+    pub test_share: Option<TestShare>,
+}
+
+/// Why a dataset gets no name.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// Another dataset has it.
+    #[error("'{name}' is {} already; a dataset never moves under its name: choose another one", path.display())]
+    Taken {
+        /// The name.
+        name: DeviceId,
+        /// Where that one is, or this one read otherwise.
+        path: PathBuf,
+    },
+    /// The path means different folders at different times.
+    #[error("'{}' is no absolute path; name a folder of the coordinator's host from its root", path.display())]
+    Relative {
+        /// The path.
+        path: PathBuf,
+    },
+    /// It is no dataset.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a deployment's dataset is not known.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("'{name}' is no dataset's name; known: {}; `reconvene dataset add` brings one", listing(.known))]
+pub struct UnknownDataset {
+    /// What was asked for.
+    pub name: String,
+    /// The names that there are.
+    pub known: Vec<String>,
+}
+
+fn listing(names: &[String]) -> String {
+    if names.is_empty() { "none yet".to_owned() } else { names.join(", ") }
+}
+
+/// Reads and checks all of the dataset and keeps where it is under its name. The same again changes nothing, and is not
+/// read again.
+pub fn add(store: &dyn Store, wanted: Wanted) -> Result<(DatasetRecord, Arrival), AddError> {
+    let Wanted { name, path, format, test_share } = wanted;
+    if !path.is_absolute() {
+        return Err(AddError::Relative { path });
+    }
+    let known = store.dataset(name.as_str())?;
+    let format = format.map_or_else(|| dataset::detect(&path), Ok)?;
+    let spec = DatasetSpec { format, path, test_share };
+    if let Some(known) = known {
+        return settle(known, &spec);
+    }
+    let found = spec.read()?;
+    let shape = [found.shape.channels, found.shape.height, found.shape.width];
+    let stored = store.insert_dataset(&DatasetRecord {
+        name,
+        spec: spec.clone(),
+        // Every format's readers allow fewer pixels than that, and a label is a byte.
+        input_shape: shape.map(|side| u32::try_from(side).unwrap_or(u32::MAX)),
+        classes: u32::try_from(found.classes).unwrap_or(u32::MAX),
+        train_images: found.train.len() as u64,
+        test_images: found.test.len() as u64,
+        added_unix_ms: unix_ms(),
+    })?;
+    let (stored, _) = settle(stored, &spec)?;
+    Ok((stored, Arrival::New))
+}
+
+fn settle(known: DatasetRecord, spec: &DatasetSpec) -> Result<(DatasetRecord, Arrival), AddError> {
+    if known.spec == *spec {
+        return Ok((known, Arrival::Known));
+    }
+    Err(AddError::Taken { name: known.name, path: known.spec.path })
+}
+
+/// What a deployment's dataset is: itself, or what has its name; an unknown one is an error that lists what there is.
+pub fn find(
+    store: &dyn Store,
+    dataset: &DatasetRef,
+) -> Result<Result<DatasetSpec, UnknownDataset>, StoreError> {
+    let name = match dataset {
+        DatasetRef::Files(spec) => return Ok(Ok(spec.clone())),
+        DatasetRef::Named { name } => name,
+    };
+    if let Some(record) = store.dataset(name)? {
+        return Ok(Ok(record.spec));
+    }
+    let known = store.datasets()?.into_iter().map(|record| record.name.to_string()).collect();
+    Ok(Err(UnknownDataset { name: name.clone(), known }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::SledStore;
+
+    fn cifar100(dir: &Path) {
+        for (file, label) in [("train.bin", 7), ("test.bin", 8)] {
+            fs::write(dir.join(file), [vec![0, label], vec![label; 3072]].concat()).unwrap();
+        }
+    }
+
+    fn wanted(name: &str, path: &Path) -> Wanted {
+        Wanted { name: name.parse().unwrap(), path: path.to_owned(), format: None, test_share: None }
+    }
+
+    #[test]
+    fn a_name_is_for_one_dataset() {
+        let (records, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = SledStore::open(records.path()).unwrap();
+        cifar100(images.path());
+        let (record, arrival) = add(&store, wanted("small", images.path())).unwrap();
+        assert_eq!((record.spec.format, arrival), (Format::Cifar100, Arrival::New));
+        assert_eq!((record.input_shape, record.classes), ([3, 32, 32], 100));
+        assert_eq!((record.train_images, record.test_images), (1, 1));
+        let again = add(&store, wanted("small", images.path())).unwrap();
+        assert_eq!(again, (record.clone(), Arrival::Known));
+
+        let other = images.path().join("cifar-100-binary");
+        fs::create_dir(&other).unwrap();
+        cifar100(&other);
+        let error = add(&store, wanted("small", &other)).unwrap_err().to_string();
+        let expected = format!("'small' is {} already; a dataset never moves", images.path().display());
+        assert!(error.starts_with(&expected), "{error}");
+        assert_eq!(store.datasets().unwrap(), std::slice::from_ref(&record));
+
+        let named = |name: &str| DatasetRef::Named { name: name.to_owned() };
+        assert_eq!(find(&store, &named("small")).unwrap(), Ok(record.spec.clone()));
+        assert_eq!(find(&store, &DatasetRef::Files(record.spec.clone())).unwrap(), Ok(record.spec));
+        assert_eq!(
+            find(&store, &named("large")).unwrap().unwrap_err().to_string(),
+            "'large' is no dataset's name; known: small; `reconvene dataset add` brings one"
+        );
+    }
+
+    #[test]
+    fn only_what_can_be_read_gets_a_name() {
+        let (records, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = SledStore::open(records.path()).unwrap();
+        fs::write(images.path().join("test.bin"), [0; 9]).unwrap();
+        assert!(matches!(add(&store, wanted("a", images.path())), Err(AddError::Dataset(_))));
+        assert!(matches!(add(&store, wanted("a", Path::new("images"))), Err(AddError::Relative { .. })));
+        assert_eq!(store.datasets().unwrap(), []);
+        assert_eq!(
+            find(&store, &DatasetRef::Named { name: "a".to_owned() }).unwrap().unwrap_err().to_string(),
+            "'a' is no dataset's name; known: none yet; `reconvene dataset add` brings one"
+        );
+    }
+}
