@@ -1,6 +1,7 @@
 //! What an operator sees and asks for, over the coordinator's own service. Adds nothing to its answers.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -101,6 +102,17 @@ impl Operator {
         let parts: Vec<_> = parts.map(|part| v1::ImportModelRequest { part: Some(part) }).collect();
         let answer = self.client.clone().import_model(tokio_stream::iter(parts)).await;
         Ok(answer.context("cannot import the network")?.into_inner())
+    }
+
+    /// Gives the dataset in a folder of the coordinator's host a name.
+    ///
+    /// # Errors
+    /// The coordinator's status.
+    pub async fn add_dataset(&self, name: &str, path: &Path) -> Result<v1::AddDatasetResponse> {
+        let path = path.to_str().context("a path that is no text")?.to_owned();
+        let request = v1::AddDatasetRequest { name: name.to_owned(), path, ..Default::default() };
+        let answer = self.client.clone().add_dataset(request).await.context("cannot add the dataset")?;
+        Ok(answer.into_inner())
     }
 
     /// Applies a manifest.
