@@ -4,6 +4,9 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its numbers")]
 
+#[path = "peer/pytorch.rs"]
+mod pytorch;
+
 use std::ops::ControlFlow;
 use std::process::Command;
 use std::time::Instant;
@@ -16,7 +19,6 @@ use pruner_core::zoo::{ZooNetwork, build};
 const ROUNDS: u32 = 100;
 const RUNS: usize = 3;
 const NETWORKS: [&str; 3] = ["vgg16-bn", "resnet20", "resnet18"];
-const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/peers/synflow_torch.py");
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -29,7 +31,7 @@ fn main() {
         .into_iter()
         .filter(|name| arguments.is_empty() || arguments.iter().any(|a| a == name))
         .collect();
-    let python = ["python3", "/usr/bin/python3"].into_iter().find(|python| has_torch(python));
+    let python = pytorch::python();
     if python.is_none() {
         println!("PyTorch is not installed (Debian: python3-torch), so no ratio to it is printed");
     }
@@ -95,25 +97,19 @@ fn peak() -> String {
     kibibytes.map_or("unknown".to_owned(), |kibibytes| format!("{} MB", kibibytes * 1024 / 1_000_000))
 }
 
-fn has_torch(python: &str) -> bool {
-    Command::new(python).args(["-c", "import torch"]).output().is_ok_and(|output| output.status.success())
-}
-
 /// Prints PyTorch's times; of its slow networks only some rounds are run and the rest is in proportion.
 fn compare(python: &str, network: &str, ours: &[f64]) {
     let done = if network == "resnet20" { "100" } else { "5" };
     for (threads, ours) in [1, 2].into_iter().zip(ours) {
-        let output = Command::new(python)
-            .args([PEER, network, "--threads", &threads.to_string(), "--done", done])
-            .output()
-            .expect("python was run before");
-        let theirs: Option<f64> = String::from_utf8_lossy(&output.stdout).trim().parse().ok();
-        match theirs {
-            Some(theirs) => println!(
-                "{network}, {threads} threads: {theirs:.2} s in PyTorch (from {done} rounds), {:.1} times as long",
-                theirs / ours
+        let threads = threads.to_string();
+        match pytorch::numbers(python, "synflow_torch.py", &[network, "--threads", &threads, "--done", done])
+        {
+            Ok(theirs) => println!(
+                "{network}, {threads} threads: {:.2} s in PyTorch (from {done} rounds), {:.1} times as long",
+                theirs[0],
+                theirs[0] / ours
             ),
-            None => println!("{network}: PyTorch failed: {}", String::from_utf8_lossy(&output.stderr).trim()),
+            Err(problem) => println!("{network}: PyTorch failed: {problem}"),
         }
     }
 }

@@ -1,8 +1,11 @@
-//! How fast a training step is: images/s of forward, backward and momentum on synthetic images, and the ratio to
-//! stock candle's autograd on one of ResNet-20's convolutions. `cargo bench -p pruner-core --bench train_step`;
+//! How fast a training step is: images/s of forward, backward and momentum on synthetic images, the ratio to PyTorch in
+//! the same run where that is installed, and to stock candle's autograd on one of ResNet-20's convolutions. `cargo bench -p pruner-core --bench train_step`;
 //! the fastest of several runs is printed, because other work on the machine only ever slows one down.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its numbers")]
+
+#[path = "peer/pytorch.rs"]
+mod pytorch;
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
@@ -16,20 +19,23 @@ use pruner_core::init::init;
 use pruner_core::train::{Recipe, evaluate, fit};
 use pruner_core::zoo::{ZooNetwork, build};
 
+/// Compared with PyTorch: images per step, at 3x32x32.
+const COMPARED: [(ZooNetwork, usize); 3] =
+    [(ZooNetwork::ResNet20, 128), (ZooNetwork::Vgg16Bn, 32), (ZooNetwork::MobileNetV2Cifar, 64)];
+
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    if let [mode, network, batch, threads] = arguments.as_slice()
+        && mode == "measure"
+    {
+        return measure(network, batch, threads);
+    }
+    compare();
     for threads in [1, 2] {
         on_threads(threads, || {
-            for (network, shape, batch) in [
-                (ZooNetwork::ResNet20, Shape::new(1, 28, 28), 64),
-                (ZooNetwork::ResNet20, Shape::new(1, 28, 28), 128),
-                (ZooNetwork::ResNet20, Shape::new(3, 32, 32), 64),
-                (ZooNetwork::ResNet20, Shape::new(3, 32, 32), 128),
-                (ZooNetwork::Vgg16Bn, Shape::new(3, 32, 32), 32),
-            ] {
-                let rate = training(network, shape, batch);
-                println!(
-                    "{threads} threads, {network} on {shape}, batch {batch}: {rate:.0} images/s trained"
-                );
+            for batch in [64, 128] {
+                let rate = training(ZooNetwork::ResNet20, Shape::new(1, 28, 28), batch);
+                println!("{threads} threads, resnet20 on 1x28x28, batch {batch}: {rate:.0} images/s trained");
             }
             let rate = evaluation(ZooNetwork::ResNet20, Shape::new(1, 28, 28));
             println!("{threads} threads, resnet20 on 1x28x28: {rate:.0} images/s evaluated");
@@ -51,6 +57,52 @@ fn main() {
             candle / ours
         );
     });
+}
+
+/// One network in this process, so that the memory is its own: images/s and MB.
+fn measure(network: &str, batch: &str, threads: &str) {
+    let (batch, threads) = (batch.parse().expect("a number"), threads.parse().expect("a number"));
+    let which = network.parse().expect("a network of the zoo");
+    let mut rate = 0.0;
+    on_threads(threads, || rate = training(which, Shape::new(3, 32, 32), batch));
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().split(' ').next());
+    let peak: f64 = peak.and_then(|kib| kib.parse().ok()).unwrap_or(f64::NAN);
+    println!("{rate:.1} {:.0}", peak / 1024.0);
+}
+
+/// Whole steps here and in PyTorch, in turn; here augmentation and the order of images are part of a step.
+fn compare() {
+    let python = pytorch::python();
+    if python.is_none() {
+        println!("PyTorch is not installed (Debian: python3-torch), so no ratio to it is printed");
+    }
+    let own = std::env::current_exe().expect("this program has a path");
+    for (which, batch) in COMPARED {
+        let (network, batch) = (which.name(), batch.to_string());
+        for threads in ["1", "2"] {
+            let output =
+                std::process::Command::new(&own).args(["measure", network, &batch, threads]).output();
+            let text = String::from_utf8_lossy(&output.expect("this program can be run").stdout).into_owned();
+            let ours: Vec<f64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+            let [rate, memory] = ours[..] else { panic!("measured '{text}'") };
+            print!("{threads} threads, {network}, batch {batch}: {rate:.0} images/s, {memory:.0} MB");
+            let theirs = python.map(|python| {
+                let arguments = [network, "--batch", &batch, "--threads", threads];
+                pytorch::numbers(python, "train_torch.py", &arguments)
+            });
+            match theirs {
+                Some(Ok(theirs)) => println!(
+                    "; PyTorch {:.0} images/s, {:.0} MB: ratio {:.2}",
+                    theirs[0],
+                    theirs.get(1).unwrap_or(&f64::NAN),
+                    rate / theirs[0]
+                ),
+                Some(Err(problem)) => println!("; PyTorch failed: {problem}"),
+                None => println!(),
+            }
+        }
+    }
 }
 
 fn on_threads(threads: usize, work: impl FnOnce() + Send) {

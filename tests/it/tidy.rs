@@ -126,8 +126,8 @@ fn engines_and_wire_stay_behind_their_borders() {
                 "tests/",
             ],
         ),
-        // The example measures what the latency model predicts.
-        ("rten::", &["agent/src/runner/engine.rs", "pruner-core/examples/"]),
+        // The example measures what the latency model predicts, the study what networks take.
+        ("rten::", &["agent/src/runner/engine.rs", "pruner-core/examples/", "tests/src/study/timing.rs"]),
     ];
     for (word, allowed) in rules {
         let strays = sources().into_iter().filter(|source| {
