@@ -1,14 +1,13 @@
 //! Files by the SHA-256 of their bytes. A file appears whole or not at all, and no name but a digest reaches a path.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use proto::{ArtifactRef, ByteSize, Digest};
 use sha2::{Digest as _, Sha256};
 
-/// What unfinished files are called; a crash may leave some, and opening the folder removes them.
-const UNFINISHED: &str = ".unfinished-";
+use crate::durable::{self, UNFINISHED};
 
 /// A folder of files by digest. Calls block on the disk.
 #[derive(Debug, Clone)]
@@ -79,18 +78,11 @@ impl BlobStore {
         let artifact = ArtifactRef { digest: Digest::of(bytes), size: ByteSize(bytes.len() as u64) };
         let path = self.path(artifact.digest);
         if self.verify(&artifact).is_err() {
-            let mut file = tempfile::Builder::new()
-                .prefix(UNFINISHED)
-                .tempfile_in(&self.folder)
-                .map_err(failed("create a file in", &self.folder))?;
-            file.write_all(bytes).map_err(failed("write", file.path()))?;
-            file.as_file().sync_all().map_err(failed("synchronise", file.path()))?;
-            file.persist(&path).map_err(|error| failed("rename to", &path)(error.error))?;
+            durable::replace(&self.folder, &path, bytes).map_err(failed("write", &path))?;
+        } else {
+            // The writer of the file that is there may have died between renaming and this.
+            durable::sync(&self.folder).map_err(failed("synchronise", &self.folder))?;
         }
-        // Also where the file was there: its writer may have died between renaming and this.
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(failed("synchronise", &self.folder))?;
         Ok(artifact)
     }
 

@@ -1,13 +1,14 @@
 //! Where trainings stand, one file for each: a training that was cut off goes on from its last whole epoch. A file
 //! appears whole or not at all; one that cannot be used costs epochs, never a derivation.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::PathBuf;
 
 use pruner_core::train::{Checkpoint, TrainError};
 
 use crate::causes::chain;
+use crate::durable;
 use crate::store::DerivationKey;
 
 const ENDING: &str = ".safetensors";
@@ -77,14 +78,8 @@ impl Checkpoints {
     pub fn save(&self, key: DerivationKey, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
         let bytes = checkpoint.encode()?;
         let path = self.path(key);
-        let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-            file.write_all(&bytes)?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(|source| CheckpointError::File { path: path.clone(), source })
+        durable::replace(&self.folder, &path, &bytes)
+            .map_err(|source| CheckpointError::File { path: path.clone(), source })
     }
 
     /// Forgets that training. A file that stays is removed at the next start.

@@ -21,7 +21,7 @@ use pruner_core::train::{self, Checkpoint, Evaluation, Recipe, Step, TrainError,
 use pruner_core::zoo::UnknownNetwork;
 
 pub use pool::{Pool, PoolError};
-pub use subject::{IMAGES_PER_CLASS, Subject, SubjectKey};
+pub use subject::{Subject, SubjectKey};
 
 use crate::blob::BlobError;
 use crate::causes::chain;

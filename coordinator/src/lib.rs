@@ -24,6 +24,7 @@ pub mod store;
 
 mod clock;
 mod core;
+mod durable;
 mod rpc;
 
 pub use app::{App, AppError};

@@ -12,11 +12,11 @@ use pruner_core::budget::Budget;
 use pruner_core::graph::cost::cost;
 use pruner_core::graph::onnx::{self, BatchNorms};
 use pruner_core::latency::{Latency, LatencyModel};
-use pruner_core::plan::{Planner, WidthPolicy};
-use pruner_core::saliency::{Criterion, ScoreRecipe, score};
-use pruner_core::sensitivity::density;
+use pruner_core::plan::Planner;
+use pruner_core::pruning::Pruning;
+use pruner_core::saliency::Criterion;
 use pruner_core::zoo::{self, ZooNetwork};
-use pruner_core::{Graph, Network, Shape, init, rectify, surgery};
+use pruner_core::{Graph, Network, Shape, init};
 
 fn main() {
     let device = device();
@@ -28,13 +28,12 @@ fn main() {
         let graph = zoo::build(which, shape, 10).expect("the zoo's networks take such images");
         let network = Network { weights: init::init(&graph, 1), graph };
         // What the scores are does not change how long a plan takes; magnitudes are had at once.
-        let recipe =
-            ScoreRecipe { criterion: Criterion::Magnitude, rounds: 1, density: 1.0 / 16.21, seed: 1 };
-        let scores = score(&network, &recipe, &mut |_, _| ControlFlow::Continue(())).expect("fresh weights");
-        let planner = Planner::new(&network.graph, &scores, density(&scores), WidthPolicy::default());
+        let pruning = Pruning { criterion: Criterion::Magnitude, rounds: 1, ..Pruning::default() };
+        let planner = pruning.planner(&network, None, &mut |_, _| ControlFlow::Continue(()));
+        let planner = planner.expect("fresh weights");
         println!("{which} on {shape}");
         plans(&planner, &network.graph, &device);
-        rebuild(&planner, &network);
+        rebuild(&pruning, &planner, &network);
     }
 }
 
@@ -85,13 +84,12 @@ fn plans(planner: &Planner, graph: &Graph, device: &LatencyModel) {
     println!("  1,000 budgets: {seconds:.2} s, {met} met, resident memory {grown} KiB more");
 }
 
-fn rebuild(planner: &Planner, network: &Network) {
+fn rebuild(pruning: &Pruning, planner: &Planner, network: &Network) {
     let params = cost(&network.graph).params as f64 / 16.21;
     let budget = Budget { params: Some(params as u64), ..Budget::default() };
     let plan = planner.plan(&budget, None, 1).expect("a sixteenth can be had");
     let all = fastest_ms(5, || {
-        let pruned = surgery::apply(network, &plan.keep).expect("the plan is of this network");
-        let pruned = rectify::reinit(pruned, &network.graph, 1);
+        let pruned = pruning.carry_out(network, &plan).expect("the plan is of this network");
         black_box(onnx::encode(&pruned, BatchNorms::Folded).expect("surgery leaves whole tensors"));
     });
     println!("  surgery, fresh weights and ONNX of that sixteenth: {all:.1} ms");

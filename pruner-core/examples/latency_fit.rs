@@ -15,11 +15,9 @@ use pruner_core::budget::Budget;
 use pruner_core::graph::cost::cost;
 use pruner_core::graph::onnx::{self, BatchNorms};
 use pruner_core::latency::{Latency, LatencyModel};
-use pruner_core::plan::{Planner, WidthPolicy};
-use pruner_core::saliency::{Criterion, ScoreRecipe, score};
-use pruner_core::sensitivity::density;
+use pruner_core::pruning::Pruning;
 use pruner_core::zoo::{self, ZooNetwork};
-use pruner_core::{Network, Shape, init, rectify, surgery};
+use pruner_core::{Network, Shape, init};
 use rten::{Model, ModelOptions, RunOptions, ThreadPool, op_registry};
 use rten_tensor::NdTensorView;
 
@@ -63,16 +61,14 @@ fn unseen() -> Result<Vec<(String, Network)>, Box<dyn Error>> {
     ] {
         let graph = zoo::build(which, shape, 10)?;
         let network = Network { weights: init::init(&graph, 1), graph };
-        let recipe = ScoreRecipe { criterion: Criterion::SynFlow, rounds: 5, density: 1.0 / 16.21, seed: 1 };
-        let scores = score(&network, &recipe, &mut |_, _| ControlFlow::Continue(()))?;
-        let planner = Planner::new(&network.graph, &scores, density(&scores), WidthPolicy::default());
+        let pruning = Pruning { rounds: 5, ..Pruning::default() };
+        let planner = pruning.planner(&network, None, &mut |_, _| ControlFlow::Continue(()))?;
         for divisor in divisors {
             let params = (cost(&network.graph).params as f64 / divisor) as u64;
             let budget = Budget { params: Some(params), ..Budget::default() };
             for round_to in [1, 4, 16] {
                 let plan = planner.plan(&budget, None, round_to)?;
-                let pruned = surgery::apply(&network, &plan.keep)?;
-                let pruned = rectify::reinit(pruned, &network.graph, 1);
+                let pruned = pruning.carry_out(&network, &plan)?;
                 networks.push((
                     format!("{which}-{}x{} /{divisor} r{round_to}", shape.channels, shape.height),
                     pruned,

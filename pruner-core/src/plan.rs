@@ -9,6 +9,7 @@ mod search;
 mod widths;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,11 @@ named!(Coupled, "choice for coupled channels", {
     PruneWholeGroup => "prune",
     Skip => "skip",
 });
+
+impl WidthPolicy {
+    /// Exponents that are taken, on the command line and in deployments.
+    pub const EXPONENTS: RangeInclusive<f64> = 0.0..=4.0;
+}
 
 impl Default for WidthPolicy {
     fn default() -> Self {

@@ -5,13 +5,17 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::LabelledImages;
+use crate::dataset::{Dataset, LabelledImages};
 use crate::graph::Network;
 use crate::plan::{Planner, PrunePlan, WidthPolicy};
 use crate::rectify::{self, Reinit};
 use crate::saliency::{self, Criterion, MaskRecipe, SaliencyError, ScoreRecipe};
 use crate::sensitivity::{Evidence, Measure, SensitivityError, sensitivity};
 use crate::surgery::{self, SurgeryError};
+
+/// Training images of each class that criteria and measures which need data look at, as SNIP's and GraSP's authors have
+/// them.
+pub const IMAGES_PER_CLASS: usize = 10;
 
 /// How channels are chosen, and what the network starts from afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -62,6 +66,11 @@ impl Pruning {
     /// Whether it looks at labelled images.
     pub const fn needs_images(&self) -> bool {
         self.criterion.needs_images() || self.measure.needs_images()
+    }
+
+    /// What it looks at of a data set; `None` where it needs no images.
+    pub fn images(&self, dataset: &Dataset) -> Option<LabelledImages> {
+        self.needs_images().then(|| dataset.sample(IMAGES_PER_CLASS))
     }
 
     /// Scores `network` and evaluates its layers. `images` are needed where [`Pruning::needs_images`] says so. `on_round`

@@ -10,11 +10,12 @@ use coordinator::causes::chain;
 use proto::v1;
 use pruner_core::dataset::{self, Dataset, Format, TestShare};
 
-use self::report::{Report, ReportFormat};
+use self::report::Report;
 use super::Context;
 use super::arguments::{one_of, parse_test_share};
 use super::error::CliError;
 use super::get;
+use super::output::ReportFormat;
 
 /// What to do with datasets.
 #[derive(Debug, clap::Args)]

@@ -47,7 +47,7 @@ pub(crate) fn percent(share: f64) -> String {
 
 /// `1/16.2`: a part as a share of the whole, as budgets spell it.
 pub(crate) fn ratio(part: u64, whole: u64) -> String {
-    if part == 0 { "-".to_owned() } else { format!("1/{}", significant(whole as f64 / part as f64)) }
+    times(whole as f64, part as f64)
 }
 
 /// `1/2.41`: a time as a share of another.

@@ -23,6 +23,15 @@ pub(crate) enum ListFormat {
     Name,
 }
 
+/// How a verb prints what it found out by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// For people.
+    Table,
+    /// Everything, for programs.
+    Json,
+}
+
 /// Whether a table begins with its titles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Header {

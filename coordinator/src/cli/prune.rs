@@ -11,14 +11,13 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use coordinator::derive::IMAGES_PER_CLASS;
 use pruner_core::Shape;
 use pruner_core::dataset::{Format, LabelledImages, TestShare};
 use pruner_core::graph::cost::cost;
 use pruner_core::graph::onnx::{self, BatchNorms};
 use pruner_core::latency::{HeldOut, LatencyModel};
 use pruner_core::plan::{Coupled, PlanError, Planner, WidthPolicy};
-use pruner_core::pruning::Pruning;
+use pruner_core::pruning::{IMAGES_PER_CLASS, Pruning};
 use pruner_core::rectify::Reinit;
 use pruner_core::report::Change;
 use pruner_core::saliency::Criterion;
@@ -26,12 +25,13 @@ use pruner_core::sensitivity::Measure;
 
 use self::arguments::{CeilingArg, parse_exponent, parse_shape};
 use self::destination::Destination;
-use self::report::{Report, ReportFormat};
+use self::report::Report;
 use self::source::Source;
 use super::Context;
 use super::arguments::{one_of, parse_share, parse_test_share};
 use super::dataset;
 use super::error::CliError;
+use super::output::ReportFormat;
 use super::progress::{Job, Progress, Stage};
 
 /// What to prune, and how far.

@@ -15,10 +15,6 @@ use crate::blob::BlobStore;
 use crate::manifest::{DatasetSpec, DeploymentSpec, PruningSpec};
 use crate::models::Origin;
 
-/// Training images of each class that criteria and measures which need data look at, as SNIP's and GraSP's authors have
-/// them.
-pub const IMAGES_PER_CLASS: usize = 10;
-
 /// All that decides a subject: deployments that agree on it share the scores.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SubjectKey {
@@ -65,8 +61,7 @@ impl Subject {
         let pruning = key.pruning.pruning();
         let (shape, classes, images) = {
             let dataset = key.dataset.read()?;
-            let images = pruning.needs_images().then(|| dataset.sample(IMAGES_PER_CLASS));
-            (dataset.shape, dataset.classes, images)
+            (dataset.shape, dataset.classes, pruning.images(&dataset))
         };
         let started = Instant::now();
         let network = origin

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use proto::{ByteSize, DeviceId};
+use pruner_core::plan::WidthPolicy;
 
 use super::dataset::DatasetFields;
 use super::{
@@ -94,7 +95,7 @@ fn pruning(spec: &PruningSpec) -> Problem {
             })
         })
         .or_else(|| {
-            let allowed = (0.0..=4.0).contains(&exponent);
+            let allowed = WidthPolicy::EXPONENTS.contains(&exponent);
             refuse_if(!allowed, "spec.pruning.exponent", || {
                 format!("{exponent} is not allowed; from 0 to 4, as in 0.5")
             })

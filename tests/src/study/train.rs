@@ -19,9 +19,6 @@ use rand_chacha::ChaCha8Rng;
 use super::arm::{Arm, Method};
 use super::results::Trained;
 
-/// Images of each class that measures which need some look at.
-const IMAGES_PER_CLASS: usize = 10;
-
 /// What is trained: a network, and what a mask drops of it.
 pub(super) struct Subject {
     pub(super) network: Network,
@@ -116,7 +113,7 @@ pub(super) fn prune(arm: &Arm, dense: &Network, dataset: &Dataset) -> Result<Sub
             Ok(Subject { network: dense.clone(), mask: Some(masked.mask) })
         }
         Method::Structured { .. } | Method::RandomChannels | Method::Distilled => {
-            let images = pruning.needs_images().then(|| dataset.sample(IMAGES_PER_CLASS));
+            let images = pruning.images(dataset);
             let planner = pruning.planner(dense, images.as_ref(), go_on)?;
             let params = (cost(&dense.graph).params as f64 / arm.ratio) as u64;
             let mut plan = planner.plan(&Budget { params: Some(params), ..Budget::default() }, None, 1)?;

@@ -8,19 +8,10 @@ use serde::Serialize;
 
 use crate::cli::error::CliError;
 use crate::cli::figures::count;
-use crate::cli::output::{Notation, object, write};
+use crate::cli::output::{Notation, ReportFormat, object, write};
 use crate::cli::sheet::Sheet;
 use crate::cli::table::{Entry, Table};
 use crate::cli::terminal::{Colors, Terminal};
-
-/// How a report is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum ReportFormat {
-    /// Facts, then a line for each class.
-    Table,
-    /// Everything, for programs.
-    Json,
-}
 
 /// What was read.
 #[derive(Debug, Serialize)]

@@ -8,6 +8,7 @@ use pruner_core::Shape;
 use pruner_core::budget::Budget;
 use pruner_core::graph::cost::Cost;
 use pruner_core::latency::Latency;
+use pruner_core::plan::WidthPolicy;
 
 use crate::cli::error::CliError;
 
@@ -105,7 +106,7 @@ pub(super) fn parse_shape(text: &str) -> Result<Shape, String> {
 
 /// `0.5`: from 0 to 4.
 pub(super) fn parse_exponent(text: &str) -> Result<f64, String> {
-    let exponent = text.parse::<f64>().ok().filter(|exponent| (0.0..=4.0).contains(exponent));
+    let exponent = text.parse::<f64>().ok().filter(|exponent| WidthPolicy::EXPONENTS.contains(exponent));
     exponent.ok_or_else(|| format!("'{text}' is not a number from 0 to 4, such as 0.5"))
 }
 

@@ -9,18 +9,9 @@ use serde::Serialize;
 use crate::cli::error::CliError;
 use crate::cli::figures::{bytes, count, macs, ms, ratio, seconds, times};
 use crate::cli::layers::bar;
-use crate::cli::output::{Notation, object, write};
+use crate::cli::output::{Notation, ReportFormat, object, write};
 use crate::cli::table::{Entry, Table};
 use crate::cli::terminal::Terminal;
-
-/// How a report is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum ReportFormat {
-    /// Layers, then totals.
-    Table,
-    /// Everything, for programs.
-    Json,
-}
 
 /// What became of the network.
 #[derive(Debug, Serialize)]
