@@ -8,6 +8,7 @@ mod format;
 mod hold_out;
 mod idx;
 mod labelled;
+mod tensors;
 
 use std::sync::Arc;
 

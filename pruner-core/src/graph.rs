@@ -7,6 +7,7 @@ pub mod onnx;
 pub mod op;
 pub mod shape;
 pub mod tensor;
+pub mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 

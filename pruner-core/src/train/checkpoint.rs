@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Recipe, TrainError};
 use crate::dataset::Dataset;
+use crate::graph::weights::{to_bytes, to_numbers};
 use crate::graph::{Shape, Weights};
 
 /// The key of the metadata under which everything but numbers stands.
@@ -99,11 +100,11 @@ impl Checkpoint {
                 .flatten_all()
                 .and_then(|flat| flat.to_vec1())
                 .map_err(|error| failed(format!("{name}: {error}")))?;
-            tensors.insert(format!("{WEIGHTS}{name}"), (tensor.dims().to_vec(), bytes(&values)));
+            tensors.insert(format!("{WEIGHTS}{name}"), (tensor.dims().to_vec(), to_bytes(&values)));
         }
-        tensors.insert(VELOCITY.to_owned(), (vec![self.velocity.len()], bytes(&self.velocity)));
+        tensors.insert(VELOCITY.to_owned(), (vec![self.velocity.len()], to_bytes(&self.velocity)));
         if let Some(best) = &self.best {
-            tensors.insert(BEST.to_owned(), (vec![best.params.len()], bytes(&best.params)));
+            tensors.insert(BEST.to_owned(), (vec![best.params.len()], to_bytes(&best.params)));
         }
         let header = Header {
             version: VERSION,
@@ -159,13 +160,7 @@ impl Checkpoint {
     }
 }
 
-fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
 /// The numbers of a tensor; `None` where they are no f32, or not finite.
 fn numbers(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of four"));
-    let values: Vec<f32> = view.data().chunks_exact(4).map(number).collect();
-    (view.dtype() == Dtype::F32 && values.iter().all(|value| value.is_finite())).then_some(values)
+    to_numbers(view).filter(|values| values.iter().all(|value| value.is_finite()))
 }
