@@ -27,6 +27,7 @@ use crate::probes::{ProbeError, ProbeSet};
 use crate::rollout::driver::{Driver, Poke, Subjects};
 use crate::rpc::{ArtifactRpc, OperatorRpc, SessionRpc};
 use crate::store::{DerivationState, SledStore, Store as _, StoreError, StoreHandle};
+use crate::trainer::{Trainer, TrainerError};
 
 /// The daemon, ready to serve.
 pub struct App {
@@ -34,6 +35,7 @@ pub struct App {
     store: StoreHandle,
     blobs: BlobStore,
     checkpoints: Checkpoints,
+    trainer: Trainer,
     probes: Arc<ProbeSet>,
     pool: Pool,
 }
@@ -66,6 +68,9 @@ pub enum AppError {
     /// The checkpoints' folder cannot be used.
     #[error(transparent)]
     Checkpoints(#[from] CheckpointError),
+    /// The folder of the host's training program cannot be used.
+    #[error(transparent)]
+    Trainer(#[from] TrainerError),
     /// The probe models could not be made.
     #[error(transparent)]
     Probes(#[from] ProbeError),
@@ -87,12 +92,11 @@ const GRACE: Duration = Duration::from_secs(10);
 /// A connection that is silent for so long is asked whether it lives, and closed without an answer in the same time.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
-/// Those of trainings that a restart goes on with.
-fn checkpoints(config: &Config, store: &SledStore) -> Result<Checkpoints, AppError> {
+/// The derivations that a restart goes on with.
+fn queued(store: &SledStore) -> Result<BTreeSet<String>, StoreError> {
     let derivations = store.derivations()?;
     let queued = derivations.iter().filter(|record| record.state == DerivationState::Queued);
-    let queued: BTreeSet<String> = queued.map(|record| record.key.to_string()).collect();
-    Ok(Checkpoints::open(config.state_dir.join("checkpoints"), |name| queued.contains(name))?)
+    Ok(queued.map(|record| record.key.to_string()).collect())
 }
 
 impl App {
@@ -103,9 +107,12 @@ impl App {
         let store = SledStore::open(&path.join("store"))?;
         let blobs = BlobStore::open(path.join("artifacts"))?;
         let probes = Arc::new(ProbeSet::publish(&blobs)?);
-        let checkpoints = checkpoints(&config, &store)?;
+        let queued = queued(&store)?;
+        let is_queued = |name: &str| queued.contains(name);
+        let checkpoints = Checkpoints::open(path.join("checkpoints"), is_queued)?;
+        let trainer = Trainer::open(config.trainer.clone(), path.join("training"), is_queued)?;
         let pool = Pool::start(config.derive.threads)?;
-        Ok(Self { config, store: StoreHandle::new(store), blobs, checkpoints, probes, pool })
+        Ok(Self { config, store: StoreHandle::new(store), blobs, checkpoints, trainer, probes, pool })
     }
 
     /// Binds the configured address and writes it to `listen-address` in the state folder.
@@ -164,11 +171,12 @@ impl App {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> (Driver, (SessionRpc, ArtifactRpc, OperatorRpc)) {
-        let Self { config, store, blobs, checkpoints, probes, pool } = self;
+        let Self { config, store, blobs, checkpoints, trainer, probes, pool } = self;
         let core = Core {
             store,
             blobs: blobs.clone(),
             checkpoints,
+            trainer,
             fleet: Fleet::default(),
             board: Board::new(),
             pool,

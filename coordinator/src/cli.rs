@@ -3,10 +3,12 @@
 
 mod apply;
 mod arguments;
+mod artifact;
 mod completion;
 mod connect;
 mod dataset;
 mod describe;
+mod destination;
 mod error;
 mod figures;
 mod follow;
@@ -24,6 +26,7 @@ mod serve;
 mod sheet;
 mod table;
 mod terminal;
+mod upload;
 mod watch;
 
 use std::process::ExitCode;
@@ -85,6 +88,8 @@ enum Verb {
     Prune(prune::PruneArgs),
     /// Bring networks of one's own
     Model(model::ModelArgs),
+    /// Take networks out to train them elsewhere, and bring their weights back
+    Artifact(artifact::ArtifactArgs),
     /// Look into folders of labelled images, and give them names
     Dataset(dataset::DatasetArgs),
     /// Write a completion script for a shell
@@ -121,6 +126,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Serve(args) => serve::run(args).await,
         Verb::Prune(args) => prune::run(args, &context),
         Verb::Model(args) => model::run(args, &context).await,
+        Verb::Artifact(args) => artifact::run(args, &context).await,
         Verb::Dataset(args) => dataset::run(args, &context).await,
         Verb::Completion(args) => completion::run(args, &context),
     };

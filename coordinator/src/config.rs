@@ -18,6 +18,17 @@ pub struct Config {
     pub session: SessionConfig,
     /// How models are derived.
     pub derive: DeriveConfig,
+    /// The program that trains where a deployment says `trainer: command`, if there is one.
+    pub trainer: Option<TrainerConfig>,
+}
+
+/// A program that trains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainerConfig {
+    /// The program and its first arguments.
+    pub command: Vec<String>,
+    /// For one network; the program is stopped after it.
+    pub time_limit: Duration,
 }
 
 /// How agents' sessions run.
@@ -74,6 +85,7 @@ struct ConfigFile {
     session: SessionFile,
     #[serde(default)]
     derive: DeriveFile,
+    trainer: Option<TrainerFile>,
 }
 
 #[derive(Deserialize)]
@@ -88,6 +100,18 @@ struct SessionFile {
 #[serde(deny_unknown_fields, default)]
 struct DeriveFile {
     threads: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TrainerFile {
+    command: Vec<String>,
+    #[serde(default = "default_time_limit")]
+    time_limit: String,
+}
+
+fn default_time_limit() -> String {
+    "24h".to_owned()
 }
 
 fn default_listen() -> String {
@@ -157,7 +181,23 @@ fn check(path: &Path, file: ConfigFile) -> Result<Config, ConfigError> {
             return Err(refuse("derive.threads", format!("{threads} is more than 1024; 0 means all cores")));
         }
     };
-    Ok(Config { listen, state_dir: file.state_dir, session, derive: DeriveConfig { threads } })
+    let trainer = file.trainer.map(|trainer| check_trainer(trainer, refuse)).transpose()?;
+    Ok(Config { listen, state_dir: file.state_dir, session, derive: DeriveConfig { threads }, trainer })
+}
+
+fn check_trainer(
+    TrainerFile { command, time_limit }: TrainerFile,
+    refuse: impl Fn(&'static str, String) -> ConfigError,
+) -> Result<TrainerConfig, ConfigError> {
+    if command.first().is_none_or(String::is_empty) {
+        let problem = "names no program; write it as a list, such as [\"python3\", \"/srv/train.py\"]";
+        return Err(refuse("trainer.command", problem.to_owned()));
+    }
+    let time_limit = match humantime::parse_duration(&time_limit) {
+        Ok(limit) if !limit.is_zero() => limit,
+        _ => return Err(refuse("trainer.time_limit", format!("'{time_limit}' is not a time such as 6h"))),
+    };
+    Ok(TrainerConfig { command, time_limit })
 }
 
 #[cfg(test)]
@@ -189,6 +229,9 @@ mod tests {
             ("[session]\nheartbeat_interval = '0s'", "heartbeat_interval"),
             ("[session]\nheartbeat_interval = '20s'", "offline_after"),
             ("[derive]\nthreads = 5000", "derive.threads"),
+            ("[trainer]\ntime_limit = '1h'", "command"),
+            ("[trainer]\ncommand = []", "trainer.command"),
+            ("[trainer]\ncommand = ['train']\ntime_limit = 'long'", "trainer.time_limit"),
             ("listen = [", "coordinator.toml"),
         ] {
             let message = read(text).unwrap_err();

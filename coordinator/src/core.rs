@@ -13,6 +13,7 @@ use crate::fleet::Fleet;
 use crate::probes::ProbeSet;
 use crate::rollout::driver::{Poke, Subjects};
 use crate::store::StoreHandle;
+use crate::trainer::Trainer;
 
 /// The handles.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub(crate) struct Core {
     pub(crate) blobs: BlobStore,
     /// Where trainings stand.
     pub(crate) checkpoints: Checkpoints,
+    /// The host's program that trains.
+    pub(crate) trainer: Trainer,
     /// Who is connected.
     pub(crate) fleet: Fleet,
     /// Long work, for whoever watches.

@@ -1,25 +1,27 @@
 //! From a deployment's network to artifacts, read top to bottom: subject, plan, prune, train, package.
 //! Computation only: never stores, never talks; whoever calls decides where it runs and what to report.
 
+mod package;
 mod pool;
 mod subject;
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use proto::{ArtifactRef, ByteSize, Digest, SelfTest};
 use pruner_core::Network;
 use pruner_core::dataset::{Dataset, DatasetError};
-use pruner_core::exec::{ExecError, Executor, ParamLayout};
-use pruner_core::graph::cost::{Cost, cost};
-use pruner_core::graph::onnx::{self, BatchNorms, OnnxError};
+use pruner_core::exec::ExecError;
+use pruner_core::graph::onnx::OnnxError;
+use pruner_core::graph::weights::WeightsError;
 use pruner_core::plan::PrunePlan;
 use pruner_core::pruning::PruningError;
 use pruner_core::saliency::SaliencyError;
 use pruner_core::surgery::SurgeryError;
-use pruner_core::train::{self, Checkpoint, Evaluation, Recipe, Step, TrainError, Trainer};
+use pruner_core::train::{self, Checkpoint, Recipe, Step, TrainError, Trainer};
 use pruner_core::zoo::UnknownNetwork;
 
+pub use package::Derived;
+use package::package;
 pub use pool::{Pool, PoolError};
 pub use subject::{Subject, SubjectKey};
 
@@ -28,8 +30,9 @@ use crate::causes::chain;
 use crate::manifest::{DatasetSpec, DeploymentSpec, PruningSpec, TrainingSpec};
 use crate::models::BuildError;
 use crate::store::{DerivationKey, StoreError};
+use crate::trainer::TrainerError;
 
-/// Why a model could not be derived. Only `Cancelled` is worth another try with nothing changed.
+/// Why a model could not be derived.
 #[derive(Debug, thiserror::Error)]
 pub enum DeriveError {
     /// The images cannot be read.
@@ -58,6 +61,12 @@ pub enum DeriveError {
     /// Training failed.
     #[error(transparent)]
     Train(TrainError),
+    /// The host's program did not train it.
+    #[error(transparent)]
+    Trainer(TrainerError),
+    /// The weights that somebody brought are not the network's.
+    #[error("the file is not this network's weights")]
+    Weights(#[from] WeightsError),
     /// The trained network could not be run.
     #[error("running the trained network")]
     Run(#[from] ExecError),
@@ -78,7 +87,7 @@ pub enum DeriveError {
 impl DeriveError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Cancelled)
+        matches!(self, Self::Cancelled | Self::Trainer(TrainerError::Busy { .. }))
     }
 }
 
@@ -96,6 +105,15 @@ impl From<TrainError> for DeriveError {
         match error {
             TrainError::Cancelled { .. } => Self::Cancelled,
             other => Self::Train(other),
+        }
+    }
+}
+
+impl From<TrainerError> for DeriveError {
+    fn from(error: TrainerError) -> Self {
+        match error {
+            TrainerError::Cancelled => Self::Cancelled,
+            other => Self::Trainer(other),
         }
     }
 }
@@ -131,34 +149,6 @@ impl<'a> Derivation<'a> {
     }
 }
 
-/// A model that can be handed out, and what is known of it.
-pub struct Derived {
-    /// The ONNX file, batch norm folded.
-    pub onnx: Vec<u8>,
-    /// Its digest and length.
-    pub artifact: ArtifactRef,
-    /// Counted on the network that was made.
-    pub cost: Cost,
-    /// On the whole test split.
-    pub evaluation: Evaluation,
-    /// How many images it was trained on.
-    pub train_images: usize,
-    /// Surgery and re-initialisation.
-    pub time_to_prune: Duration,
-    /// Training and evaluation.
-    pub time_to_train: Duration,
-    /// The image's shape.
-    pub input_shape: [u32; 3],
-    /// Length of the output.
-    pub classes: u32,
-    /// Per channel.
-    pub mean: Vec<f32>,
-    /// Per channel.
-    pub std: Vec<f32>,
-    /// One test image with its answer.
-    pub self_test: SelfTest,
-}
-
 /// What a training was, and hears of it.
 pub struct Watch<'a> {
     /// Where it stood when it was cut off.
@@ -169,29 +159,34 @@ pub struct Watch<'a> {
     pub on_epoch: &'a mut dyn FnMut(&Checkpoint),
 }
 
-/// Prunes `subject` by `plan`, trains what is left and packs it for devices.
+/// Prunes `dense` by `plan`, has what is left trained by `train`, measures its accuracy and packs it for devices.
 pub fn derive(
-    subject: &Subject,
+    dense: &Network,
     plan: &PrunePlan,
-    pruning: &PruningSpec,
-    training: &TrainingSpec,
-    watch: Watch<'_>,
+    spec: &DeploymentSpec,
+    train: impl FnOnce(&Network, &Dataset) -> Result<Network, DeriveError>,
 ) -> Result<Derived, DeriveError> {
     let started = Instant::now();
-    let pruned = pruning.pruning().carry_out(&subject.network, plan)?;
+    let pruned = prune(dense, plan, spec)?;
     let time_to_prune = started.elapsed();
 
     let started = Instant::now();
-    let dataset = limit_images(subject.dataset.read()?, training.images);
-    let trained = train(pruned, &dataset, &training.recipe(), watch)?;
+    let dataset = limit_images(spec.dataset.read()?, spec.training.images);
+    let trained = train(&pruned, &dataset)?;
     let evaluation = train::evaluate(&trained, &dataset, &dataset.test)?;
     let time_to_train = started.elapsed();
 
     package(&trained, &dataset, evaluation, time_to_prune, time_to_train)
 }
 
-fn train(
-    network: Network,
+/// What training starts from.
+pub fn prune(dense: &Network, plan: &PrunePlan, spec: &DeploymentSpec) -> Result<Network, DeriveError> {
+    Ok(spec.pruning.pruning().carry_out(dense, plan)?)
+}
+
+/// Trains on this pool's threads, from the checkpoint in `watch` if it is of any use.
+pub fn train(
+    network: &Network,
     dataset: &Dataset,
     recipe: &Recipe,
     watch: Watch<'_>,
@@ -204,9 +199,9 @@ fn train(
         }
         Some(Err(error)) => {
             tracing::warn!(error = chain(&error), "training begins anew");
-            Trainer::new(network, dataset, recipe)?
+            Trainer::new(network.clone(), dataset, recipe)?
         }
-        None => Trainer::new(network, dataset, recipe)?,
+        None => Trainer::new(network.clone(), dataset, recipe)?,
     };
     while !trainer.is_done() {
         trainer.epoch(on_step)?;
@@ -222,43 +217,4 @@ fn limit_images(mut dataset: Dataset, images: Option<usize>) -> Dataset {
         dataset.train = dataset.train.take(images);
     }
     dataset
-}
-
-fn package(
-    trained: &Network,
-    dataset: &Dataset,
-    evaluation: Evaluation,
-    time_to_prune: Duration,
-    time_to_train: Duration,
-) -> Result<Derived, DeriveError> {
-    let onnx = onnx::encode(trained, BatchNorms::Folded)?;
-    let shape = trained.graph.input_shape();
-    Ok(Derived {
-        artifact: ArtifactRef { digest: Digest::of(&onnx), size: ByteSize(onnx.len() as u64) },
-        onnx,
-        cost: cost(&trained.graph),
-        evaluation,
-        train_images: dataset.train.len(),
-        time_to_prune,
-        time_to_train,
-        input_shape: [shape.channels as u32, shape.height as u32, shape.width as u32],
-        classes: dataset.classes as u32,
-        mean: dataset.mean.clone(),
-        std: dataset.std.clone(),
-        self_test: self_test(trained, dataset)?,
-    })
-}
-
-/// Engines differ by rounding: about 1e-5 of the largest output was measured between them; a wrong model differs by
-/// far more than a hundred times that.
-const TOLERANCE: f32 = 1e-3;
-
-fn self_test(trained: &Network, dataset: &Dataset) -> Result<SelfTest, DeriveError> {
-    let mut input = vec![0.0; dataset.shape.numel()];
-    dataset.normalise(dataset.test.pixels(0), &mut input);
-    let params = ParamLayout::of(&trained.graph).gather::<f32>(&trained.weights)?;
-    let mut executor = Executor::<f32>::new(&trained.graph, 1)?;
-    let output = executor.forward_eval(&params, &input, 1).to_vec();
-    let largest = output.iter().fold(1.0f32, |largest, value| largest.max(value.abs()));
-    Ok(SelfTest { input, output, tolerance: TOLERANCE * largest })
 }

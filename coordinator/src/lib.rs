@@ -12,6 +12,7 @@ pub mod config;
 pub mod corrections;
 pub mod datasets;
 pub mod derive;
+pub mod elsewhere;
 pub mod fitting;
 pub mod fleet;
 pub mod histogram;
@@ -21,6 +22,7 @@ pub mod models;
 pub mod probes;
 pub mod rollout;
 pub mod store;
+pub mod trainer;
 
 mod clock;
 mod core;

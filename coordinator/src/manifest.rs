@@ -4,6 +4,7 @@ mod check;
 mod dataset;
 mod place;
 mod read;
+mod trainer;
 mod usual;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use dataset::{DatasetRef, DatasetSpec};
 pub use place::Place;
 pub use pruner_core::dataset::Format as DatasetFormat;
 pub use read::ManifestError;
+pub use trainer::TrainerKind;
 
 use crate::limit::{Count, Limit, Millis};
 
@@ -110,6 +112,9 @@ pub struct PruningSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct TrainingSpec {
+    /// Who trains it: builtin, command, external.
+    #[serde(skip_serializing_if = "usual::is_default")]
+    pub trainer: TrainerKind,
     /// Passes over the training images.
     pub epochs: u32,
     /// Images per step.
@@ -220,6 +225,7 @@ impl Default for TrainingSpec {
         let Recipe { schedule, warmup_epochs, momentum, nesterov, label_smoothing, flip, shift, .. } =
             Recipe::default();
         Self {
+            trainer: TrainerKind::default(),
             epochs: 10,
             batch: 64,
             learning_rate: 0.1,

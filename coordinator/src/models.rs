@@ -168,7 +168,7 @@ pub fn import(
 }
 
 /// What tells the bytes that came from those that were announced.
-fn mangled(bytes: &[u8], announced: &ArtifactRef) -> Option<String> {
+pub(crate) fn mangled(bytes: &[u8], announced: &ArtifactRef) -> Option<String> {
     if bytes.len() as u64 != announced.size.0 {
         return Some(format!("{} of {} bytes came; send it again", bytes.len(), announced.size.0));
     }

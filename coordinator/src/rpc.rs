@@ -2,10 +2,12 @@
 
 mod add;
 mod artifact;
+mod elsewhere;
 mod import;
 mod operator;
 mod session;
 mod status;
+mod upload;
 mod view;
 
 pub(crate) use artifact::ArtifactRpc;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets an error ends there")]
 
 mod bad_input;
+mod elsewhere;
 mod kill;
 mod named_dataset;
 mod own_network;

@@ -40,10 +40,14 @@ pub(crate) struct Scene {
 impl Scene {
     /// A fresh one.
     pub(crate) async fn start() -> Self {
+        Self::start_with(CoordinatorConfig::default()).await
+    }
+
+    /// A fresh one, its coordinator configured so.
+    pub(crate) async fn start_with(config: CoordinatorConfig) -> Self {
         let binaries = tokio::task::spawn_blocking(Binaries::build).await.unwrap().unwrap();
         let folder = tempfile::tempdir().unwrap();
         PATTERNS.write(&folder.path().join("dataset")).unwrap();
-        let config = CoordinatorConfig::default();
         let coordinator =
             CoordinatorProcess::start(&binaries, &folder.path().join("coordinator"), config).await.unwrap();
         let operator = coordinator.operator().unwrap();

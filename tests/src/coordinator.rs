@@ -27,6 +27,8 @@ pub struct CoordinatorConfig {
     pub heartbeat_interval: Duration,
     /// Silence after which a device counts as offline.
     pub offline_after: Duration,
+    /// The program that trains where a deployment asks for one.
+    pub trainer: Option<Vec<String>>,
 }
 
 impl Default for CoordinatorConfig {
@@ -36,6 +38,7 @@ impl Default for CoordinatorConfig {
             telemetry_interval: Duration::from_secs(1),
             heartbeat_interval: Duration::from_secs(1),
             offline_after: Duration::from_secs(5),
+            trainer: None,
         }
     }
 }
@@ -49,6 +52,9 @@ impl CoordinatorConfig {
         let _ = writeln!(text, "heartbeat_interval = \"{}\"", ms(self.heartbeat_interval));
         let _ = writeln!(text, "telemetry_interval = \"{}\"", ms(self.telemetry_interval));
         let _ = writeln!(text, "offline_after = \"{}\"", ms(self.offline_after));
+        if let Some(command) = &self.trainer {
+            let _ = writeln!(text, "\n[trainer]\ncommand = {command:?}");
+        }
         text
     }
 }

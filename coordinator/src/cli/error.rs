@@ -98,7 +98,8 @@ impl CliError {
                 AppError::StateDir { .. }
                 | AppError::Store(StoreError::File { .. })
                 | AppError::Blobs(_)
-                | AppError::Checkpoints(_) => 73,
+                | AppError::Checkpoints(_)
+                | AppError::Trainer(_) => 73,
                 AppError::Listen { .. }
                 | AppError::Store(_)
                 | AppError::Probes(_)

@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use proto::v1;
 use proto::v1::import_model_request::Part;
-use proto::{ArtifactRef, ByteSize, Digest, v1};
 use tonic::Request;
 
 use super::Context;
 use super::error::CliError;
 use super::figures::{bytes, count, macs};
 use super::resource::columns::shape;
+use super::upload;
 
 /// What to do with networks.
 #[derive(Debug, clap::Args)]
@@ -42,9 +43,6 @@ struct ImportArgs {
     name: Option<String>,
 }
 
-/// Bytes of the file per message.
-const CHUNK: usize = 256 << 10;
-
 pub(crate) async fn run(args: &ModelArgs, context: &Context) -> Result<(), CliError> {
     match &args.verb {
         ModelVerb::Import(args) => import(args, context).await,
@@ -56,17 +54,9 @@ async fn import(args: &ImportArgs, context: &Context) -> Result<(), CliError> {
         Some(name) => name.clone(),
         None => stem(&args.file)?,
     };
-    let file = std::fs::read(&args.file)
-        .map_err(|source| CliError::Unreadable { path: args.file.clone(), source })?;
-    if file.is_empty() {
-        return Err(CliError::BadInput(format!("{} is empty", args.file.display())));
-    }
-    let announced = ArtifactRef { digest: Digest::of(&file), size: ByteSize(file.len() as u64) };
-    let header = Part::Header(v1::ImportModelHeader { name, file: Some(announced.into()) });
-    // A chunk is copied when it is sent, so that the file is in memory once.
-    let starts = (0..file.len()).step_by(CHUNK);
-    let chunks = starts.map(move |at| Part::Chunk(file[at..file.len().min(at + CHUNK)].to_vec()));
-    let parts = std::iter::once(header).chain(chunks);
+    let file = upload::read(&args.file)?;
+    let header = v1::ImportModelHeader { name, file: Some(upload::announce(&file).into()) };
+    let parts = upload::parts(Part::Header(header), file, Part::Chunk);
     let parts = parts.map(|part| v1::ImportModelRequest { part: Some(part) });
     let mut client = context.server.connect().await?;
     let answer = client.import_model(Request::new(tokio_stream::iter(parts))).await;

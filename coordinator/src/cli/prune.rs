@@ -1,7 +1,6 @@
 //! `reconvene prune`: one network to one budget on this machine, with no coordinator. Read `prune` top to bottom.
 
 mod arguments;
-mod destination;
 mod latency;
 mod report;
 mod source;
@@ -24,12 +23,12 @@ use pruner_core::saliency::Criterion;
 use pruner_core::sensitivity::Measure;
 
 use self::arguments::{CeilingArg, parse_exponent, parse_shape};
-use self::destination::Destination;
 use self::report::Report;
 use self::source::Source;
 use super::Context;
 use super::arguments::{one_of, parse_share, parse_test_share};
 use super::dataset;
+use super::destination::Destination;
 use super::error::CliError;
 use super::output::ReportFormat;
 use super::progress::{Job, Progress, Stage};

@@ -8,7 +8,7 @@ use pruner_core::graph::cost::{Cost, cost};
 use pruner_core::plan::{Planner, PrunePlan};
 use pruner_core::rectify::Reinit;
 use pruner_core::surgery::{self, SurgeryError};
-use pruner_core::{Graph, Network, group};
+use pruner_core::{Graph, Network, Shape, group};
 
 use super::DeriveError;
 use crate::blob::BlobStore;
@@ -49,6 +49,16 @@ impl SubjectKey {
         let pruning = PruningSpec { reinit: Reinit::default(), ..spec.pruning.clone() };
         Self { network: spec.network.clone(), dataset: spec.dataset.clone(), pruning }
     }
+
+    /// The dense network with its initial weights, not scored.
+    pub fn build(
+        &self,
+        (origin, blobs): (&Origin, &BlobStore),
+        images: (Shape, usize),
+    ) -> Result<Network, DeriveError> {
+        let built = origin.build(blobs, images, self.pruning.seed);
+        built.map_err(|source| DeriveError::Build { network: self.network.clone(), source })
+    }
 }
 
 impl Subject {
@@ -64,9 +74,7 @@ impl Subject {
             (dataset.shape, dataset.classes, pruning.images(&dataset))
         };
         let started = Instant::now();
-        let network = origin
-            .build(blobs, (shape, classes), key.pruning.seed)
-            .map_err(|source| DeriveError::Build { network: key.network.clone(), source })?;
+        let network = key.build((origin, blobs), (shape, classes))?;
         let planner = pruning.planner(&network, images.as_ref(), on_round)?;
         Ok(Self {
             name: key.network.clone(),

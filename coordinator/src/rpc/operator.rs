@@ -14,7 +14,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{add, import, status, view};
+use super::{add, elsewhere, import, status, view};
 use crate::blob::BlobStore;
 use crate::board::JobId;
 use crate::clock::unix_ms;
@@ -23,7 +23,7 @@ use crate::corrections::Corrections;
 use crate::datasets;
 use crate::derive::{Subject, SubjectKey};
 use crate::fitting::{self, Candidate};
-use crate::manifest::DeploymentManifest;
+use crate::manifest::{DeploymentManifest, TrainerKind};
 use crate::models::Origin;
 use crate::rollout::driver::score;
 use crate::store::{Applied, DeploymentPhase, DeploymentRecord, DerivationState, Store, StoreError};
@@ -34,6 +34,7 @@ pub(crate) struct OperatorRpc {
 }
 
 type Reply<T> = Result<Response<T>, Status>;
+type PartStream = Pin<Box<dyn Stream<Item = Result<v1::ExportArtifactResponse, Status>> + Send>>;
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::DeploymentEvent, Status>> + Send>>;
 
 /// Events that a slow watcher may lag behind; each is the whole state, so the next one says all.
@@ -45,6 +46,22 @@ const LISTED_CLASSES: usize = 10;
 #[tonic::async_trait]
 impl OperatorService for OperatorRpc {
     type WatchDeploymentStream = EventStream;
+    type ExportArtifactStream = PartStream;
+
+    async fn export_artifact(
+        &self,
+        request: Request<v1::ExportArtifactRequest>,
+    ) -> Reply<Self::ExportArtifactStream> {
+        let parts = elsewhere::export(&self.core, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
+    }
+
+    async fn import_weights(
+        &self,
+        request: Request<Streaming<v1::ImportWeightsRequest>>,
+    ) -> Reply<v1::ImportWeightsResponse> {
+        elsewhere::import(&self.core, request.into_inner()).await.map(Response::new)
+    }
 
     async fn list_devices(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeviceList> {
         let name = request.into_inner().name;
@@ -128,6 +145,9 @@ impl OperatorService for OperatorRpc {
         let text = request.into_inner().manifest;
         let manifest = self.manifest(&text).await?;
         self.origin(&manifest.spec.network).await?;
+        if manifest.spec.training.trainer == TrainerKind::Command && !self.core.trainer.is_configured() {
+            return Err(status::no_trainer());
+        }
         let name = manifest.metadata.name.clone();
         let blobs = self.core.blobs.clone();
         let applied = self

@@ -10,9 +10,11 @@ use crate::blob::BlobError;
 use crate::causes::chain;
 use crate::datasets::{AddError, UnknownDataset};
 use crate::derive::DeriveError;
+use crate::elsewhere::ElsewhereError;
 use crate::manifest::ManifestError;
 use crate::models::ImportError;
 use crate::store::StoreError;
+use crate::trainer::TrainerError;
 
 /// A message that means nothing.
 pub(super) fn invalid(error: Invalid) -> Status {
@@ -87,6 +89,7 @@ pub(super) fn derive(error: DeriveError) -> Status {
         DeriveError::Dataset(_) | DeriveError::Network(_) | DeriveError::Build { .. } => {
             Status::invalid_argument(text)
         }
+        DeriveError::Weights(_) => Status::invalid_argument(text),
         DeriveError::Cancelled => Status::unavailable(text),
         DeriveError::Records(error) => store(error),
         DeriveError::Store(_)
@@ -94,9 +97,35 @@ pub(super) fn derive(error: DeriveError) -> Status {
         | DeriveError::Score(_)
         | DeriveError::Surgery(_)
         | DeriveError::Train(_)
+        | DeriveError::Trainer(_)
         | DeriveError::Run(_)
         | DeriveError::Encode(_) => internal(text),
     }
+}
+
+pub(super) fn elsewhere(error: ElsewhereError) -> Status {
+    let text = chain(&error);
+    match error {
+        ElsewhereError::Unknown { .. } => Status::not_found(text),
+        ElsewhereError::NoName { .. }
+        | ElsewhereError::Ambiguous { .. }
+        | ElsewhereError::Trained { .. }
+        | ElsewhereError::NotExternal { .. }
+        | ElsewhereError::Network(_)
+        | ElsewhereError::Dataset(_) => Status::invalid_argument(text),
+        ElsewhereError::Derive(error) => derive(error),
+        ElsewhereError::Blob(error) => blob(error),
+        ElsewhereError::Store(error) => store(error),
+        ElsewhereError::Plan { .. }
+        | ElsewhereError::Onnx(_)
+        | ElsewhereError::Read(_)
+        | ElsewhereError::Weights(_) => internal(text),
+    }
+}
+
+/// A deployment asks for the host's program, and there is none.
+pub(super) fn no_trainer() -> Status {
+    Status::invalid_argument(format!("spec.training.trainer: {}", TrainerError::NotConfigured))
 }
 
 pub(super) fn reading(digest: Digest, error: &io::Error) -> Status {

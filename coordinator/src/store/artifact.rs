@@ -23,12 +23,12 @@ pub struct ArtifactRecord {
     pub test_images: u32,
     /// Training images.
     pub train_images: u32,
-    /// Passes over the training images.
-    pub epochs: u32,
+    /// Passes over the training images; `None` where somebody else trained it.
+    pub epochs: Option<u32>,
     /// Scoring, planning and surgery.
     pub seconds_to_prune: f64,
-    /// Training.
-    pub seconds_to_train: f64,
+    /// Training; `None` where somebody else trained it.
+    pub seconds_to_train: Option<f64>,
     /// How wide each layer was left.
     pub layers: Vec<LayerRecord>,
     /// What a device needs to serve it.

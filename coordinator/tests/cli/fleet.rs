@@ -176,9 +176,9 @@ pub(crate) fn replies() -> Replies {
             test_accuracy: Some(0.8765),
             test_images: 10_000,
             train_images: 60_000,
-            epochs: 10,
+            epochs: Some(10),
             seconds_to_prune: 12.34,
-            seconds_to_train: 345.6,
+            seconds_to_train: Some(345.6),
             layers: layers(),
         }],
         telemetry: vec![v1::TelemetrySummary {

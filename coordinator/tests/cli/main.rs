@@ -1,6 +1,7 @@
 //! The real binary against a coordinator of fixed replies, and without any coordinator.
 #![expect(clippy::unwrap_used, reason = "all of it is test code, outside of #[test] functions too")]
 
+mod artifacts;
 mod binary;
 mod fake;
 mod fleet;

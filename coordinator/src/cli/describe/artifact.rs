@@ -21,9 +21,13 @@ pub(super) fn describe(artifact: &v1::Artifact, colors: Colors) -> String {
         format!("{} on {} test images", percent(accuracy), count(artifact.test_images.into()))
     });
     let images = count(artifact.train_images.into());
-    sheet.fact("Training", format!("{} epochs of {images} images", artifact.epochs));
+    let training = match artifact.epochs {
+        Some(epochs) => format!("{epochs} epochs of {images} images"),
+        None => format!("elsewhere; {images} images are there to train on"),
+    };
+    sheet.fact("Training", training);
     sheet.fact("Pruned in", seconds(artifact.seconds_to_prune));
-    sheet.fact("Trained in", seconds(artifact.seconds_to_train));
+    sheet.known("Trained in", artifact.seconds_to_train, seconds);
     sheet.table("Layers", &layers::table(&artifact.layers));
     sheet.finish()
 }

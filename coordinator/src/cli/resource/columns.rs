@@ -82,9 +82,9 @@ pub(super) const ARTIFACTS: &[Column<v1::Artifact>] = &[
     wide("MEMORY", |a| Entry::figure_or_dash(a.footprint, |f| bytes(f.memory_bytes))),
     wide("TRAIN-IMAGES", |a| Entry::figure(count(a.train_images.into()))),
     wide("TEST-IMAGES", |a| Entry::figure(count(a.test_images.into()))),
-    wide("EPOCHS", |a| Entry::figure(a.epochs.to_string())),
+    wide("EPOCHS", |a| Entry::figure_or_dash(a.epochs, |epochs| epochs.to_string())),
     wide("PRUNED-IN", |a| Entry::figure(seconds(a.seconds_to_prune))),
-    wide("TRAINED-IN", |a| Entry::figure(seconds(a.seconds_to_train))),
+    wide("TRAINED-IN", |a| Entry::figure_or_dash(a.seconds_to_train, seconds)),
     wide("SHA-256", |a| Entry::text(&a.digest)),
 ];
 

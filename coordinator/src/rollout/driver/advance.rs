@@ -12,7 +12,7 @@ use crate::clock::unix_ms;
 use crate::corrections::Corrections;
 use crate::derive::{Derivation, SubjectKey};
 use crate::fitting::{self, Candidate, Fitting, Precedent, Verdict};
-use crate::manifest::DeploymentSpec;
+use crate::manifest::{DeploymentSpec, TrainerKind};
 use crate::probes::ProbeSet;
 use crate::rollout::plan::{self, Status};
 use crate::rollout::state::{Presence, Rollout};
@@ -73,7 +73,8 @@ impl Driver {
         let spec = next.record.manifest.spec.clone();
         let key = SubjectKey::of(&spec);
         let mut outcomes = next.record.outcomes.values();
-        let resumed = outcomes.any(|outcome| outcome.state == Outcome::Deriving && outcome.is_fitted());
+        let is_begun = |outcome: &OutcomeRecord| outcome.state == Outcome::Deriving && outcome.is_fitted();
+        let resumed = !next.is_trained_elsewhere() && outcomes.any(is_begun);
         let subject = self.core.subjects.get(&key);
         let Some(subject) = subject.filter(|_| !unfitted.is_empty()) else {
             let missing = self.core.subjects.get(&key).is_none() && (resumed || !unfitted.is_empty());
@@ -127,6 +128,10 @@ impl Driver {
 }
 
 impl Next {
+    fn is_trained_elsewhere(&self) -> bool {
+        self.record.manifest.spec.training.trainer == TrainerKind::External
+    }
+
     /// What devices of this deployment got already, class by class and rule by rule.
     fn precedents(&self, snapshot: &Snapshot) -> Vec<Precedent> {
         let precedent = |(id, outcome): (&DeviceId, &OutcomeRecord)| {
@@ -230,6 +235,16 @@ fn decided(
     (fitting.id, outcome, derivation)
 }
 
+/// Which networks an operator has to train, and how.
+fn awaited<'a>(keys: impl ExactSizeIterator<Item = &'a DerivationKey>) -> String {
+    let networks = if keys.len() == 1 { "1 network waits" } else { &format!("{} networks wait", keys.len()) };
+    let names: Vec<String> = keys.map(|key| key.to_string()[..12].to_owned()).collect();
+    format!(
+        "{networks} to be trained elsewhere: {}; `reconvene artifact export NAME --out FILE.onnx`, train it,          `reconvene artifact import-weights NAME FILE.safetensors`",
+        names.join(", ")
+    )
+}
+
 /// How far the deployment has come, from what is still missing; and in words.
 fn phase(next: &Next, status: Status) -> (DeploymentPhase, String) {
     if next.record.outcomes.is_empty() && next.withheld > 0 {
@@ -240,6 +255,9 @@ fn phase(next: &Next, status: Status) -> (DeploymentPhase, String) {
         Status::Failed { reason } => (DeploymentPhase::Failed { reason: reason.clone() }, reason),
         Status::Complete { summary } => (DeploymentPhase::Complete, summary),
         Status::Waiting { reason } if next.to_score.is_some() => (DeploymentPhase::Scoring, reason),
+        Status::Waiting { .. } if next.is_trained_elsewhere() && !next.derivations.is_empty() => {
+            (DeploymentPhase::Deriving, awaited(next.derivations.keys()))
+        }
         Status::Waiting { reason } if !next.derivations.is_empty() => (DeploymentPhase::Deriving, reason),
         Status::Waiting { reason } if !next.record.outcomes.values().any(OutcomeRecord::is_fitted) => {
             (DeploymentPhase::Pending, reason)

@@ -2,7 +2,10 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
+use pruner_core::Network;
+use pruner_core::dataset::Dataset;
 use pruner_core::plan::PrunePlan;
 use pruner_core::train::{Checkpoint, Step};
 use tokio::sync::mpsc;
@@ -15,13 +18,14 @@ use crate::causes::chain;
 use crate::checkpoints::Checkpoints;
 use crate::clock::unix_ms;
 use crate::core::Core;
-use crate::derive::{self, DeriveError, Derived, Subject, SubjectKey, Watch};
-use crate::manifest::DeploymentSpec;
+use crate::derive::{self, DeriveError, Subject, SubjectKey, Watch};
+use crate::manifest::{DeploymentSpec, TrainerKind};
 use crate::models::Origin;
 use crate::store::{
     ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DerivationState,
-    LayerRecord, Outcome, Serving, Store, StoreError, StoreHandle,
+    Outcome, Store, StoreError, StoreHandle,
 };
+use crate::trainer::{Lesson, Progress, Trainer, TrainerError};
 
 /// What came of a task on the pool.
 fn flatten<T>(result: Result<Result<T, DeriveError>, derive::PoolError>) -> Result<T, DeriveError> {
@@ -123,6 +127,9 @@ impl Driver {
             }
             DerivationState::Queued => {}
         }
+        if spec.training.trainer == TrainerKind::External {
+            return Ok(()); // somebody brings its weights
+        }
         let cancel = self.core.shutdown.child_token();
         underway.derivations.insert(key, cancel.clone());
         let short = key.to_string()[..12].to_owned();
@@ -130,6 +137,7 @@ impl Driver {
         let training = Training {
             key,
             checkpoints: self.core.checkpoints.clone(),
+            trainer: self.core.trainer.clone(),
             reporter: self.core.board.begin(id, u64::from(spec.training.epochs)),
             subject,
             plan,
@@ -194,6 +202,7 @@ fn note_failure(result: Result<(), StoreError>) {
 struct Training {
     key: DerivationKey,
     checkpoints: Checkpoints,
+    trainer: Trainer,
     reporter: Reporter,
     subject: Arc<Subject>,
     plan: PrunePlan,
@@ -201,32 +210,90 @@ struct Training {
     cancel: CancellationToken,
 }
 
+/// A program that cannot train now is asked again after so long.
+const BUSY_PAUSE: Duration = Duration::from_secs(60);
+
 impl Training {
-    async fn run(self, pool: &derive::Pool, blobs: &BlobStore) -> Result<ArtifactRecord, DeriveError> {
-        let Self { key, checkpoints, mut reporter, subject, plan, spec, cancel } = self;
-        let blobs = blobs.clone();
-        let trained = pool.run(move || {
-            let mut on_step = |step: &Step| {
-                reporter.report(step.step as u64, step.steps as u64, describe(step));
-                go_on(&cancel)
-            };
-            let mut on_epoch = |checkpoint: &Checkpoint| match checkpoints.save(key, checkpoint) {
-                Ok(()) => tracing::debug!(derivation = %key, epochs = checkpoint.epochs(), "checkpoint"),
-                // The training itself goes on: a full disk may have room again before anything cuts it off.
-                Err(error) => tracing::error!(
-                    derivation = %key, error = chain(&error),
-                    "a checkpoint was not written; if this training is cut off, it goes on from the one before"
-                ),
-            };
-            let resume = checkpoints.load(key);
-            let watch = Watch { resume, on_step: &mut on_step, on_epoch: &mut on_epoch };
-            let derived = derive::derive(&subject, &plan, &spec.pruning, &spec.training, watch)?;
-            blobs.put(&derived.onnx)?;
-            checkpoints.remove(key);
-            Ok(artifact(derived, &subject, &plan, &spec))
-        });
-        flatten(trained.await)
+    async fn run(mut self, pool: &derive::Pool, blobs: &BlobStore) -> Result<ArtifactRecord, DeriveError> {
+        loop {
+            let blobs = blobs.clone();
+            let (back, result) = pool
+                .run(move || {
+                    let result = self.attempt(&blobs);
+                    (self, result)
+                })
+                .await?;
+            self = back;
+            let Err(DeriveError::Trainer(busy @ TrainerError::Busy { .. })) = &result else { return result };
+            tracing::warn!(derivation = %self.key, error = chain(busy), "tried again in a minute");
+            self.reporter.report(
+                0,
+                self.spec.training.epochs.into(),
+                format!("{busy}; tried again in a minute"),
+            );
+            tokio::select! {
+                () = tokio::time::sleep(BUSY_PAUSE) => {}
+                () = self.cancel.cancelled() => return Err(DeriveError::Cancelled),
+            }
+        }
     }
+
+    fn attempt(&mut self, blobs: &BlobStore) -> Result<ArtifactRecord, DeriveError> {
+        let Self { key, checkpoints, trainer, reporter, subject, plan, spec, cancel } = self;
+        let derived = derive::derive(&subject.network, plan, spec, |network, dataset| {
+            match spec.training.trainer {
+                TrainerKind::Command => {
+                    let lesson = Lesson { network, dataset, source: &spec.dataset, training: &spec.training };
+                    let mut hear = |progress: Option<&Progress>| {
+                        if let Some(progress) = progress {
+                            reporter.report(progress.epoch, progress.epochs, tell(progress));
+                        }
+                        go_on(cancel)
+                    };
+                    Ok(trainer.train(*key, lesson, &mut hear)?)
+                }
+                // What a person trains is never begun here.
+                TrainerKind::Builtin | TrainerKind::External => {
+                    builtin((*key, checkpoints), (network, dataset), spec, &mut |step| {
+                        reporter.report(step.step as u64, step.steps as u64, describe(step));
+                        go_on(cancel)
+                    })
+                }
+            }
+        });
+        let derived = match derived {
+            Ok(derived) => derived,
+            Err(error) => {
+                if !error.is_retryable() {
+                    trainer.forget(*key);
+                }
+                return Err(error);
+            }
+        };
+        blobs.put(&derived.onnx)?;
+        checkpoints.remove(*key);
+        trainer.forget(*key);
+        Ok(derived.record(spec, plan, subject.time_to_score))
+    }
+}
+
+/// Trains here, from where it was cut off, with a checkpoint after every epoch.
+fn builtin(
+    (key, checkpoints): (DerivationKey, &Checkpoints),
+    (network, dataset): (&Network, &Dataset),
+    spec: &DeploymentSpec,
+    on_step: &mut dyn FnMut(&Step) -> ControlFlow<()>,
+) -> Result<Network, DeriveError> {
+    let mut on_epoch = |checkpoint: &Checkpoint| match checkpoints.save(key, checkpoint) {
+        Ok(()) => tracing::debug!(derivation = %key, epochs = checkpoint.epochs(), "checkpoint"),
+        // The training itself goes on: a full disk may have room again before anything cuts it off.
+        Err(error) => tracing::error!(
+            derivation = %key, error = chain(&error),
+            "a checkpoint was not written; if this training is cut off, it goes on from the one before"
+        ),
+    };
+    let watch = Watch { resume: checkpoints.load(key), on_step, on_epoch: &mut on_epoch };
+    derive::train(network, dataset, &spec.training.recipe(), watch)
 }
 
 fn describe(step: &Step) -> String {
@@ -238,6 +305,17 @@ fn describe(step: &Step) -> String {
         100.0 * step.accuracy,
         step.images_per_second
     )
+}
+
+fn tell(progress: &Progress) -> String {
+    let Progress { epoch, epochs, loss, accuracy, images_per_second } = progress;
+    let parts = [
+        Some(format!("epoch {epoch}/{epochs}")),
+        loss.map(|loss| format!("loss {loss:.3}")),
+        accuracy.map(|accuracy| format!("accuracy {:.1} %", 100.0 * accuracy)),
+        images_per_second.map(|speed| format!("{speed:.0} images/s")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 async fn record_result(
@@ -259,31 +337,4 @@ async fn record_result(
             store.update_derivation(&key, &mut |record| record.state = state.clone()).map(drop)
         })
         .await
-}
-
-fn artifact(derived: Derived, subject: &Subject, plan: &PrunePlan, spec: &DeploymentSpec) -> ArtifactRecord {
-    let Derived { artifact, cost, evaluation, input_shape, classes, mean, std, self_test, .. } = derived;
-    ArtifactRecord {
-        digest: artifact.digest,
-        size: artifact.size,
-        network: subject.name.clone(),
-        footprint: cost.into(),
-        test_accuracy: Some(evaluation.accuracy),
-        test_images: evaluation.images as u32,
-        train_images: derived.train_images as u32,
-        epochs: spec.training.epochs,
-        seconds_to_prune: (subject.time_to_score + derived.time_to_prune).as_secs_f64(),
-        seconds_to_train: derived.time_to_train.as_secs_f64(),
-        layers: plan.layers.iter().map(layer).collect(),
-        serving: Serving { input_shape, mean, std, classes, self_test },
-    }
-}
-
-fn layer(layer: &pruner_core::plan::LayerPlan) -> LayerRecord {
-    LayerRecord {
-        layer: layer.name.clone(),
-        before: layer.before as u32,
-        after: layer.after as u32,
-        sensitivity: layer.sensitivity,
-    }
 }

@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::cli::error::CliError;
+use super::error::CliError;
 
 /// A path that could be written when it was checked.
 #[derive(Debug)]
-pub(super) struct Destination {
+pub(crate) struct Destination {
     path: PathBuf,
 }
 
 impl Destination {
     /// Finds out before the work begins whether its result could be written; leaves nothing behind.
-    pub(super) fn check(path: &Path) -> Result<Self, CliError> {
+    pub(crate) fn check(path: &Path) -> Result<Self, CliError> {
         let destination = Self { path: path.to_owned() };
         if path.is_dir() {
             return Err(destination.refuse(io::ErrorKind::IsADirectory.into()));
@@ -32,7 +32,7 @@ impl Destination {
     }
 
     /// Writes `bytes`; a reader sees the former file or the new one, never a part.
-    pub(super) fn write(&self, bytes: &[u8]) -> Result<(), CliError> {
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), CliError> {
         let written = self.temporary().and_then(|mut file| {
             file.write_all(bytes)?;
             file.as_file().sync_all()?;

@@ -1,0 +1,147 @@
+//! The program while it runs: started, listened to, stopped. Knows nothing of networks.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::task::Paths;
+use super::{Progress, TrainerError};
+use crate::config::TrainerConfig;
+
+/// How often the caller is asked whether to go on.
+const TICK: Duration = Duration::from_millis(100);
+/// Between SIGTERM and SIGKILL; below what the coordinator gives itself to stop.
+const GRACE: Duration = Duration::from_secs(5);
+/// A longer line is no progress.
+const LONGEST_LINE: u64 = 64 << 10;
+/// How much of the end of standard error is looked at for its last line.
+const TAIL: u64 = 4 << 10;
+/// sysexits.h: a failure that may pass.
+const EX_TEMPFAIL: i32 = 75;
+
+/// Runs the program on the task to its end. Breaks off when `on_progress` says so, or the time limit has passed.
+pub(super) fn run(
+    config: &TrainerConfig,
+    paths: &Paths,
+    on_progress: &mut dyn FnMut(Option<&Progress>) -> ControlFlow<()>,
+) -> Result<(), TrainerError> {
+    let mut child = start(config, paths)?;
+    let lines = child.stdout.take().map(listen);
+    let deadline = Instant::now() + config.time_limit;
+    loop {
+        let progress = match lines.as_ref().map(|lines| lines.recv_timeout(TICK)) {
+            Some(Ok(progress)) => Some(progress),
+            Some(Err(RecvTimeoutError::Timeout)) => None,
+            Some(Err(RecvTimeoutError::Disconnected)) | None => {
+                std::thread::sleep(TICK); // it has closed its standard output, and may go on
+                None
+            }
+        };
+        if on_progress(progress.as_ref()).is_break() {
+            stop(&mut child);
+            return Err(TrainerError::Cancelled);
+        }
+        let ended = child.try_wait().map_err(|source| cannot_use(&paths.folder, source))?;
+        if let Some(status) = ended {
+            return judge(status, &paths.errors);
+        }
+        if Instant::now() >= deadline {
+            stop(&mut child);
+            return Err(TrainerError::TooSlow { limit: config.time_limit });
+        }
+    }
+}
+
+fn cannot_use(path: &Path, source: std::io::Error) -> TrainerError {
+    TrainerError::File { path: path.to_owned(), source }
+}
+
+fn start(config: &TrainerConfig, paths: &Paths) -> Result<Child, TrainerError> {
+    let errors = File::create(&paths.errors).map_err(|source| cannot_use(&paths.errors, source))?;
+    let (program, arguments) = config.command.split_first().expect("the configuration was checked");
+    Command::new(program)
+        .args(arguments)
+        .arg(&paths.task)
+        .current_dir(&paths.folder)
+        .stdin(Stdio::piped()) // held open: its end tells the program that the coordinator is gone
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .process_group(0)
+        .spawn()
+        .map_err(|source| TrainerError::Start { program: program.clone(), source })
+}
+
+/// The progress that the program tells, read as it comes so that a full pipe never stops it.
+fn listen(output: ChildStdout) -> mpsc::Receiver<Progress> {
+    let (told, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut output = BufReader::new(output);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match (&mut output).take(LONGEST_LINE).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            match serde_json::from_slice(&line) {
+                Ok(progress) => {
+                    if told.send(progress).is_err() {
+                        return; // nobody listens any more
+                    }
+                }
+                Err(_) => tracing::debug!(line = %String::from_utf8_lossy(&line).trim_end(), "trainer"),
+            }
+        }
+    });
+    heard
+}
+
+/// Ends the program and whatever it has started, first by asking.
+fn stop(child: &mut Child) {
+    drop(child.stdin.take());
+    let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
+    // It may have ended by itself; then there is nobody to tell.
+    let _ = kill_process_group(group, Signal::TERM);
+    let begun = Instant::now();
+    while begun.elapsed() < GRACE && matches!(child.try_wait(), Ok(None)) {
+        std::thread::sleep(TICK);
+    }
+    let _ = kill_process_group(group, Signal::KILL);
+    if let Err(error) = child.wait() {
+        tracing::warn!(%error, "cannot wait for the trainer");
+    }
+}
+
+fn judge(status: ExitStatus, errors: &Path) -> Result<(), TrainerError> {
+    if status.success() {
+        return Ok(());
+    }
+    let last_words = last_line(errors).unwrap_or_else(|| "it said nothing on standard error".to_owned());
+    if status.code() == Some(EX_TEMPFAIL) {
+        return Err(TrainerError::Busy { last_words });
+    }
+    let status = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    };
+    Err(TrainerError::Failed { status, last_words })
+}
+
+/// The last line of a file that is not blank.
+fn last_line(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let length = fs::metadata(path).ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail).ok()?;
+    let tail = String::from_utf8_lossy(&tail);
+    tail.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+}
