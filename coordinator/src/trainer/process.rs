@@ -6,10 +6,11 @@ use std::ops::ControlFlow;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::task::Paths;
 use super::{Progress, TrainerError};
@@ -33,30 +34,38 @@ pub(super) fn run(
     on_progress: &mut dyn FnMut(Option<&Progress>) -> ControlFlow<()>,
 ) -> Result<(), TrainerError> {
     let mut child = start(config, paths)?;
-    let lines = child.stdout.take().map(listen);
+    let (tell, events) = mpsc::channel();
+    if let Some(output) = child.stdout.take() {
+        listen(output, tell.clone());
+    }
+    let group = Pid::from_child(&child);
+    await_end(group, tell);
     let deadline = Instant::now() + config.time_limit;
     loop {
-        let progress = match lines.as_ref().map(|lines| lines.recv_timeout(TICK)) {
-            Some(Ok(progress)) => Some(progress),
-            Some(Err(RecvTimeoutError::Timeout)) => None,
-            Some(Err(RecvTimeoutError::Disconnected)) | None => {
-                std::thread::sleep(TICK); // it has closed its standard output, and may go on
-                None
-            }
-        };
-        if on_progress(progress.as_ref()).is_break() {
-            stop(&mut child);
-            return Err(TrainerError::Cancelled);
-        }
-        let ended = child.try_wait().map_err(|source| cannot_use(&paths.folder, source))?;
-        if let Some(status) = ended {
+        let event = events.recv_timeout(TICK);
+        if matches!(event, Ok(Event::Ended)) {
+            let status = child.wait().map_err(|source| cannot_use(&paths.folder, source))?;
             return judge(status, &paths.errors);
         }
+        let progress = match &event {
+            Ok(Event::Progress(progress)) => Some(progress),
+            Ok(Event::Ended) | Err(_) => None,
+        };
+        if on_progress(progress).is_break() {
+            stop(&mut child, group, &events);
+            return Err(TrainerError::Cancelled);
+        }
         if Instant::now() >= deadline {
-            stop(&mut child);
+            stop(&mut child, group, &events);
             return Err(TrainerError::TooSlow { limit: config.time_limit });
         }
     }
+}
+
+/// What is heard of a running program.
+enum Event {
+    Progress(Progress),
+    Ended,
 }
 
 fn cannot_use(path: &Path, source: std::io::Error) -> TrainerError {
@@ -79,8 +88,7 @@ fn start(config: &TrainerConfig, paths: &Paths) -> Result<Child, TrainerError> {
 }
 
 /// The progress that the program tells, read as it comes so that a full pipe never stops it.
-fn listen(output: ChildStdout) -> mpsc::Receiver<Progress> {
-    let (told, heard) = mpsc::channel();
+fn listen(output: ChildStdout, tell: mpsc::Sender<Event>) {
     std::thread::spawn(move || {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
@@ -92,7 +100,7 @@ fn listen(output: ChildStdout) -> mpsc::Receiver<Progress> {
             }
             match serde_json::from_slice(&line) {
                 Ok(progress) => {
-                    if told.send(progress).is_err() {
+                    if tell.send(Event::Progress(progress)).is_err() {
                         return; // nobody listens any more
                     }
                 }
@@ -100,19 +108,25 @@ fn listen(output: ChildStdout) -> mpsc::Receiver<Progress> {
             }
         }
     });
-    heard
+}
+
+/// Tells when the program has ended. Leaves its status, so that until somebody takes that its number is no other's.
+fn await_end(program: Pid, tell: mpsc::Sender<Event>) {
+    std::thread::spawn(move || {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while let Err(Errno::INTR) = waitid(WaitId::Pid(program), options) {}
+        let _ = tell.send(Event::Ended); // nobody listens to one that was stopped
+    });
 }
 
 /// Ends the program and whatever it has started, first by asking.
-fn stop(child: &mut Child) {
+fn stop(child: &mut Child, group: Pid, events: &mpsc::Receiver<Event>) {
     drop(child.stdin.take());
-    let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
     // It may have ended by itself; then there is nobody to tell.
     let _ = kill_process_group(group, Signal::TERM);
-    let begun = Instant::now();
-    while begun.elapsed() < GRACE && matches!(child.try_wait(), Ok(None)) {
-        std::thread::sleep(TICK);
-    }
+    let limit = Instant::now() + GRACE;
+    let left = || limit.saturating_duration_since(Instant::now());
+    while let Ok(Event::Progress(_)) = events.recv_timeout(left()) {}
     let _ = kill_process_group(group, Signal::KILL);
     if let Err(error) = child.wait() {
         tracing::warn!(%error, "cannot wait for the trainer");
