@@ -24,8 +24,10 @@ mod prune;
 mod resource;
 mod serve;
 mod sheet;
+mod source;
 mod table;
 mod terminal;
+mod train;
 mod upload;
 mod watch;
 
@@ -50,6 +52,7 @@ Exit codes:
 
 Examples:
   reconvene prune --network resnet20 --budget params=1/16.21 --out m.onnx
+  reconvene train --onnx pruned.onnx --dataset /data/fashion-mnist --out trained.onnx
   reconvene get devices
   reconvene plan -f deployment.yaml
   reconvene apply -f deployment.yaml --wait")]
@@ -86,6 +89,8 @@ enum Verb {
     Serve(serve::ServeArgs),
     /// Prune a network to a budget, without a coordinator
     Prune(prune::PruneArgs),
+    /// Train a network on this machine, without a coordinator
+    Train(train::TrainArgs),
     /// Bring networks of one's own
     Model(model::ModelArgs),
     /// Take networks out to train them elsewhere, and bring their weights back
@@ -125,6 +130,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Watch(args) => watch::run(args, &context).await,
         Verb::Serve(args) => serve::run(args).await,
         Verb::Prune(args) => prune::run(args, &context),
+        Verb::Train(args) => train::run(args, &context),
         Verb::Model(args) => model::run(args, &context).await,
         Verb::Artifact(args) => artifact::run(args, &context).await,
         Verb::Dataset(args) => dataset::run(args, &context).await,

@@ -44,6 +44,18 @@ pub struct Step {
     pub images_per_second: f64,
 }
 
+/// For people: `epoch 3/10 loss 0.412 accuracy 86.0 % 5100 images/s`.
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { epoch, epochs, loss, accuracy, images_per_second, .. } = self;
+        let percent = 100.0 * accuracy;
+        write!(
+            f,
+            "epoch {epoch}/{epochs} loss {loss:.3} accuracy {percent:.1} % {images_per_second:.0} images/s"
+        )
+    }
+}
+
 /// Trains `network` on `dataset.train`. `on_step` hears of every step and may break, which ends in
 /// [`TrainError::Cancelled`]. A loss that is no finite number ends in [`TrainError::Diverged`].
 pub fn fit(

@@ -42,6 +42,28 @@ impl Destination {
         written.map_err(|error| self.refuse(without_temporary_name(error)))
     }
 
+    /// What stands there now, if anything.
+    pub(crate) fn read(&self) -> Result<Option<Vec<u8>>, CliError> {
+        match std::fs::read(&self.path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(CliError::Unreadable { path: self.path.clone(), source }),
+        }
+    }
+
+    /// Removes what stands there.
+    pub(crate) fn remove(&self) -> Result<(), CliError> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.refuse(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A file beside the destination, because a rename is atomic within one file system only.
     fn temporary(&self) -> io::Result<NamedTempFile> {
         // The umask narrows this, as for any file that a program makes.

@@ -3,7 +3,6 @@
 mod arguments;
 mod latency;
 mod report;
-mod source;
 
 use coordinator::causes::chain;
 use std::ops::ControlFlow;
@@ -24,7 +23,6 @@ use pruner_core::sensitivity::Measure;
 
 use self::arguments::{CeilingArg, parse_exponent, parse_shape};
 use self::report::Report;
-use self::source::Source;
 use super::Context;
 use super::arguments::{one_of, parse_share, parse_test_share};
 use super::dataset;
@@ -32,6 +30,7 @@ use super::destination::Destination;
 use super::error::CliError;
 use super::output::ReportFormat;
 use super::progress::{Job, Progress, Stage};
+use super::source::Source;
 
 /// What to prune, and how far.
 #[derive(Debug, clap::Args)]
@@ -41,6 +40,7 @@ Examples:
   reconvene prune --network vgg16-bn --budget macs=25%,size=2Mi --round-to 8 --out m.onnx
   reconvene prune --network resnet20 --budget memory=256Ki --input 1x28x28 --out m.onnx -o json
   reconvene prune --onnx gate.onnx --budget macs=1/4 --out gate-small.onnx --report gate-small.svg
+  reconvene prune --network resnet20 --input 1x28x28 --budget params=1/16.21 --batch-norms kept --out to-train.onnx
   reconvene prune --network resnet20 --profile gw-a.json --budget latencyP95=0.8ms --out m.onnx
   reconvene prune --network resnet20 --criterion snip --dataset /data/fashion-mnist --budget params=1/4 --out m.onnx
 
@@ -68,6 +68,9 @@ pub(crate) struct PruneArgs {
     /// Where to write the ONNX file
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Whether batch norms melt into the layers before them, as on a device, or stay, to be trained
+    #[arg(long, value_enum, default_value = "folded")]
+    batch_norms: BatchNormsArg,
     /// What weights are scored by; snip and grasp look at images of --dataset
     #[arg(long, default_value = "synflow", value_parser = one_of::<Criterion>(Criterion::NAMES))]
     criterion: Criterion,
@@ -118,6 +121,12 @@ pub(crate) struct PruneArgs {
     output: ReportFormat,
 }
 
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum BatchNormsArg {
+    Folded,
+    Kept,
+}
+
 pub(crate) fn run(args: &PruneArgs, context: &Context) -> Result<(), CliError> {
     let images = args.images()?;
     let (input, classes) = match &images {
@@ -166,7 +175,11 @@ fn prune(
 
     let plan = planner.plan(&budget, latency, args.round_to.into()).map_err(refuse)?;
     let pruned = args.pruning().carry_out(network, &plan).map_err(|e| CliError::Failed(chain(&e)))?;
-    let file = onnx::encode(&pruned, BatchNorms::Folded).map_err(|e| CliError::Failed(chain(&e)))?;
+    let norms = match args.batch_norms {
+        BatchNormsArg::Folded => BatchNorms::Folded,
+        BatchNormsArg::Kept => BatchNorms::Kept,
+    };
+    let file = onnx::encode(&pruned, norms).map_err(|e| CliError::Failed(chain(&e)))?;
     destination.write(&file)?;
 
     Ok(Report {

@@ -13,3 +13,4 @@ mod lists;
 mod models;
 mod prune;
 mod refusals;
+mod train;

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::Recipe;
 use crate::dataset::Dataset;
 use crate::graph::Shape;
+use crate::named::named;
 
 /// Whether training mirrors images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -20,6 +21,11 @@ pub enum Flip {
     #[default]
     Horizontal,
 }
+
+named!(Flip, "flip", {
+    None => "none",
+    Horizontal => "horizontal",
+});
 
 /// One epoch's batches; images that fill none are left out.
 pub(super) struct Batches<'a> {

@@ -255,7 +255,7 @@ impl Training {
                 // What a person trains is never begun here.
                 TrainerKind::Builtin | TrainerKind::External => {
                     builtin((*key, checkpoints), (network, dataset), spec, &mut |step| {
-                        reporter.report(step.step as u64, step.steps as u64, describe(step));
+                        reporter.report(step.step as u64, step.steps as u64, step.to_string());
                         go_on(cancel)
                     })
                 }
@@ -294,17 +294,6 @@ fn builtin(
     };
     let watch = Watch { resume: checkpoints.load(key), on_step, on_epoch: &mut on_epoch };
     derive::train(network, dataset, &spec.training.recipe(), watch)
-}
-
-fn describe(step: &Step) -> String {
-    format!(
-        "epoch {}/{} loss {:.3} accuracy {:.1} % {:.0} images/s",
-        step.epoch,
-        step.epochs,
-        step.loss,
-        100.0 * step.accuracy,
-        step.images_per_second
-    )
 }
 
 fn tell(progress: &Progress) -> String {

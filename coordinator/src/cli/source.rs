@@ -8,7 +8,7 @@ use pruner_core::rectify::Reinit;
 use pruner_core::zoo::{self, UnknownNetwork, ZooNetwork};
 use pruner_core::{Network, Shape, init};
 
-use crate::cli::error::CliError;
+use super::error::CliError;
 
 /// What the zoo's networks read where nothing else is said.
 const USUAL_INPUT: Shape = Shape::new(3, 32, 32);
@@ -16,13 +16,13 @@ const USUAL_INPUT: Shape = Shape::new(3, 32, 32);
 const USUAL_CLASSES: u16 = 10;
 
 /// A dense network.
-pub(super) struct Source {
+pub(crate) struct Source {
     /// The zoo's name, or the file's.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// With its initial weights.
-    pub(super) network: Network,
+    pub(crate) network: Network,
     /// What is carried through unchanged, and why.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// Whether the weights are the user's.
     trained: bool,
     seed: u64,
@@ -30,7 +30,7 @@ pub(super) struct Source {
 
 impl Source {
     /// One of the zoo's.
-    pub(super) fn zoo(
+    pub(crate) fn zoo(
         name: &str,
         input: Option<Shape>,
         classes: Option<u16>,
@@ -46,7 +46,7 @@ impl Source {
     }
 
     /// The user's own.
-    pub(super) fn file(path: &Path, input: Option<Shape>, seed: u64) -> Result<Self, CliError> {
+    pub(crate) fn file(path: &Path, input: Option<Shape>, seed: u64) -> Result<Self, CliError> {
         let bytes =
             std::fs::read(path).map_err(|source| CliError::Unreadable { path: path.to_owned(), source })?;
         let Import { network, notes } = onnx::decode_with(&bytes, Options { input })
@@ -56,7 +56,7 @@ impl Source {
     }
 
     /// What to say of the weights of the pruned network.
-    pub(super) fn weights(&self, reinit: Reinit) -> String {
+    pub(crate) fn weights(&self, reinit: Reinit) -> String {
         let seed = self.seed;
         let whose = if self.trained {
             "the file's".to_owned()
