@@ -15,6 +15,7 @@ use fleet_tests::study::{self, Arm, Plan, Series};
 Examples:
   study --series ablation --network resnet20 --seeds 1,2
   study --series headline --network vgg16-bn --epochs 5
+  study --seeds 1,2 --only dense,unstructured
   study --pages-only
 
 Results are kept in docs/study.jsonl as they come; an arm that has one is not trained again."
@@ -38,6 +39,9 @@ struct Arguments {
     /// Threads that train
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Only arms whose title contains one of these
+    #[arg(long, value_name = "TEXT", value_delimiter = ',')]
+    only: Vec<String>,
     /// Train nothing; write the page from the results that are there
     #[arg(long)]
     pages_only: bool,
@@ -58,10 +62,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let Arguments { series, network, seeds, images, epochs, threads, pages_only, docs } = arguments;
+    let Arguments { series, network, seeds, images, epochs, threads, only, pages_only, docs } = arguments;
     let arms = network.iter().flat_map(|network| {
         series.iter().flat_map(|&series| Arm::series(series, network, seeds, *images, *epochs))
     });
+    let arms = arms.filter(|arm| only.is_empty() || only.iter().any(|text| arm.title().contains(text)));
     let docs = docs.clone().unwrap_or_else(|| workspace_root().join("docs"));
     std::fs::create_dir_all(&docs)?;
     let typed: Vec<String> = std::env::args().skip(1).collect();
