@@ -26,7 +26,7 @@ use crate::fleet::Fleet;
 use crate::probes::{ProbeError, ProbeSet};
 use crate::rollout::driver::{Driver, Poke, Subjects};
 use crate::rpc::{ArtifactRpc, OperatorRpc, SessionRpc};
-use crate::store::{DerivationState, SledStore, Store as _, StoreError, StoreHandle};
+use crate::store::{DerivationKey, DerivationState, SledStore, Store as _, StoreError, StoreHandle};
 use crate::trainer::{Trainer, TrainerError};
 
 /// The daemon, ready to serve.
@@ -92,10 +92,15 @@ const GRACE: Duration = Duration::from_secs(10);
 /// A connection that is silent for so long is asked whether it lives, and closed without an answer in the same time.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
-/// The derivations that a restart goes on with.
+/// The derivations that a restart goes on with: not ended, and wanted by a deployment.
 fn queued(store: &SledStore) -> Result<BTreeSet<String>, StoreError> {
+    let deployments = store.deployments()?;
+    let outcomes = deployments.iter().flat_map(|deployment| deployment.outcomes.values());
+    let wanted: BTreeSet<DerivationKey> = outcomes.filter_map(|outcome| outcome.derivation).collect();
     let derivations = store.derivations()?;
-    let queued = derivations.iter().filter(|record| record.state == DerivationState::Queued);
+    let queued = derivations
+        .iter()
+        .filter(|record| record.state == DerivationState::Queued && wanted.contains(&record.key));
     Ok(queued.map(|record| record.key.to_string()).collect())
 }
 

@@ -67,6 +67,9 @@ pub enum DeriveError {
     /// The weights that somebody brought are not the network's.
     #[error("the file is not this network's weights")]
     Weights(#[from] WeightsError),
+    /// It computes no numbers, though its weights are some.
+    #[error("the trained network's outputs are infinite or no numbers: the training has diverged")]
+    Diverged,
     /// The trained network could not be run.
     #[error("running the trained network")]
     Run(#[from] ExecError),
@@ -174,6 +177,9 @@ pub fn derive(
     let dataset = limit_images(spec.dataset.read()?, spec.training.images);
     let trained = train(&pruned, &dataset)?;
     let evaluation = train::evaluate(&trained, &dataset, &dataset.test)?;
+    if !evaluation.loss.is_finite() {
+        return Err(DeriveError::Diverged);
+    }
     let time_to_train = started.elapsed();
 
     package(&trained, &dataset, evaluation, time_to_prune, time_to_train)

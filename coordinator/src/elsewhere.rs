@@ -59,6 +59,12 @@ pub enum ElsewhereError {
         /// What came of it.
         artifact: Digest,
     },
+    /// The bytes mean something else already.
+    #[error("{artifact} is a network of other images already; the same file cannot be two networks")]
+    Collides {
+        /// The artifact.
+        artifact: Digest,
+    },
     /// Somebody else trains it.
     #[error("{key} is not trained elsewhere: its deployment does not say `trainer: external`")]
     NotExternal {
@@ -246,6 +252,14 @@ impl Planned {
 
 /// Records what was taken in, unless somebody was faster.
 pub fn settle(store: &dyn Store, key: DerivationKey, record: &ArtifactRecord) -> Result<(), ElsewhereError> {
+    if let Some(DerivationState::Ready { artifact }) = store.derivation(&key)?.map(|known| known.state)
+        && artifact != record.digest
+    {
+        return Err(ElsewhereError::Trained { key, artifact });
+    }
+    if store.artifact(record.digest)?.is_some_and(|known| known.serving != record.serving) {
+        return Err(ElsewhereError::Collides { artifact: record.digest });
+    }
     store.put_artifact(record)?; // before the derivation points to it
     let settled = store.update_derivation(&key, &mut |derivation| {
         if !matches!(derivation.state, DerivationState::Ready { .. }) {

@@ -131,8 +131,13 @@ impl Trainer {
             let entry = entry.map_err(failed)?;
             if !is_wanted(&entry.file_name().to_string_lossy()) {
                 let is_folder = entry.file_type().map_err(failed)?.is_dir();
-                let remove = if is_folder { fs::remove_dir_all } else { fs::remove_file };
-                remove(entry.path()).map_err(failed)?;
+                let removed =
+                    if is_folder { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+                // It may be another user's, if the program is: no reason not to serve the fleet.
+                if let Err(error) = removed {
+                    let path = entry.path();
+                    tracing::warn!(path = %path.display(), %error, "left by a training; cannot be removed");
+                }
             }
         }
         Ok(Self { config, folder })
@@ -154,7 +159,7 @@ impl Trainer {
         let config = self.config.as_ref().ok_or(TrainerError::NotConfigured)?;
         let paths = task::lay(&self.of(key), lesson)?;
         process::run(config, &paths, on_progress)?;
-        let file = fs::read(&paths.output)
+        let file = read(&paths.output, paths.initial_len)
             .map_err(|source| TrainerError::File { path: paths.output.clone(), source })?;
         let weights = weights::decode(&lesson.network.graph, &file)
             .map_err(|source| TrainerError::Weights { path: paths.output.clone(), source })?;
@@ -173,6 +178,22 @@ impl Trainer {
     fn of(&self, key: DerivationKey) -> PathBuf {
         Path::new(&self.folder).join(key.to_string())
     }
+}
+
+/// The weights that a program wrote: about as long as those it was given, and a file that ends.
+fn read(path: &Path, usual: u64) -> io::Result<Vec<u8>> {
+    const MORE: u64 = 16 << 20;
+    let found = fs::symlink_metadata(path)?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    if found.len() > usual + MORE {
+        return Err(io::Error::other(format!(
+            "{} bytes are far more than the {usual} of the weights",
+            found.len()
+        )));
+    }
+    fs::read(path)
 }
 
 #[cfg(test)]

@@ -90,6 +90,8 @@ async fn weights_that_a_person_brings_are_rolled_out() {
     assert!(line.contains("this network's weights: it is no safetensors file"), "{line}");
     assert!(refused(&import(&scene, "0123456789ab", &weights), 3).contains("no network '0123456789ab'"));
     assert!(refused(&import(&scene, "abc", &weights), 65).contains("first 4 characters"));
+    let line = refused(&import(&scene, name, &overflowing(&whole, folder.path())), 65);
+    assert!(line.contains("outputs are infinite or no numbers"), "{line}");
     assert_eq!(awaited(&scene).await, names, "a refusal changes nothing");
 
     let said = succeed(&import(&scene, name, &weights));
@@ -104,6 +106,21 @@ async fn weights_that_a_person_brings_are_rolled_out() {
     // What devices got can be taken out as well.
     let served = export(&scene, &digest[..12], "onnx", folder.path());
     assert_eq!(std::fs::metadata(served).unwrap().len(), artifact.footprint.unwrap().bytes);
+}
+
+/// The same weights but for the last layer's: each is finite, and their sums are not.
+fn overflowing(whole: &[u8], folder: &Path) -> PathBuf {
+    let length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&whole[8..8 + length]).unwrap();
+    let at =
+        |index: usize| 8 + length + header["fc.weight"]["data_offsets"][index].as_u64().unwrap() as usize;
+    let mut changed = whole.to_vec();
+    changed[at(0)..at(1)]
+        .chunks_exact_mut(4)
+        .for_each(|number| number.copy_from_slice(&f32::MAX.to_le_bytes()));
+    let file = folder.join("overflowing.safetensors");
+    std::fs::write(&file, changed).unwrap();
+    file
 }
 
 /// Waits for the end of its input at the first start, and hands the initial weights back at the second.

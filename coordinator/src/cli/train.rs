@@ -4,6 +4,7 @@ mod log;
 mod recipe;
 mod report;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -77,11 +78,11 @@ pub(crate) struct TrainArgs {
 }
 
 pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<(), CliError> {
+    args.refuse_equal_paths()?;
     let (_, mut dataset) = dataset::read(&args.dataset, args.dataset_format, args.test_share)?;
-    if let Some(images) = args.images.map(|images| images as usize) {
-        if images < dataset.train.len() {
-            dataset = dataset.with_train(images);
-        }
+    let fewer = args.images.map(|images| images as usize).filter(|&images| images < dataset.train.len());
+    if let Some(images) = fewer {
+        dataset = dataset.with_train(images);
     }
     let network = args.network(&dataset, context)?;
     let out = Destination::check(&args.out)?;
@@ -166,6 +167,22 @@ fn refuse(error: TrainError) -> CliError {
 }
 
 impl TrainArgs {
+    /// One file cannot be two.
+    fn refuse_equal_paths(&self) -> Result<(), CliError> {
+        let (checkpoint, log) = (self.checkpoint.as_ref(), self.log.as_ref());
+        let named = [("--out", Some(&self.out)), ("--checkpoint", checkpoint), ("--log", log)];
+        let mut seen = BTreeMap::new();
+        for (argument, path) in named.into_iter().filter_map(|(argument, path)| Some((argument, path?))) {
+            // Those that cannot be made absolute are refused where they are opened.
+            let whole = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            if let Some(other) = seen.insert(whole, argument) {
+                let path = path.display();
+                return Err(CliError::Usage(format!("{other} and {argument} name the same file, {path}")));
+            }
+        }
+        Ok(())
+    }
+
     fn network(&self, dataset: &Dataset, context: &Context) -> Result<Network, CliError> {
         let (shape, classes) = (dataset.shape, dataset.classes);
         let source = match (&self.network, &self.onnx) {

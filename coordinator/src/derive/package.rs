@@ -110,6 +110,9 @@ fn self_test(trained: &Network, dataset: &Dataset) -> Result<SelfTest, DeriveErr
     let params = ParamLayout::of(&trained.graph).gather::<f32>(&trained.weights)?;
     let mut executor = Executor::<f32>::new(&trained.graph, 1)?;
     let output = executor.forward_eval(&params, &input, 1).to_vec();
+    if output.iter().any(|value| !value.is_finite()) {
+        return Err(DeriveError::Diverged);
+    }
     let largest = output.iter().fold(1.0f32, |largest, value| largest.max(value.abs()));
     Ok(SelfTest { input, output, tolerance: TOLERANCE * largest })
 }

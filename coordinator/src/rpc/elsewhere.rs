@@ -3,6 +3,7 @@
 use proto::v1::import_weights_request::Part as Incoming;
 use proto::v1::{ExportArtifactResponse, export_artifact_response::Part as Outgoing};
 use proto::{ArtifactRef, ByteSize, Digest, v1};
+use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 use tonic::{Status, Streaming};
 
@@ -13,6 +14,9 @@ use crate::models;
 
 /// Bytes per message.
 const CHUNK: usize = 256 << 10;
+
+/// One at a time: each holds a data set and a network in memory, and computes on every core.
+static TURN: Semaphore = Semaphore::const_new(1);
 
 type Parts = std::vec::IntoIter<Result<ExportArtifactResponse, Status>>;
 
@@ -28,6 +32,7 @@ pub(super) async fn export(core: &Core, request: v1::ExportArtifactRequest) -> R
     };
     let blobs = core.blobs.clone();
     let found = find(core, request.name).await?;
+    let _turn = TURN.acquire().await.expect("the semaphore is never closed");
     let export = status::blocking(move || found.export(&blobs, form)).await?.map_err(status::elsewhere)?;
     let Export { file, name, network, is_trained: trained, input_shape, mean, std } = export;
     let announced = ArtifactRef { digest: Digest::of(&file), size: ByteSize(file.len() as u64) };
@@ -72,6 +77,7 @@ pub(super) async fn import(
             "the file that arrived is not the one that was announced: {problem}"
         )));
     }
+    let _turn = TURN.acquire().await.expect("the semaphore is never closed");
     let (key, blobs) = (planned.key, core.blobs.clone());
     let record =
         status::blocking(move || planned.import(&blobs, &bytes)).await?.map_err(status::elsewhere)?;

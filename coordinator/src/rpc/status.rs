@@ -89,7 +89,7 @@ pub(super) fn derive(error: DeriveError) -> Status {
         DeriveError::Dataset(_) | DeriveError::Network(_) | DeriveError::Build { .. } => {
             Status::invalid_argument(text)
         }
-        DeriveError::Weights(_) => Status::invalid_argument(text),
+        DeriveError::Weights(_) | DeriveError::Diverged => Status::invalid_argument(text),
         DeriveError::Cancelled => Status::unavailable(text),
         DeriveError::Records(error) => store(error),
         DeriveError::Store(_)
@@ -110,6 +110,7 @@ pub(super) fn elsewhere(error: ElsewhereError) -> Status {
         ElsewhereError::NoName { .. }
         | ElsewhereError::Ambiguous { .. }
         | ElsewhereError::Trained { .. }
+        | ElsewhereError::Collides { .. }
         | ElsewhereError::NotExternal { .. }
         | ElsewhereError::Network(_)
         | ElsewhereError::Dataset(_) => Status::invalid_argument(text),

@@ -99,11 +99,13 @@ impl SledStore {
                 self.disk.sync()?;
                 return decode(key, &new);
             }
+            // What cannot be read again is never written: one such record would make every list fail.
+            let read = decode(key, &new)?;
             let swapped =
                 tree.compare_and_swap(key, old, Some(new.as_slice())).map_err(StoreError::Engine)?;
             if swapped.is_ok() {
                 self.disk.sync()?;
-                return decode(key, &new);
+                return Ok(read);
             }
         }
     }

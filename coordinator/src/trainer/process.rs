@@ -1,12 +1,12 @@
 //! The program while it runs: started, listened to, stopped. Knows nothing of networks.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -20,6 +20,10 @@ use crate::config::TrainerConfig;
 const TICK: Duration = Duration::from_millis(100);
 /// Between SIGTERM and SIGKILL; below what the coordinator gives itself to stop.
 const GRACE: Duration = Duration::from_secs(5);
+/// Progress that waits to be heard.
+const HEARD: usize = 16;
+/// Standard error beyond this is thrown away: the disk is the store's as well.
+const LONGEST_LOG: u64 = 16 << 20;
 /// A longer line is no progress.
 const LONGEST_LINE: u64 = 64 << 10;
 /// How much of the end of standard error is looked at for its last line.
@@ -34,7 +38,7 @@ pub(super) fn run(
     on_progress: &mut dyn FnMut(Option<&Progress>) -> ControlFlow<()>,
 ) -> Result<(), TrainerError> {
     let mut child = start(config, paths)?;
-    let (tell, events) = mpsc::channel();
+    let (tell, events) = mpsc::sync_channel(HEARD);
     if let Some(output) = child.stdout.take() {
         listen(output, tell.clone());
     }
@@ -44,9 +48,15 @@ pub(super) fn run(
     loop {
         let event = events.recv_timeout(TICK);
         if matches!(event, Ok(Event::Ended)) {
+            // Whatever it has started ends with it: nobody else would end that.
+            let _ = kill_process_group(group, Signal::KILL);
             let status = child.wait().map_err(|source| cannot_use(&paths.folder, source))?;
+            if !status.success() && on_progress(None).is_break() {
+                return Err(TrainerError::Cancelled); // a stop may reach the program before it reaches us
+            }
             return judge(status, &paths.errors);
         }
+        shorten(&paths.errors);
         let progress = match &event {
             Ok(Event::Progress(progress)) => Some(progress),
             Ok(Event::Ended) | Err(_) => None,
@@ -73,7 +83,17 @@ fn cannot_use(path: &Path, source: std::io::Error) -> TrainerError {
 }
 
 fn start(config: &TrainerConfig, paths: &Paths) -> Result<Child, TrainerError> {
-    let errors = File::create(&paths.errors).map_err(|source| cannot_use(&paths.errors, source))?;
+    let failed = |source| cannot_use(&paths.errors, source);
+    let errors = OpenOptions::new().create(true).append(true).open(&paths.errors).map_err(failed)?;
+    // The program shares the open file, so the lock lives as long as it does.
+    match errors.try_lock() {
+        Ok(()) => errors.set_len(0).map_err(failed)?,
+        Err(TryLockError::WouldBlock) => {
+            let last_words = "one that an earlier coordinator started still runs".to_owned();
+            return Err(TrainerError::Busy { last_words });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
     let (program, arguments) = config.command.split_first().expect("the configuration was checked");
     Command::new(program)
         .args(arguments)
@@ -88,7 +108,7 @@ fn start(config: &TrainerConfig, paths: &Paths) -> Result<Child, TrainerError> {
 }
 
 /// The progress that the program tells, read as it comes so that a full pipe never stops it.
-fn listen(output: ChildStdout, tell: mpsc::Sender<Event>) {
+fn listen(output: ChildStdout, tell: SyncSender<Event>) {
     std::thread::spawn(move || {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
@@ -99,11 +119,11 @@ fn listen(output: ChildStdout, tell: mpsc::Sender<Event>) {
                 Ok(_) => {}
             }
             match serde_json::from_slice(&line) {
-                Ok(progress) => {
-                    if tell.send(Event::Progress(progress)).is_err() {
-                        return; // nobody listens any more
-                    }
-                }
+                // More than can be shown is not shown.
+                Ok(progress) => match tell.try_send(Event::Progress(progress)) {
+                    Ok(()) | Err(TrySendError::Full(_)) => {}
+                    Err(TrySendError::Disconnected(_)) => return,
+                },
                 Err(_) => tracing::debug!(line = %String::from_utf8_lossy(&line).trim_end(), "trainer"),
             }
         }
@@ -111,7 +131,7 @@ fn listen(output: ChildStdout, tell: mpsc::Sender<Event>) {
 }
 
 /// Tells when the program has ended. Leaves its status, so that until somebody takes that its number is no other's.
-fn await_end(program: Pid, tell: mpsc::Sender<Event>) {
+fn await_end(program: Pid, tell: SyncSender<Event>) {
     std::thread::spawn(move || {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while let Err(Errno::INTR) = waitid(WaitId::Pid(program), options) {}
@@ -147,6 +167,16 @@ fn judge(status: ExitStatus, errors: &Path) -> Result<(), TrainerError> {
         (None, None) => status.to_string(),
     };
     Err(TrainerError::Failed { status, last_words })
+}
+
+/// Empties a log that has become too long; the program appends to it and never notices.
+fn shorten(errors: &Path) {
+    if fs::metadata(errors).is_ok_and(|log| log.len() > LONGEST_LOG) {
+        let emptied = OpenOptions::new().write(true).open(errors).and_then(|log| log.set_len(0));
+        if let Err(error) = emptied {
+            tracing::warn!(path = %errors.display(), %error, "a trainer's log cannot be shortened");
+        }
+    }
 }
 
 /// The last line of a file that is not blank.

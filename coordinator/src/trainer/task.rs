@@ -30,6 +30,9 @@ pub(super) struct Paths {
     images: PathBuf,
     checkpoints: PathBuf,
     pub(super) output: PathBuf,
+    /// Bytes of the initial weights.
+    #[serde(skip)]
+    pub(super) initial_len: u64,
 }
 
 /// Writes the task into `folder`. What an earlier run put out is removed; its checkpoints stay.
@@ -41,7 +44,8 @@ pub(super) fn lay(folder: &Path, lesson: Lesson<'_>) -> Result<Paths, TrainerErr
     fs::create_dir_all(folder).map_err(failed(folder))?;
     let folder = fs::canonicalize(folder).map_err(failed(folder))?;
     let at = |name: &str| folder.join(name);
-    let paths = Paths {
+    let mut paths = Paths {
+        initial_len: 0,
         task: at("task.json"),
         errors: at("stderr.log"),
         model: at("model.onnx"),
@@ -61,6 +65,7 @@ pub(super) fn lay(folder: &Path, lesson: Lesson<'_>) -> Result<Paths, TrainerErr
     let model = onnx::encode(network, BatchNorms::Kept)?;
     let initial =
         weights::encode(&network.weights).map_err(|error| other(&paths.weights, error.to_string()))?;
+    paths.initial_len = initial.len() as u64;
     let images = dataset.train.to_safetensors(dataset.shape);
     let images = images.map_err(|error| other(&paths.images, error.to_string()))?;
     let task = task(&paths, lesson).map_err(|error| other(&paths.task, error.to_string()))?;

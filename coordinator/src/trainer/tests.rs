@@ -1,4 +1,7 @@
+//! Programs of a shell: what comes back, what goes wrong, what is stopped.
+
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::time::Instant;
 
 use pruner_core::dataset::{Format, Split};
@@ -131,6 +134,8 @@ fn what_goes_wrong_is_said_with_the_programs_last_words() {
         r#"cd "$(dirname "$1")"; head -c 1000 weights.safetensors > trained.safetensors"#,
         "trained.safetensors: it is no safetensors file",
     );
+    says(r#"cd "$(dirname "$1")"; mkfifo trained.safetensors"#, "trained.safetensors: it is no regular file");
+    says(r#"cd "$(dirname "$1")"; truncate -s 40M trained.safetensors"#, "are far more than the ");
     let config = TrainerConfig { command: vec!["/no/trainer".into()], time_limit: Duration::from_secs(1) };
     let trainer = Trainer::open(Some(config), bench.folder.path().join("t"), |_| true).unwrap();
     let error = bench.run(&trainer, &mut |_| ControlFlow::Continue(())).unwrap_err();
@@ -165,6 +170,40 @@ fn a_stubborn_program_is_stopped_with_all_that_it_started() {
     assert!(matches!(stopped, Err(TrainerError::Cancelled)));
     assert!(begun.elapsed() >= Duration::from_secs(5), "it was asked first");
     assert!(!is_running(&folder));
+}
+
+#[test]
+fn what_a_program_has_started_ends_with_it() {
+    let bench = Bench::new();
+    let folder = bench.folder.path().join("training").join(Bench::key().to_string());
+    let script = r#"cd "$(dirname "$1")"; sleep 600 & echo $! > checkpoints/child; exit 5"#;
+    assert!(bench.failure(script).contains("exit code 5"));
+    assert!(!is_running(&folder));
+}
+
+#[test]
+fn a_program_of_an_earlier_coordinator_is_waited_for() {
+    let bench = Bench::new();
+    let folder = bench.folder.path().join("training").join(Bench::key().to_string());
+    fs::create_dir_all(&folder).unwrap();
+    let log = File::create(folder.join("stderr.log")).unwrap();
+    log.lock().unwrap();
+    let error = bench.run(&bench.trainer(COPY), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(error, TrainerError::Busy { .. }), "{error}");
+    drop(log);
+    bench.run(&bench.trainer(COPY), &mut |_| ControlFlow::Continue(())).unwrap();
+}
+
+#[test]
+fn a_stop_that_reaches_the_program_first_is_no_failure() {
+    let bench = Bench::new();
+    let mut asked = 0;
+    // The stop is known only after the program has ended.
+    let stopped = bench.run(&bench.trainer("kill -TERM $$"), &mut |_| {
+        asked += 1;
+        ControlFlow::Break(())
+    });
+    assert!(matches!(stopped, Err(TrainerError::Cancelled)), "{asked}");
 }
 
 #[test]

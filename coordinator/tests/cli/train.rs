@@ -138,6 +138,8 @@ fn what_cannot_be_is_said_in_one_line() {
     let diverged = place.run("m.onnx", &["--learning-rate", "1e30", "--epochs", "1"]);
     assert_eq!(diverged.code, 1, "{diverged:?}");
     assert!(diverged.stderr.ends_with("the loss is not finite; try a lower learning rate\n"), "{diverged:?}");
+    let same = place.run("run.ckpt", &with_checkpoint).complaint(2);
+    assert!(same.starts_with("--out and --checkpoint name the same file"), "{same}");
     let line = place.run("no/m.onnx", &[]).complaint(73);
     assert!(line.contains("there is no folder"), "{line}");
     let line = reconvene(NOBODY, &["train", "--network", "x", "--dataset", &place.images, "--out", "m"])

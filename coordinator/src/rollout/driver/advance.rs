@@ -240,7 +240,8 @@ fn awaited<'a>(keys: impl ExactSizeIterator<Item = &'a DerivationKey>) -> String
     let networks = if keys.len() == 1 { "1 network waits" } else { &format!("{} networks wait", keys.len()) };
     let names: Vec<String> = keys.map(|key| key.to_string()[..12].to_owned()).collect();
     format!(
-        "{networks} to be trained elsewhere: {}; `reconvene artifact export NAME --out FILE.onnx`, train it,          `reconvene artifact import-weights NAME FILE.safetensors`",
+        "{networks} to be trained elsewhere: {}; `reconvene artifact export NAME --out FILE.onnx`, train it, \
+         `reconvene artifact import-weights NAME FILE.safetensors`",
         names.join(", ")
     )
 }
@@ -254,10 +255,10 @@ fn phase(next: &Next, status: Status) -> (DeploymentPhase, String) {
     match status {
         Status::Failed { reason } => (DeploymentPhase::Failed { reason: reason.clone() }, reason),
         Status::Complete { summary } => (DeploymentPhase::Complete, summary),
-        Status::Waiting { reason } if next.to_score.is_some() => (DeploymentPhase::Scoring, reason),
         Status::Waiting { .. } if next.is_trained_elsewhere() && !next.derivations.is_empty() => {
             (DeploymentPhase::Deriving, awaited(next.derivations.keys()))
         }
+        Status::Waiting { reason } if next.to_score.is_some() => (DeploymentPhase::Scoring, reason),
         Status::Waiting { reason } if !next.derivations.is_empty() => (DeploymentPhase::Deriving, reason),
         Status::Waiting { reason } if !next.record.outcomes.values().any(OutcomeRecord::is_fitted) => {
             (DeploymentPhase::Pending, reason)

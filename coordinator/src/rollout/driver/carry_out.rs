@@ -16,6 +16,10 @@ impl Driver {
         underway: &mut Underway,
         ended: &mpsc::Sender<Ended>,
     ) -> Result<(), StoreError> {
+        // A record never names a derivation that is not there.
+        for (key, plan) in next.derivations.iter().filter(|(_, plan)| plan.is_some()) {
+            self.derivation(&next.record.manifest.spec, *key, plan.as_ref()).await?;
+        }
         if next.record != *before {
             self.write(before.clone(), next.record.clone()).await?;
         }

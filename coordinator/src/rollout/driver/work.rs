@@ -146,16 +146,23 @@ impl Driver {
         };
         let (pool, store, blobs, ended) =
             (self.core.pool.clone(), self.core.store.clone(), self.core.blobs.clone(), ended.clone());
+        let (checkpoints, trainer) = (training.checkpoints.clone(), training.trainer.clone());
         self.core.tasks.spawn(async move {
             let result = training.run(&pool, &blobs).await;
-            note_failure(record_result(&store, key, result).await);
+            let is_spent = is_spent(&result);
+            let recorded = record_result(&store, key, result).await;
+            if recorded.is_ok() && is_spent {
+                checkpoints.remove(key);
+                trainer.forget(key);
+            }
+            note_failure(recorded);
             let _ = ended.send(Ended::Derivation(key)).await; // nobody listens while stopping
         });
         Ok(())
     }
 
     /// The derivation's record, made where it is new; `None` where a stored plan cannot be read any more.
-    async fn derivation(
+    pub(super) async fn derivation(
         &self,
         spec: &DeploymentSpec,
         key: DerivationKey,
@@ -188,6 +195,15 @@ impl Driver {
                 Ok(None)
             }
         }
+    }
+}
+
+/// Whether nothing can be gone on with: it is trained, or what it was trained to is of no use. Any other failure may be
+/// mended on the host, and the deployment applied again.
+fn is_spent(result: &Result<ArtifactRecord, DeriveError>) -> bool {
+    match result {
+        Ok(_) | Err(DeriveError::Diverged | DeriveError::Trainer(TrainerError::Weights { .. })) => true,
+        Err(_) => false,
     }
 }
 
@@ -239,6 +255,9 @@ impl Training {
     }
 
     fn attempt(&mut self, blobs: &BlobStore) -> Result<ArtifactRecord, DeriveError> {
+        if self.cancel.is_cancelled() {
+            return Err(DeriveError::Cancelled); // while it waited for its turn
+        }
         let Self { key, checkpoints, trainer, reporter, subject, plan, spec, cancel } = self;
         let derived = derive::derive(&subject.network, plan, spec, |network, dataset| {
             match spec.training.trainer {
@@ -261,18 +280,8 @@ impl Training {
                 }
             }
         });
-        let derived = match derived {
-            Ok(derived) => derived,
-            Err(error) => {
-                if !error.is_retryable() {
-                    trainer.forget(*key);
-                }
-                return Err(error);
-            }
-        };
+        let derived = derived?;
         blobs.put(&derived.onnx)?;
-        checkpoints.remove(*key);
-        trainer.forget(*key);
         Ok(derived.record(spec, plan, subject.time_to_score))
     }
 }
