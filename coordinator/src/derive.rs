@@ -16,6 +16,7 @@ use pruner_core::graph::weights::WeightsError;
 use pruner_core::plan::PrunePlan;
 use pruner_core::pruning::PruningError;
 use pruner_core::saliency::SaliencyError;
+use pruner_core::sensitivity::SensitivityError;
 use pruner_core::surgery::SurgeryError;
 use pruner_core::train::{self, Checkpoint, Recipe, Step, TrainError, Trainer};
 use pruner_core::zoo::UnknownNetwork;
@@ -97,7 +98,10 @@ impl DeriveError {
 impl From<PruningError> for DeriveError {
     fn from(error: PruningError) -> Self {
         match error {
-            PruningError::Scores(SaliencyError::Cancelled) => Self::Cancelled,
+            PruningError::Scores(SaliencyError::Cancelled)
+            | PruningError::Sensitivity(SensitivityError::Images(SaliencyError::Cancelled)) => {
+                Self::Cancelled
+            }
             other => Self::Score(other),
         }
     }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Dataset, LabelledImages};
-use crate::graph::Network;
+use crate::graph::{Network, Op};
 use crate::plan::{Planner, PrunePlan, WidthPolicy};
 use crate::rectify::{self, Reinit};
 use crate::saliency::{self, Criterion, MaskRecipe, SaliencyError, ScoreRecipe};
@@ -74,7 +74,7 @@ impl Pruning {
     }
 
     /// Scores `network` and evaluates its layers. `images` are needed where [`Pruning::needs_images`] says so. `on_round`
-    /// hears of every finished round (done, of) and may break.
+    /// hears of every finished round, and of every layer that was probed (done, of), and may break.
     pub fn planner(
         &self,
         network: &Network,
@@ -83,15 +83,25 @@ impl Pruning {
     ) -> Result<Planner, PruningError> {
         let Self { criterion, rounds, density, measure, widths, reinit: _, seed } = *self;
         let recipe = ScoreRecipe { criterion, rounds, density, seed };
+        let total = rounds + if measure == Measure::Probe { probed(network) } else { 0 };
+        let on_score = &mut |done: u32, _| on_round(done, total);
         // Only the flow gap looks at single weights, whose places take more memory than all sums.
         let (scores, mask) = if measure == Measure::FlowGap {
-            let masked = saliency::mask(network, &MaskRecipe::exact(recipe), images, on_round)?;
+            let masked = saliency::mask(network, &MaskRecipe::exact(recipe), images, on_score)?;
             (masked.scores, Some(masked.mask))
         } else {
-            (saliency::score_with(network, &recipe, images, on_round)?, None)
+            (saliency::score_with(network, &recipe, images, on_score)?, None)
         };
         let evidence = Evidence { network, scores: &scores, mask: mask.as_ref(), images };
-        Ok(Planner::new(&network.graph, &scores, sensitivity(&evidence, measure)?, widths))
+        let mut done = rounds;
+        let sensitivity = sensitivity(&evidence, measure, &mut || {
+            done += 1;
+            on_round(done.min(total), total)
+        })?;
+        if done < total && on_round(total, total).is_break() {
+            return Err(SaliencyError::Cancelled.into());
+        }
+        Ok(Planner::new(&network.graph, &scores, sensitivity, widths))
     }
 
     /// The network that `plan` leaves of `network`, with the values that it starts from.
@@ -99,6 +109,12 @@ impl Pruning {
         let pruned = surgery::apply(network, &plan.keep)?;
         Ok(rectify::rectify(pruned, &network.graph, self.reinit, self.seed))
     }
+}
+
+/// Layers that a probe may look at; those that write the outputs it passes over.
+fn probed(network: &Network) -> u32 {
+    let has_filters = |op: &Op| matches!(op, Op::Conv(_) | Op::Linear { .. });
+    network.graph.nodes().iter().filter(|node| has_filters(&node.op)).count() as u32
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod flow_gap;
 mod probe;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
@@ -93,8 +94,13 @@ impl Sensitivity {
     }
 }
 
-/// Every layer's sensitivity by `measure`. Fails where the evidence that it needs is missing or does not fit.
-pub fn sensitivity(evidence: &Evidence<'_>, measure: Measure) -> Result<Sensitivity, SensitivityError> {
+/// Every layer's sensitivity by `measure`. Fails where the evidence that it needs is missing or does not fit. `on_layer`
+/// hears of every layer that the probe is done with, and may break.
+pub fn sensitivity(
+    evidence: &Evidence<'_>,
+    measure: Measure,
+    on_layer: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<Sensitivity, SensitivityError> {
     let Evidence { network, scores, mask, images } = *evidence;
     Ok(match measure {
         Measure::Density => density(scores),
@@ -103,7 +109,8 @@ pub fn sensitivity(evidence: &Evidence<'_>, measure: Measure) -> Result<Sensitiv
         }
         Measure::Concentration => by_layer(scores, |layer| 1.0 - gini(&layer.filters)),
         Measure::Probe => {
-            Sensitivity(probe::changes(network, scores, images.ok_or(SensitivityError::NeedsImages)?)?)
+            let images = images.ok_or(SensitivityError::NeedsImages)?;
+            Sensitivity(probe::changes(network, scores, images, on_layer)?)
         }
         Measure::DeadFilters => by_layer(scores, |layer| {
             layer.alive.iter().filter(|&&alive| alive > 0.0).count() as f64 / layer.alive.len() as f64

@@ -61,3 +61,24 @@ fn choices_are_spelt_alike_everywhere() {
     let unknown = "l1".parse::<Criterion>().unwrap_err();
     assert_eq!(unknown.to_string(), "'l1' is no criterion; known: synflow, snip, grasp, magnitude, random");
 }
+
+#[test]
+fn the_probe_is_heard_of_layer_by_layer_and_may_be_broken_off() {
+    let (network, images) = (network(), images());
+    let pruning = Pruning { measure: Measure::Probe, rounds: 2, ..Pruning::default() };
+    let mut heard = Vec::new();
+    let _ = pruning
+        .planner(&network, Some(&images), &mut |done, of| {
+            heard.push((done, of));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let of = heard[0].1;
+    assert_eq!(heard, (1..=of).map(|done| (done, of)).collect::<Vec<_>>());
+    assert!(of > 20, "20 layers and more are probed: {of}");
+    let broken = pruning.planner(&network, Some(&images), &mut |done, _| {
+        if done > 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let error = broken.unwrap_err().to_string();
+    assert_eq!(error, SaliencyError::Cancelled.to_string());
+}

@@ -1,6 +1,7 @@
 //! The probe: what becomes of the loss when one layer loses filters.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use super::ranked;
 use crate::dataset::LabelledImages;
@@ -21,6 +22,7 @@ pub(super) fn changes(
     network: &Network,
     scores: &Scores,
     images: &LabelledImages,
+    on_layer: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<BTreeMap<usize, f64>, SaliencyError> {
     let layout = ParamLayout::of(&network.graph);
     let mut weights = layout.gather::<f64>(&network.weights)?;
@@ -47,6 +49,9 @@ pub(super) fn changes(
         changes.insert(node.0, (loss.loss(&weights) - dense).abs());
         for (entry, before) in own.iter().zip(&before) {
             weights[entry.range.clone()].copy_from_slice(before);
+        }
+        if on_layer().is_break() {
+            return Err(SaliencyError::Cancelled);
         }
     }
     let largest = changes.values().fold(0.0, |largest: f64, &change| largest.max(change));

@@ -8,6 +8,10 @@ use super::*;
 use crate::graph::{Graph, Node, Op, Shape};
 use crate::saliency::{Criterion, MaskRecipe, Masked, ScoreRecipe, mask};
 
+fn taken(evidence: &Evidence<'_>, measure: Measure) -> Result<Sensitivity, SensitivityError> {
+    sensitivity(evidence, measure, &mut || ControlFlow::Continue(()))
+}
+
 /// Linear layers one after the other, of 2 inputs each.
 fn network(layers: &[&[f32]]) -> Network {
     let mut nodes = vec![Node { name: "in".to_owned(), op: Op::Input, inputs: Vec::new() }];
@@ -41,18 +45,18 @@ fn measures_that_need_no_data() {
     let Masked { scores, mask } = masked(&network, 0.6);
     let evidence = Evidence { network: &network, scores: &scores, mask: Some(&mask), images: None };
     let of = |measure| {
-        let sensitivity = sensitivity(&evidence, measure).unwrap();
+        let sensitivity = taken(&evidence, measure).unwrap();
         [sensitivity.of(NodeId(1)), sensitivity.of(NodeId(2))]
     };
     assert_eq!(of(Measure::Density), [0.5, 1.0]);
-    assert_eq!(sensitivity(&evidence, Measure::Density).unwrap(), density(&scores));
+    assert_eq!(taken(&evidence, Measure::Density).unwrap(), density(&scores));
     // (4 + 3) * 5 flow under the mask, (4 + 1) * 5 through the higher-scored filter.
     assert_eq!(of(Measure::FlowGap), [1.0 - 25.0 / 35.0, 0.0]);
     // Scores of 4 and 3: a Gini coefficient of 1/14.
     let concentration = of(Measure::Concentration);
     assert!((concentration[0] - 13.0 / 14.0).abs() < 1e-12 && concentration[1] == 1.0);
     assert_eq!(of(Measure::DeadFilters), [1.0, 1.0]);
-    assert_eq!(sensitivity(&evidence, Measure::Density).unwrap().of(NodeId(0)), 1.0, "was not scored");
+    assert_eq!(taken(&evidence, Measure::Density).unwrap().of(NodeId(0)), 1.0, "was not scored");
 }
 
 #[test]
@@ -60,8 +64,8 @@ fn a_filter_that_the_mask_empties_is_dead() {
     let network = network(&[&[4.0, 3.0, 2.0, 1.0], &[5.0, 6.0]]);
     let Masked { scores, mask } = masked(&network, 0.6);
     let evidence = Evidence { network: &network, scores: &scores, mask: Some(&mask), images: None };
-    assert_eq!(sensitivity(&evidence, Measure::DeadFilters).unwrap().of(NodeId(1)), 0.5);
-    let gap = sensitivity(&evidence, Measure::FlowGap).unwrap().of(NodeId(1));
+    assert_eq!(taken(&evidence, Measure::DeadFilters).unwrap().of(NodeId(1)), 0.5);
+    let gap = taken(&evidence, Measure::FlowGap).unwrap().of(NodeId(1));
     assert_eq!(gap, 0.0, "whole filters are what the mask keeps already");
 }
 
@@ -73,7 +77,7 @@ fn the_probe_compares_the_losses() {
     let scores = masked(&network, 1.0).scores;
     let images = LabelledImages::new(Shape::vector(2), 2, vec![1.0, 1.0], vec![0]);
     let evidence = Evidence { network: &network, scores: &scores, mask: None, images: Some(&images) };
-    let probed = sensitivity(&evidence, Measure::Probe).unwrap();
+    let probed = taken(&evidence, Measure::Probe).unwrap();
     let loss = |margin: f64| (-margin).exp().ln_1p();
     let (first, second) = (loss(0.0) - loss(1.0), loss(1.0) - loss(4.0));
     assert_eq!(probed.of(NodeId(1)), 1.0);
@@ -86,7 +90,7 @@ fn evidence_that_is_missing_is_named() {
     let network = network(&[&[4.0, -1.0, 2.0, 3.0]]);
     let scores = masked(&network, 0.5).scores;
     let evidence = Evidence { network: &network, scores: &scores, mask: None, images: None };
-    let refusal = |measure| sensitivity(&evidence, measure).unwrap_err().to_string();
+    let refusal = |measure| taken(&evidence, measure).unwrap_err().to_string();
     assert_eq!(refusal(Measure::FlowGap), "the flow gap is measured under a mask, and none was given");
     assert!(refusal(Measure::Probe).contains("labelled images"));
 }

@@ -46,7 +46,7 @@ pub(crate) async fn score(
     let blobs = core.blobs.clone();
     let scored = core.pool.run(move || {
         Subject::score(&key, (&origin, &blobs), &mut |done, of| {
-            reporter.report(done.into(), of.into(), format!("round {done}/{of}"));
+            reporter.report(done.into(), of.into(), format!("step {done}/{of}"));
             go_on(&cancel)
         })
     });
