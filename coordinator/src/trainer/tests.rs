@@ -145,11 +145,20 @@ fn what_goes_wrong_is_said_with_the_programs_last_words() {
     assert!(matches!(error, TrainerError::NotConfigured));
 }
 
-/// A process that the program started, by the number in the file `child`.
-fn is_running(folder: &Path) -> bool {
+/// Whether the process that the program started, by the number in the file `child`, ends: a kill takes its moment.
+fn ends(folder: &Path) -> bool {
     let id = fs::read_to_string(folder.join("checkpoints/child")).unwrap();
+    let stat = format!("/proc/{}/stat", id.trim());
+    let limit = Instant::now() + Duration::from_secs(10);
     // Ended and not yet waited for is ended.
-    fs::read_to_string(format!("/proc/{}/stat", id.trim())).is_ok_and(|stat| !stat.contains(") Z "))
+    let has_ended = || fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+    while !has_ended() {
+        if Instant::now() >= limit {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
 }
 
 /// Starts a child, and neither of them listens to SIGTERM or the end of its input.
@@ -169,7 +178,7 @@ fn a_stubborn_program_is_stopped_with_all_that_it_started() {
     });
     assert!(matches!(stopped, Err(TrainerError::Cancelled)));
     assert!(begun.elapsed() >= Duration::from_secs(5), "it was asked first");
-    assert!(!is_running(&folder));
+    assert!(ends(&folder));
 }
 
 #[test]
@@ -178,7 +187,7 @@ fn what_a_program_has_started_ends_with_it() {
     let folder = bench.folder.path().join("training").join(Bench::key().to_string());
     let script = r#"cd "$(dirname "$1")"; sleep 600 & echo $! > checkpoints/child; exit 5"#;
     assert!(bench.failure(script).contains("exit code 5"));
-    assert!(!is_running(&folder));
+    assert!(ends(&folder));
 }
 
 #[test]
