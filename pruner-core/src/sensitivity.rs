@@ -32,7 +32,7 @@ pub enum Measure {
     /// C: how evenly its score is spread over its filters, 1 - Gini coefficient. An even spread leaves no channel to drop.
     Concentration,
     /// D: how much the loss moves when it alone loses half of its filters, the lowest-scored, relative to the layer that
-    /// moves it most. Needs labelled images; one forward pass of them per layer.
+    /// moves it most. Needs labelled images; one forward pass of at most 100 of them per layer, fewer for large networks.
     Probe,
     /// E: the share of its filters of which the mask keeps at least one weight; DNNShifter drops the others, the dead.
     DeadFilters,

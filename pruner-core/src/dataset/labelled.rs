@@ -50,6 +50,16 @@ impl LabelledImages {
     pub fn images(&self) -> &[f32] {
         &self.images
     }
+
+    /// At most so many of them, evenly spread over all.
+    pub fn spread(&self, most: usize) -> Self {
+        let count = self.len().min(most);
+        let chosen = (0..count).map(|index| index * self.len() / count);
+        let numel = self.shape.numel();
+        let images = chosen.clone().flat_map(|index| &self.images[index * numel..][..numel]);
+        let images = images.copied().collect();
+        Self { images, labels: chosen.map(|index| self.labels[index]).collect(), ..*self }
+    }
 }
 
 impl Dataset {
@@ -78,6 +88,20 @@ impl Dataset {
 mod tests {
     use super::*;
     use crate::dataset::Split;
+
+    #[test]
+    fn fewer_images_are_spread_over_all() {
+        let images = LabelledImages::new(
+            Shape::new(1, 1, 2),
+            5,
+            (0..10).map(|i| i as f32).collect(),
+            vec![0, 1, 2, 3, 4],
+        );
+        let two = images.spread(2);
+        assert_eq!((two.images(), two.labels()), ([0.0, 1.0, 4.0, 5.0].as_slice(), [0, 2].as_slice()));
+        assert_eq!(images.spread(9), images);
+        assert!(images.spread(0).is_empty());
+    }
 
     #[test]
     fn a_sample_has_as_many_of_each_class_as_there_are() {

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use super::ranked;
 use crate::dataset::LabelledImages;
 use crate::exec::{ParamLayout, Role};
+use crate::graph::cost::cost;
 use crate::graph::{Network, NodeId};
 use crate::group;
 use crate::saliency::gradient::LossGradient;
@@ -13,6 +14,16 @@ use crate::saliency::{SaliencyError, Scores};
 
 /// Share of the filters that a layer loses, rounded down.
 const SHARE: f64 = 0.5;
+/// Images that are looked at, at most.
+const MOST_IMAGES: usize = 100;
+/// Multiply-accumulates that one layer's probe may take, so that a network of a hundred times the work does not take a
+/// hundred times as long; at least one image is looked at.
+const MOST_MACS: u64 = 40_000_000_000;
+
+/// As many images as the work allows.
+fn affordable(macs: u64) -> usize {
+    usize::try_from(MOST_MACS / macs.max(1)).unwrap_or(MOST_IMAGES).clamp(1, MOST_IMAGES)
+}
 
 /// |change of the loss| of every scored layer, relative to the largest. Layers that write the network's outputs cannot
 /// lose any and count as 1.
@@ -24,6 +35,7 @@ pub(super) fn changes(
     images: &LabelledImages,
     on_layer: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<BTreeMap<usize, f64>, SaliencyError> {
+    let images = &images.spread(affordable(cost(&network.graph).macs));
     let layout = ParamLayout::of(&network.graph);
     let mut weights = layout.gather::<f64>(&network.weights)?;
     let mut loss = LossGradient::new(&network.graph, images, 1.0)?;
@@ -58,4 +70,17 @@ pub(super) fn changes(
     changes.values_mut().for_each(|change| *change = if largest > 0.0 { *change / largest } else { 0.0 });
     changes.extend(frozen.into_iter().map(|node| (node.0, 1.0)));
     Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::affordable;
+
+    #[test]
+    fn large_networks_are_probed_with_fewer_images() {
+        assert_eq!(affordable(0), 100);
+        assert_eq!(affordable(313_000_000), 100, "VGG-16 on 32x32");
+        assert_eq!(affordable(4_100_000_000), 9, "ResNet-50 on 224x224");
+        assert_eq!(affordable(u64::MAX), 1);
+    }
 }
