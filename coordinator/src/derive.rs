@@ -168,7 +168,7 @@ pub struct Watch<'a> {
 
 /// Prunes `dense` by `plan`, has what is left trained by `train`, measures its accuracy and packs it for devices.
 pub fn derive(
-    dense: &Network,
+    (dense, dataset): (&Network, &Dataset),
     plan: &PrunePlan,
     spec: &DeploymentSpec,
     train: impl FnOnce(&Network, &Dataset) -> Result<Network, DeriveError>,
@@ -178,15 +178,23 @@ pub fn derive(
     let time_to_prune = started.elapsed();
 
     let started = Instant::now();
-    let dataset = limit_images(spec.dataset.read()?, spec.training.images);
-    let trained = train(&pruned, &dataset)?;
-    let evaluation = train::evaluate(&trained, &dataset, &dataset.test)?;
+    let trained = train(&pruned, dataset)?;
+    let evaluation = train::evaluate(&trained, dataset, &dataset.test)?;
     if !evaluation.loss.is_finite() {
         return Err(DeriveError::Diverged);
     }
     let time_to_train = started.elapsed();
 
-    package(&trained, &dataset, evaluation, time_to_prune, time_to_train)
+    package(&trained, dataset, evaluation, time_to_prune, time_to_train)
+}
+
+/// Reads what a deployment trains on, no more images of it than it says.
+pub fn images(spec: &DeploymentSpec) -> Result<Dataset, DatasetError> {
+    let dataset = spec.dataset.read()?;
+    Ok(match spec.training.images {
+        Some(images) => dataset.with_train(images),
+        None => dataset,
+    })
 }
 
 /// What training starts from.
@@ -220,11 +228,4 @@ pub fn train(
         }
     }
     Ok(trainer.finish()?)
-}
-
-fn limit_images(mut dataset: Dataset, images: Option<usize>) -> Dataset {
-    if let Some(images) = images.filter(|&images| images < dataset.train.len()) {
-        dataset.train = dataset.train.take(images);
-    }
-    dataset
 }

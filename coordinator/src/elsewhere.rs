@@ -3,7 +3,7 @@
 
 use proto::{ArtifactRef, Digest};
 use pruner_core::Network;
-use pruner_core::dataset::DatasetError;
+use pruner_core::dataset::{Dataset, DatasetError};
 use pruner_core::graph::onnx::{self, BatchNorms, OnnxError, ReadError};
 use pruner_core::graph::weights::{self, WeightsError};
 use pruner_core::plan::PrunePlan;
@@ -201,10 +201,13 @@ impl Found {
 }
 
 impl Planned {
+    fn dense(&self, blobs: &BlobStore, dataset: &Dataset) -> Result<Network, DeriveError> {
+        SubjectKey::of(&self.spec).build((&self.origin, blobs), (dataset.shape, dataset.classes))
+    }
+
     fn export(&self, blobs: &BlobStore, form: Form) -> Result<Export, ElsewhereError> {
-        let dataset = self.spec.dataset.read()?;
-        let dense =
-            SubjectKey::of(&self.spec).build((&self.origin, blobs), (dataset.shape, dataset.classes))?;
+        let dataset = derive::images(&self.spec)?;
+        let dense = self.dense(blobs, &dataset)?;
         let network = derive::prune(&dense, &self.plan, &self.spec)?;
         let file = match form {
             Form::Onnx => onnx::encode(&network, BatchNorms::Kept)?,
@@ -225,12 +228,9 @@ impl Planned {
     /// Checks the weights in `file`, measures their accuracy and packs the network. Stores its file, no record.
     pub fn import(&self, blobs: &BlobStore, file: &[u8]) -> Result<ArtifactRecord, ElsewhereError> {
         self.may_come_back()?;
-        let (shape, classes) = {
-            let dataset = self.spec.dataset.read()?;
-            (dataset.shape, dataset.classes)
-        };
-        let dense = SubjectKey::of(&self.spec).build((&self.origin, blobs), (shape, classes))?;
-        let derived = derive::derive(&dense, &self.plan, &self.spec, |network, _| {
+        let dataset = derive::images(&self.spec)?;
+        let dense = self.dense(blobs, &dataset)?;
+        let derived = derive::derive((&dense, &dataset), &self.plan, &self.spec, |network, _| {
             let weights = weights::decode(&network.graph, file)?;
             Ok(Network { graph: network.graph.clone(), weights })
         })?;

@@ -176,7 +176,7 @@ impl Trainer {
     }
 
     fn of(&self, key: DerivationKey) -> PathBuf {
-        Path::new(&self.folder).join(key.to_string())
+        self.folder.join(key.to_string())
     }
 }
 

@@ -126,7 +126,7 @@ async fn import(args: &ImportArgs, context: &Context) -> Result<(), CliError> {
     let parts = upload::parts(Outgoing::Header(header), file, Outgoing::Chunk);
     let parts = parts.map(|part| v1::ImportWeightsRequest { part: Some(part) });
     let mut client = context.server.connect().await?;
-    let answer = client.import_weights(Request::new(tokio_stream::iter(parts.collect::<Vec<_>>()))).await;
+    let answer = client.import_weights(Request::new(tokio_stream::iter(parts))).await;
     let answer = answer.map_err(|status| context.server.refusal(status))?.into_inner();
     let v1::ImportWeightsResponse { digest, test_accuracy, test_images, classes } = answer;
     if test_accuracy < GUESSING / f64::from(classes.max(1)) {

@@ -80,9 +80,8 @@ pub(crate) struct TrainArgs {
 pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<(), CliError> {
     args.refuse_equal_paths()?;
     let (_, mut dataset) = dataset::read(&args.dataset, args.dataset_format, args.test_share)?;
-    let fewer = args.images.map(|images| images as usize).filter(|&images| images < dataset.train.len());
-    if let Some(images) = fewer {
-        dataset = dataset.with_train(images);
+    if let Some(images) = args.images {
+        dataset = dataset.with_train(images as usize);
     }
     let network = args.network(&dataset, context)?;
     let out = Destination::check(&args.out)?;
@@ -121,7 +120,7 @@ fn train(
                     done: step.step as u64,
                     total: step.steps as u64,
                     message: &step.to_string(),
-                    stage: Stage::Running,
+                    stage: if step.step == step.steps { Stage::Finished } else { Stage::Running },
                 });
                 last = Some(step.clone());
                 ControlFlow::Continue(())

@@ -44,12 +44,16 @@ pub(super) fn lay(folder: &Path, lesson: Lesson<'_>) -> Result<Paths, TrainerErr
     fs::create_dir_all(folder).map_err(failed(folder))?;
     let folder = fs::canonicalize(folder).map_err(failed(folder))?;
     let at = |name: &str| folder.join(name);
-    let mut paths = Paths {
-        initial_len: 0,
+    let Lesson { network, dataset, .. } = lesson;
+    let other = |path: &Path, error: String| failed(path)(io::Error::other(error));
+    let at_weights = at("weights.safetensors");
+    let initial = weights::encode(&network.weights).map_err(|error| other(&at_weights, error.to_string()))?;
+    let paths = Paths {
+        initial_len: initial.len() as u64,
         task: at("task.json"),
         errors: at("stderr.log"),
         model: at("model.onnx"),
-        weights: at("weights.safetensors"),
+        weights: at_weights,
         images: at("images.safetensors"),
         checkpoints: at("checkpoints"),
         output: at("trained.safetensors"),
@@ -60,12 +64,7 @@ pub(super) fn lay(folder: &Path, lesson: Lesson<'_>) -> Result<Paths, TrainerErr
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&paths.output)(error)),
         Ok(()) | Err(_) => {}
     }
-    let Lesson { network, dataset, .. } = lesson;
-    let other = |path: &Path, error: String| failed(path)(io::Error::other(error));
     let model = onnx::encode(network, BatchNorms::Kept)?;
-    let initial =
-        weights::encode(&network.weights).map_err(|error| other(&paths.weights, error.to_string()))?;
-    paths.initial_len = initial.len() as u64;
     let images = dataset.train.to_safetensors(dataset.shape);
     let images = images.map_err(|error| other(&paths.images, error.to_string()))?;
     let task = task(&paths, lesson).map_err(|error| other(&paths.task, error.to_string()))?;

@@ -259,13 +259,15 @@ impl Training {
             return Err(DeriveError::Cancelled); // while it waited for its turn
         }
         let Self { key, checkpoints, trainer, reporter, subject, plan, spec, cancel } = self;
-        let derived = derive::derive(&subject.network, plan, spec, |network, dataset| {
+        let dataset = derive::images(spec)?;
+        let derived = derive::derive((&subject.network, &dataset), plan, spec, |network, dataset| {
             match spec.training.trainer {
                 TrainerKind::Command => {
                     let lesson = Lesson { network, dataset, source: &spec.dataset, training: &spec.training };
                     let mut hear = |progress: Option<&Progress>| {
                         if let Some(progress) = progress {
-                            reporter.report(progress.epoch, progress.epochs, tell(progress));
+                            let done = progress.epoch.saturating_sub(1); // it is the one under way
+                            reporter.report(done, progress.epochs, tell(progress));
                         }
                         go_on(cancel)
                     };
