@@ -94,7 +94,6 @@ pub struct PruningSpec {
     #[serde(skip_serializing_if = "usual::is_default")]
     pub measure: Measure,
     /// How strongly widths follow sensitivities; 0: all layers alike.
-    #[serde(skip_serializing_if = "usual::exponent")]
     pub exponent: f64,
     /// Whether channels that additions couple are pruned as a whole, or skipped.
     #[serde(skip_serializing_if = "usual::is_default")]

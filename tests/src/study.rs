@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use pruner_core::dataset::{self, Dataset, Split};
 use pruner_core::graph::Shape;
 
-pub use arm::{Arm, Method, Series};
+pub use arm::{Arm, Effort, Method, Series};
 use results::Results;
 
 use crate::dataset::fashion_mnist;

@@ -78,7 +78,7 @@ pub(crate) struct PruneArgs {
     #[arg(long, default_value = "density", value_parser = one_of::<Measure>(Measure::NAMES))]
     measure: Measure,
     /// How strongly widths follow sensitivities, 0 to 4; 0: all layers alike
-    #[arg(long, default_value_t = 0.5, value_parser = parse_exponent)]
+    #[arg(long, default_value_t = 0.25, value_parser = parse_exponent)]
     exponent: f64,
     /// Whether channels that additions couple are pruned as a whole, or skipped
     #[arg(long, default_value = "prune", value_parser = one_of::<Coupled>(Coupled::NAMES))]

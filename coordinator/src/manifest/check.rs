@@ -97,7 +97,7 @@ fn pruning(spec: &PruningSpec) -> Problem {
         .or_else(|| {
             let allowed = WidthPolicy::EXPONENTS.contains(&exponent);
             refuse_if(!allowed, "spec.pruning.exponent", || {
-                format!("{exponent} is not allowed; from 0 to 4, as in 0.5")
+                format!("{exponent} is not allowed; from 0 to 4, as in 0.25")
             })
         })
         .or_else(|| {

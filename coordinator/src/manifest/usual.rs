@@ -1,14 +1,10 @@
 //! What is left out of a manifest as it is stored: settings that came later and stand at their defaults. So a manifest
 //! that says nothing of them has the digest, and its derivations the keys, that it had before there were such settings.
 
-use super::{PruningSpec, TrainingSpec};
+use super::TrainingSpec;
 
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-pub(super) fn exponent(value: &f64) -> bool {
-    *value == PruningSpec::default().exponent
 }
 
 pub(super) fn warmup_epochs(value: &f32) -> bool {

@@ -37,7 +37,7 @@ fn layers_add_up_to_the_whole() {
     let ms: f64 = report.layers.iter().filter_map(|layer| layer.predicted_ms).map(|ms| ms.before).sum();
     assert!(ms > 0.0 && report.frozen.is_empty());
     let json = serde_json::to_value(&report).unwrap();
-    assert_eq!(json["layers"][21]["params"], serde_json::json!({ "before": 650, "after": 350 }));
+    assert_eq!(json["layers"][21]["params"], serde_json::json!({ "before": 650, "after": 330 }));
     assert_eq!(serde_json::from_value::<Report>(json).unwrap().pruned, report.pruned);
 }
 

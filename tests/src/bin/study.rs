@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use fleet_tests::binaries::{target_folder, workspace_root};
-use fleet_tests::study::{self, Arm, Plan, Series};
+use fleet_tests::study::{self, Arm, Effort, Plan, Series};
 
 /// Trains dense, unstructured and structured arms with equal budgets, and writes docs/study.md from the results.
 #[derive(Debug, Parser)]
@@ -36,6 +36,9 @@ struct Arguments {
     /// Passes over them
     #[arg(long, default_value_t = 10)]
     epochs: usize,
+    /// Images of one step
+    #[arg(long, default_value_t = 128)]
+    batch: usize,
     /// Threads that train
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -62,10 +65,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let Arguments { series, network, seeds, images, epochs, threads, only, pages_only, docs } = arguments;
-    let arms = network.iter().flat_map(|network| {
-        series.iter().flat_map(|&series| Arm::series(series, network, seeds, *images, *epochs))
-    });
+    let Arguments { series, network, seeds, threads, only, pages_only, docs, .. } = arguments;
+    let effort = Effort { images: arguments.images, epochs: arguments.epochs, batch: arguments.batch };
+    let arms = network
+        .iter()
+        .flat_map(|network| series.iter().flat_map(|&series| Arm::series(series, network, seeds, effort)));
     let arms = arms.filter(|arm| only.is_empty() || only.iter().any(|text| arm.title().contains(text)));
     let docs = docs.clone().unwrap_or_else(|| workspace_root().join("docs"));
     std::fs::create_dir_all(&docs)?;

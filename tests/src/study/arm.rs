@@ -1,5 +1,7 @@
 //! One arm of the study: which network, pruned how far and how, from which seed. Owns names; trains nothing.
 
+use std::fmt;
+
 use pruner_core::plan::WidthPolicy;
 use pruner_core::pruning::Pruning;
 use pruner_core::rectify::Reinit;
@@ -22,6 +24,32 @@ pub struct Arm {
     pub images: usize,
     /// Passes over them.
     pub epochs: usize,
+    /// Images of one step.
+    #[serde(default = "usual_batch")]
+    pub batch: usize,
+}
+
+/// Of the results that name none.
+fn usual_batch() -> usize {
+    128
+}
+
+/// What a training may take; arms are compared at the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effort {
+    /// Training images.
+    pub images: usize,
+    /// Passes over them.
+    pub epochs: usize,
+    /// Images of one step.
+    pub batch: usize,
+}
+
+impl fmt::Display for Effort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { images, epochs, batch } = self;
+        write!(f, "{images} images, {epochs} epochs, batch {batch}")
+    }
 }
 
 /// How a network is pruned.
@@ -61,6 +89,8 @@ pub(super) const RATIO: f64 = 16.21;
 /// Those of the headline.
 const RATIOS: [f64; 3] = [4.0, RATIO, 64.0];
 const EXPONENTS: [f64; 3] = [0.25, 0.5, 1.0];
+/// At which the measures are compared: strong enough to tell them apart.
+const MEASURES_AT: f64 = 0.5;
 
 impl Method {
     /// What the product does unless told otherwise.
@@ -81,12 +111,12 @@ impl Method {
         match self {
             Self::Dense => "dense".to_owned(),
             Self::Unstructured => "unstructured (SynFlow mask)".to_owned(),
-            same if *same == product => "structured (the default)".to_owned(),
             same if *same == Self::uniform() => "uniform width".to_owned(),
             Self::Structured { measure, exponent, reinit } => {
                 let start =
                     if *reinit == Pruning::default().reinit { String::new() } else { format!(", {reinit}") };
-                format!("structured, {measure}, exponent {exponent}{start}")
+                let default = if *self == product { " (the default)" } else { "" };
+                format!("structured, {measure}, exponent {exponent}{start}{default}")
             }
             Self::RandomChannels => "random channels".to_owned(),
             Self::Distilled => "structured, distilled".to_owned(),
@@ -102,6 +132,11 @@ impl Arm {
             Method::Dense => format!("{network} dense, seed {seed}"),
             _ => format!("{network} 1/{ratio} {}, seed {seed}", method.title()),
         }
+    }
+
+    /// What its training takes.
+    pub fn effort(&self) -> Effort {
+        Effort { images: self.images, epochs: self.epochs, batch: self.batch }
     }
 
     /// How its channels are chosen, where any are.
@@ -127,7 +162,7 @@ impl Arm {
     }
 
     /// The arms of a series for one network.
-    pub fn series(series: Series, network: &str, seeds: &[u64], images: usize, epochs: usize) -> Vec<Self> {
+    pub fn series(series: Series, network: &str, seeds: &[u64], effort: Effort) -> Vec<Self> {
         let product = Pruning::default();
         let structured = |measure: Measure, exponent: f64, reinit: Reinit| Method::Structured {
             measure,
@@ -136,8 +171,7 @@ impl Arm {
         };
         let methods: Vec<(f64, Method)> = match series {
             Series::Ablation => {
-                let measures =
-                    Measure::ALL.iter().map(|&m| structured(m, product.widths.exponent, product.reinit));
+                let measures = Measure::ALL.iter().map(|&m| structured(m, MEASURES_AT, product.reinit));
                 let exponents = EXPONENTS.iter().map(|&e| structured(product.measure, e, product.reinit));
                 let mut methods: Vec<Method> = Vec::new();
                 for method in measures.chain(exponents).chain([Method::uniform()]) {
@@ -167,8 +201,9 @@ impl Arm {
             ratio: *ratio,
             method: method.clone(),
             seed,
-            images,
-            epochs,
+            images: effort.images,
+            epochs: effort.epochs,
+            batch: effort.batch,
         };
         seeds.iter().flat_map(|&seed| methods.iter().map(move |method| arm(seed, method))).collect()
     }

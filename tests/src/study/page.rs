@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::arm::{Arm, Method, RATIO};
+use super::arm::{Effort, Method, RATIO};
 use super::plot;
 use super::results::{Results, Timed, Trained};
 
@@ -21,8 +21,7 @@ pub(super) struct Row<'a> {
 /// All rows of one network, trained for as long.
 pub(super) struct Section<'a> {
     pub(super) network: &'a str,
-    pub(super) images: usize,
-    pub(super) epochs: usize,
+    pub(super) effort: Effort,
     pub(super) rows: Vec<Row<'a>>,
 }
 
@@ -49,7 +48,8 @@ pub(super) fn write(results: &Results, page: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let mut text = String::from(HEAD);
     for section in &sections {
-        let name = format!("study-{}-{}x{}", section.network, section.images, section.epochs);
+        let Effort { images, epochs, batch } = section.effort;
+        let name = format!("study-{}-{images}x{epochs}-batch{batch}", section.network);
         text += &section_text(section, &name);
         for (ending, svg) in [("size", plot::by_size(section)?), ("latency", plot::by_latency(section)?)] {
             let file = folder.join(format!("{name}-{ending}.svg"));
@@ -66,7 +66,7 @@ const HEAD: &str = "\
 Written by `cargo run --release -p fleet-tests --bin study`; every number below stands in `study.jsonl` beside this page.
 
 Fashion-MNIST, its images framed in black to 32x32 (VGG's five poolings need that). All arms of a table see the same
-training images for as many epochs: SGD with momentum 0.9 (Nesterov), batch 128, one cycle up to 0.1, weight decay 5e-4, mirrored at
+training images for as many epochs: SGD with momentum 0.9 (Nesterov), one cycle up to 0.1, weight decay 5e-4, mirrored at
 random and moved by up to 2 pixels. Accuracy is of all 10,000 test images after the last epoch; none was looked at before. With
 several seeds: the mean, and half of the distance between the best and the worst behind ±.
 
@@ -79,10 +79,11 @@ Pruning and training: processor seconds of all threads together.
 fn sections(results: &Results) -> Vec<Section<'_>> {
     let mut sections: Vec<Section<'_>> = Vec::new();
     for trained in results.trained() {
-        let Arm { network, ratio, method, images, epochs, .. } = &trained.arm;
-        let same = |s: &Section<'_>| s.network == network && s.images == *images && s.epochs == *epochs;
+        let (arm, effort) = (&trained.arm, trained.arm.effort());
+        let (network, ratio, method) = (&arm.network, &arm.ratio, &arm.method);
+        let same = |s: &Section<'_>| s.network == network && s.effort == effort;
         let at = sections.iter().position(same).unwrap_or_else(|| {
-            sections.push(Section { network, images: *images, epochs: *epochs, rows: Vec::new() });
+            sections.push(Section { network, effort, rows: Vec::new() });
             sections.len() - 1
         });
         let rows = &mut sections[at].rows;
@@ -101,8 +102,8 @@ fn sections(results: &Results) -> Vec<Section<'_>> {
 }
 
 fn section_text(section: &Section<'_>, picture: &str) -> String {
-    let Section { network, images, epochs, rows } = section;
-    let mut text = format!("\n## {network}, {images} images, {epochs} epochs\n\n");
+    let Section { network, effort, rows } = section;
+    let mut text = format!("\n## {network}, {effort}\n\n");
     text += &headline(section);
     text += "| parameters / | arm | seeds | accuracy | parameters | MACs | ONNX | rten | onnxruntime | prune | train |\n\
              |---|---|---|---|---|---|---|---|---|---|---|\n";
@@ -172,7 +173,10 @@ fn accuracy(row: &Row<'_>) -> String {
 
 /// Which commands and machines gave the findings.
 fn provenance(results: &Results) -> String {
-    let mut text = String::from("\n## Where the numbers come from\n\n");
+    let mut text = String::from(
+        "\n## Where the numbers come from\n\nCommands that name the default before any with exponent 0.25 meant \
+         exponent 0.5, which was the default until then.\n\n",
+    );
     let mut known: Vec<(&str, &str)> = Vec::new();
     for trained in results.trained() {
         let source = (trained.command.as_str(), trained.machine.as_str());

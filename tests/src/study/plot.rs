@@ -52,7 +52,7 @@ fn draw(section: &Section<'_>, axis: &str, figure: impl Fn(&Row<'_>) -> Option<f
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         root.fill(&WHITE).map_err(|e| problem(&e))?;
-        let title = format!("{}, {} images, {} epochs", section.network, section.images, section.epochs);
+        let title = format!("{}, {}", section.network, section.effort);
         let mut chart = ChartBuilder::on(&root)
             .caption(title, ("sans-serif", 17))
             .margin(12)

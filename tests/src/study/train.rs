@@ -29,7 +29,7 @@ pub(super) struct Subject {
 fn recipe(arm: &Arm) -> Recipe {
     Recipe {
         epochs: arm.epochs,
-        batch: 128,
+        batch: arm.batch,
         learning_rate: 0.1,
         schedule: Schedule::OneCycle,
         weight_decay: 5e-4,

@@ -104,10 +104,10 @@ pub(super) fn parse_shape(text: &str) -> Result<Shape, String> {
     }
 }
 
-/// `0.5`: from 0 to 4.
+/// `0.25`: from 0 to 4.
 pub(super) fn parse_exponent(text: &str) -> Result<f64, String> {
     let exponent = text.parse::<f64>().ok().filter(|exponent| WidthPolicy::EXPONENTS.contains(exponent));
-    exponent.ok_or_else(|| format!("'{text}' is not a number from 0 to 4, such as 0.5"))
+    exponent.ok_or_else(|| format!("'{text}' is not a number from 0 to 4, such as 0.25"))
 }
 
 #[cfg(test)]

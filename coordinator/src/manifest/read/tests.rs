@@ -70,7 +70,7 @@ fn choices_of_pruning_have_names() {
     );
     assert_eq!(
         refusal("  pruning: { exponent: -1 }\n"),
-        "line 8, column 24: spec.pruning.exponent: -1 is not allowed; from 0 to 4, as in 0.5"
+        "line 8, column 24: spec.pruning.exponent: -1 is not allowed; from 0 to 4, as in 0.25"
     );
 }
 
@@ -87,7 +87,7 @@ fn settings_at_their_defaults_are_not_written() {
     let spec = read(MINIMAL).unwrap().spec;
     assert_eq!(
         serde_json::to_string(&spec.pruning).unwrap(),
-        r#"{"rounds":100,"density":0.061690314620604564,"seed":1,"minChannels":2}"#
+        r#"{"rounds":100,"density":0.061690314620604564,"exponent":0.25,"seed":1,"minChannels":2}"#
     );
     assert_eq!(
         serde_json::to_string(&spec.training).unwrap(),
