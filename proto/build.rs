@@ -1,7 +1,23 @@
-//! Compiles the schema with protox, so that no `protoc` is needed on the machine.
+//! Compiles the schemas with protox, so that no `protoc` is needed on the machine.
 
 /// The calls that move files.
 const FILES: [&str; 3] = ["ImportModel", "ExportArtifact", "ImportWeights"];
+
+/// What the Open Inference Protocol's REST form says in the words of its gRPC form.
+const SAID_IN_JSON: [&str; 10] = [
+    "ServerMetadataResponse",
+    "ModelMetadataResponse",
+    "ModelMetadataResponse.TensorMetadata",
+    "StatisticDuration",
+    "InferStatistics",
+    "InferBatchStatistics",
+    "ModelStatistics",
+    "ModelStatisticsResponse",
+    "RepositoryIndexResponse.ModelIndex",
+    "RepositoryIndexResponse",
+];
+
+const SERIALIZE: &str = "#[derive(serde::Serialize)]";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
@@ -9,17 +25,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "reconvene/v1/session.proto",
         "reconvene/v1/artifact.proto",
         "reconvene/v1/operator.proto",
+        "inference/grpc_service.proto",
     ];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
+    // Tensors are not copied out of the request that they came in.
+    let mut build = tonic_prost_build::configure().bytes(".inference");
+    for message in SAID_IN_JSON {
+        build = build.type_attribute(format!("inference.{message}"), SERIALIZE);
+    }
     // The operator's messages are what `-o json|yaml` prints; the others, and those of files, never leave the wire.
-    let mut build = tonic_prost_build::configure();
     for message in descriptors.file.iter().filter(|f| f.name() == "reconvene/v1/operator.proto") {
         let is_of_file = |name: &str| FILES.iter().any(|call| name.starts_with(call));
         let printed = message.message_type.iter().filter(|message| !is_of_file(message.name()));
         for message in printed {
             let path = format!("reconvene.v1.{}", message.name());
-            build = build.type_attribute(&path, "#[derive(serde::Serialize)]");
+            build = build.type_attribute(&path, SERIALIZE);
             build = build.type_attribute(&path, "#[serde(rename_all = \"camelCase\")]");
         }
     }

@@ -6,7 +6,6 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::probe::task::Prober;
 use crate::runner::Runner;
+use crate::serve::Listeners;
 use crate::session::{self, Pulse, Session};
 use crate::slot::Slots;
 use crate::spool::shared::SharedSpool;
@@ -76,13 +76,9 @@ impl App {
         Ok(Self { config, state, slots, spool, lock })
     }
 
-    /// Serves on `listener` and follows the coordinator until `shutdown`; then ends what has begun, within a grace
+    /// Serves on `listeners` and follows the coordinator until `shutdown`; then ends what has begun, within a grace
     /// period.
-    pub async fn run(
-        self,
-        listener: TcpListener,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), AppError> {
+    pub async fn run(self, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
         let Self { config, state, mut slots, spool, lock } = self;
         let (tasks, inference) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
@@ -94,11 +90,11 @@ impl App {
         {
             runner.swap(model);
         }
-        let address = listener.local_addr().map_err(AppError::Serve)?.to_string();
+        let address = listeners.tcp.local_addr().map_err(AppError::Serve)?.to_string();
         state::replace(&state.serving_address(), address.as_bytes()).map_err(refuse)?;
         let parts = Parts { config: &config, state: &state, runner: &runner, spool: &spool, tasks: &tasks };
         parts.spawn(slots, address.clone(), &stop)?;
-        let mut server = tasks.spawn(serve::run(listener, runner.clone(), stop.clone()));
+        let mut server = tasks.spawn(serve::run(listeners, runner.clone(), stop.clone()));
         let status = systemd::status(&runner);
         tracing::info!(device = %config.device_id, address, status, "ready");
         systemd::ready(&status);

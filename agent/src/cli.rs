@@ -105,6 +105,14 @@ pub enum CliError {
         /// Which.
         path: PathBuf,
     },
+    /// The socket cannot be made.
+    #[error("cannot listen on {}; serve.socket names a path in a folder that the agent may write", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The process could not be set up, or its answer not printed.
     #[error("cannot {operation}")]
     Process {
@@ -121,7 +129,7 @@ impl CliError {
         match self {
             Self::NoState { .. } => 3,
             Self::Config(_) => 64,
-            Self::AddressInUse { .. } | Self::Listen { .. } => 71,
+            Self::AddressInUse { .. } | Self::Listen { .. } | Self::Socket { .. } => 71,
             Self::App(AppError::State { .. } | AppError::InUse { .. }) => 73,
             Self::App(AppError::Address(_)) => 64,
             Self::App(AppError::Serve(_)) | Self::File(_) | Self::Process { .. } => 1,

@@ -37,10 +37,12 @@ pub struct EngineConfig {
 }
 
 /// The local inference API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServeConfig {
     /// Where it listens; port 0: any free one.
     pub listen: SocketAddr,
+    /// A Unix socket where it listens as well.
+    pub socket: Option<PathBuf>,
 }
 
 /// Why a configuration was refused; one line that names the key.
@@ -94,6 +96,7 @@ struct EngineFile {
 #[serde(deny_unknown_fields, default)]
 struct ServeFile {
     listen: Option<String>,
+    socket: Option<PathBuf>,
 }
 
 /// More threads than this in one inference is a typing error.
@@ -157,13 +160,18 @@ impl ConfigFile {
         let listen = listen.parse().map_err(|_| {
             refuse("serve.listen", format!("'{listen}' is not an address such as 127.0.0.1:7380"))
         })?;
+        let socket = self.serve.socket;
+        if let Some(path) = socket.as_deref().filter(|path| !path.is_absolute()) {
+            let path = path.display();
+            return Err(refuse("serve.socket", format!("'{path}' is not a path that begins with /")));
+        }
         Ok(Config {
             device_id,
             coordinator,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/reconvene-agent")),
             labels: self.labels,
             engine: EngineConfig { threads },
-            serve: ServeConfig { listen },
+            serve: ServeConfig { listen, socket },
         })
     }
 }

@@ -20,8 +20,10 @@ use crate::slot::Installed;
 pub mod check;
 pub mod engine;
 pub mod framing;
+pub mod statistics;
 
 use engine::{Engine, EngineError};
+use statistics::{Served, Statistics};
 
 /// Requests that may wait.
 const QUEUE: usize = 64;
@@ -35,6 +37,15 @@ pub struct ServedModel {
     pub installed: Installed,
     /// The loaded model.
     pub engine: Engine,
+    /// What it has done.
+    pub statistics: Statistics,
+}
+
+impl ServedModel {
+    /// A model that has done nothing yet.
+    pub fn new(installed: Installed, engine: Engine) -> Self {
+        Self { installed, engine, statistics: Statistics::default() }
+    }
 }
 
 /// Latencies of one model since the last report.
@@ -64,9 +75,15 @@ pub enum InferError {
 }
 
 enum Job {
-    Infer { model: Arc<ServedModel>, images: Vec<f32>, reply: oneshot::Sender<Result<Vec<f32>, EngineError>> },
+    Infer(Request, oneshot::Sender<Result<Vec<f32>, EngineError>>),
     Ping(oneshot::Sender<()>),
     Stop,
+}
+
+struct Request {
+    model: Arc<ServedModel>,
+    images: Vec<f32>,
+    asked: Instant,
 }
 
 /// The handle to the inference thread; clones share it.
@@ -106,7 +123,8 @@ impl Runner {
     /// Outputs of `model` for `images`, a whole number of its inputs, one after another.
     pub async fn infer(&self, model: Arc<ServedModel>, images: Vec<f32>) -> Result<Vec<f32>, InferError> {
         let (reply, answer) = oneshot::channel();
-        self.put(Job::Infer { model, images, reply }).await?;
+        let request = Request { model, images, asked: Instant::now() };
+        self.put(Job::Infer(request, reply)).await?;
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(result)) => Ok(result?),
             Ok(Err(_)) => Err(InferError::Stopping),
@@ -171,27 +189,38 @@ impl Bench {
             match job {
                 // Whoever asked may have given up by now; then nobody reads the answer.
                 Job::Ping(reply) => drop(reply.send(())),
-                Job::Infer { reply, .. } if reply.is_closed() => {}
-                Job::Infer { model, images, reply } => drop(reply.send(self.infer(&model, &images))),
+                Job::Infer(_, reply) if reply.is_closed() => {}
+                Job::Infer(request, reply) => drop(reply.send(self.infer(&request))),
                 Job::Stop => return,
             }
         }
     }
 
-    fn infer(&self, model: &ServedModel, images: &[f32]) -> Result<Vec<f32>, EngineError> {
-        let mut outputs = Vec::new();
-        for image in images.chunks_exact(model.engine.numel()) {
-            let exclusive = lock(&self.turn);
-            let started = Instant::now();
-            let result = model.engine.run(image);
-            let elapsed = started.elapsed();
-            drop(exclusive);
-            self.images.fetch_add(1, Ordering::Relaxed);
-            let outcome = if result.is_ok() { Outcome::Answered(elapsed) } else { Outcome::Failed };
-            record(&mut lock(&self.tallies), &model.installed, outcome);
-            outputs.extend(result?);
-        }
-        Ok(outputs)
+    fn infer(&self, request: &Request) -> Result<Vec<f32>, EngineError> {
+        let Request { model, images, asked } = request;
+        let mut served = Served { queued: asked.elapsed(), ..Served::default() };
+        let outputs = images.chunks_exact(model.engine.numel()).map(|image| {
+            let (result, elapsed) = self.run_one(model, image);
+            served.runs += 1;
+            served.computed += elapsed;
+            result
+        });
+        let outputs = outputs.collect::<Result<Vec<_>, _>>();
+        model.statistics.record(served, outputs.is_ok());
+        Ok(outputs?.concat())
+    }
+
+    /// One image, in its turn.
+    fn run_one(&self, model: &ServedModel, image: &[f32]) -> (Result<Vec<f32>, EngineError>, Duration) {
+        let exclusive = lock(&self.turn);
+        let started = Instant::now();
+        let result = model.engine.run(image);
+        let elapsed = started.elapsed();
+        drop(exclusive);
+        self.images.fetch_add(1, Ordering::Relaxed);
+        let outcome = if result.is_ok() { Outcome::Answered(elapsed) } else { Outcome::Failed };
+        record(&mut lock(&self.tallies), &model.installed, outcome);
+        (result, elapsed)
     }
 }
 

@@ -1,146 +1,80 @@
-//! The local inference API: the Open Inference Protocol, version 2, REST, for the one model of this device. Owns the
-//! protocol and its refusals; never runs anything itself.
+//! The local inference API: the Open Inference Protocol, version 2, REST and gRPC, for the one model of this device. Owns
+//! where it listens: a TCP address and, where one is wanted, a Unix socket; both speak both forms.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::Path;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::serve::ListenerExt as _;
-use axum::{Json, Router};
-use serde_json::json;
-use tokio::net::TcpListener;
+use proto::inference::grpc_inference_service_server::{GrpcInferenceServiceServer, SERVICE_NAME};
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
-use crate::runner::{InferError, Runner, ServedModel, engine};
+use crate::runner::Runner;
 
-mod tensor;
+mod grpc;
+mod inference;
+mod rest;
 
-use tensor::{InferRequest, InferResponse};
+use inference::Inference;
 
-/// A request's body is at most this long.
+/// A request is at most this long.
 const BODY_LIMIT: usize = 16 << 20;
 
-/// A refusal: its status and one line.
-#[derive(Debug)]
-struct Refusal(StatusCode, String);
+/// Whoever is in the socket's group may ask.
+const SOCKET_MODE: u32 = 0o660;
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        (self.0, Json(json!({ "error": self.1 }))).into_response()
-    }
+/// Where the API listens.
+pub struct Listeners {
+    /// Always.
+    pub tcp: TcpListener,
+    /// Where configured.
+    pub unix: Option<UnixListener>,
 }
 
-/// Serves on `listener` until `stop`, then ends what has begun.
-pub async fn run(listener: TcpListener, runner: Runner, stop: CancellationToken) -> std::io::Result<()> {
-    let listener = listener.tap_io(|stream| {
+/// Listens on a Unix socket at `path`; one that a dead process left behind is replaced.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            fs::remove_file(path)?;
+        }
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is no socket")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    Ok(listener)
+}
+
+/// Serves until `stop`, then ends what has begun.
+pub async fn run(listeners: Listeners, runner: Runner, stop: CancellationToken) -> io::Result<()> {
+    let Listeners { tcp, unix } = listeners;
+    let router = router(Inference(runner));
+    let tcp = tcp.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "small answers may be late");
         }
     });
-    axum::serve(listener, router(runner)).with_graceful_shutdown(stop.cancelled_owned()).await
+    let over_tcp = axum::serve(tcp, router.clone()).with_graceful_shutdown(stop.clone().cancelled_owned());
+    match unix {
+        None => over_tcp.await,
+        Some(unix) => {
+            let over_unix = axum::serve(unix, router).with_graceful_shutdown(stop.cancelled_owned());
+            tokio::try_join!(over_tcp.into_future(), over_unix.into_future()).map(|_| ())
+        }
+    }
 }
 
-fn router(runner: Runner) -> Router {
-    Router::new()
-        .route("/v2", get(server))
-        .route("/v2/health/live", get(live))
-        .route("/v2/health/ready", get(ready))
-        .route("/v2/models/{name}", get(metadata))
-        .route("/v2/models/{name}/ready", get(model_ready))
-        .route("/v2/models/{name}/infer", post(infer))
-        .fallback(async || Refusal(StatusCode::NOT_FOUND, "no such path; see /v2".to_owned()))
-        .method_not_allowed_fallback(async || {
-            Refusal(StatusCode::METHOD_NOT_ALLOWED, "not with this method".to_owned())
-        })
+fn router(inference: Inference) -> Router {
+    let grpc = GrpcInferenceServiceServer::new(inference.clone()).max_decoding_message_size(BODY_LIMIT);
+    rest::router(inference)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(runner)
-}
-
-async fn server() -> Json<serde_json::Value> {
-    Json(json!({ "name": "reconvene-agent", "version": env!("CARGO_PKG_VERSION"), "extensions": [] }))
-}
-
-async fn live(State(runner): State<Runner>) -> Result<Json<serde_json::Value>, Refusal> {
-    match runner.is_alive(Duration::from_secs(10)).await {
-        true => Ok(Json(json!({ "live": true }))),
-        false => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "inference does not answer".to_owned())),
-    }
-}
-
-async fn ready(State(runner): State<Runner>) -> Result<Json<serde_json::Value>, Refusal> {
-    any_model(&runner).map(|_| Json(json!({ "ready": true })))
-}
-
-async fn model_ready(
-    State(runner): State<Runner>,
-    Path(name): Path<String>,
-) -> Result<Json<serde_json::Value>, Refusal> {
-    model(&runner, &name).map(|_| Json(json!({ "name": name, "ready": true })))
-}
-
-async fn metadata(
-    State(runner): State<Runner>,
-    Path(name): Path<String>,
-) -> Result<Json<serde_json::Value>, Refusal> {
-    let served = model(&runner, &name)?;
-    let manifest = &served.installed.model;
-    let [c, h, w] = manifest.input_shape.map(i64::from);
-    Ok(Json(json!({
-        "name": manifest.name,
-        "versions": [served.installed.generation.to_string()],
-        "platform": "onnx_onnxv1",
-        "inputs": [{ "name": tensor::INPUT, "datatype": tensor::DATATYPE, "shape": [-1, c, h, w] }],
-        "outputs": [{ "name": tensor::OUTPUT, "datatype": tensor::DATATYPE, "shape": [-1, manifest.classes] }],
-        "parameters": {
-            "mean": manifest.mean,
-            "std": manifest.std,
-            "generation": served.installed.generation,
-            "deployment": served.installed.deployment,
-            "digest": served.installed.digest(),
-            "engine": format!("{} {}", engine::NAME, engine::VERSION),
-            "max_batch": tensor::BATCH_LIMIT,
-        },
-    })))
-}
-
-async fn infer(
-    State(runner): State<Runner>,
-    Path(name): Path<String>,
-    request: Result<Json<InferRequest>, JsonRejection>,
-) -> Result<Json<InferResponse>, Refusal> {
-    let served = model(&runner, &name)?;
-    let Json(request) = request.map_err(|rejection| Refusal(rejection.status(), rejection.body_text()))?;
-    let bad = |problem| Refusal(StatusCode::BAD_REQUEST, problem);
-    let input = request.check(&served.installed.model).map_err(bad)?;
-    let outputs = runner.infer(served.clone(), input.images).await.map_err(refuse)?;
-    Ok(Json(InferResponse::new(&served.installed, request.id, input.batch, outputs)))
-}
-
-fn any_model(runner: &Runner) -> Result<Arc<ServedModel>, Refusal> {
-    let none = || {
-        let message = "no model yet; this device waits for its first assignment";
-        Refusal(StatusCode::SERVICE_UNAVAILABLE, message.to_owned())
-    };
-    runner.active().ok_or_else(none)
-}
-
-fn model(runner: &Runner, name: &str) -> Result<Arc<ServedModel>, Refusal> {
-    let served = any_model(runner)?;
-    let serves = &served.installed.model.name;
-    if serves == name {
-        return Ok(served);
-    }
-    Err(Refusal(StatusCode::NOT_FOUND, format!("no model '{name}' on this device; it serves '{serves}'")))
-}
-
-fn refuse(error: InferError) -> Refusal {
-    let status = match error {
-        InferError::Engine(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        InferError::Busy | InferError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    Refusal(status, error.to_string())
+        .route_service(&format!("/{SERVICE_NAME}/{{call}}"), grpc)
 }

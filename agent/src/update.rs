@@ -103,7 +103,7 @@ pub async fn restore(
                     tracing::warn!(digest = %installed.digest(), "the active slot was damaged; the other one serves");
                     slots.activate(slot)?;
                 }
-                return Ok(Some(ServedModel { installed, engine }));
+                return Ok(Some(ServedModel::new(installed, engine)));
             }
             Err(error) => {
                 tracing::error!(digest = %installed.digest(), error = describe(&error), "an installed model does not pass");
@@ -245,7 +245,7 @@ impl Updater {
             Source::Other => self.slots.adopt(installed.clone())?,
         };
         self.slots.activate(slot)?;
-        self.runner.swap(ServedModel { installed, engine });
+        self.runner.swap(ServedModel::new(installed, engine));
         if let Err(error) = self.clear_staging() {
             // The model serves and is on the disk: leftovers do not make that a failure.
             tracing::warn!(error = crate::causes::describe(&error), "superseded downloads are left behind");

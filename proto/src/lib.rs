@@ -1,8 +1,10 @@
 //! The contract between coordinator and agent: the wire schema, and the validated types that stand for it inside
-//! both. Owns ids, digests and the border checks; never retries, keeps time or stores anything.
+//! both, and the schema of the protocol that agents serve. Owns ids, digests and the border checks; never retries, keeps
+//! time or stores anything.
 
 pub mod artifact;
 pub mod id;
+pub mod inference;
 pub mod profile;
 pub mod session;
 pub mod size;

@@ -11,7 +11,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::CliError;
 use crate::app::App;
-use crate::config;
+use crate::config::{self, ServeConfig};
+use crate::serve::{self, Listeners};
 
 /// What the runtime waits for blocking work that did not end within the grace period.
 const LEFTOVERS: Duration = Duration::from_millis(200);
@@ -29,11 +30,20 @@ pub fn run(path: &Path) -> Result<(), CliError> {
         .map_err(CliError::process("start the runtime"))?;
     let result = runtime.block_on(async {
         let signals = Signals::listen().map_err(CliError::process("listen for signals"))?;
-        let listener = bind(config.serve.listen).await?;
-        Ok(app.run(listener, signals.any()).await?)
+        let listeners = listen(&config.serve).await?;
+        Ok(app.run(listeners, signals.any()).await?)
     });
     runtime.shutdown_timeout(LEFTOVERS);
     result
+}
+
+async fn listen(config: &ServeConfig) -> Result<Listeners, CliError> {
+    let refuse = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CliError::Socket { path, source }
+    };
+    let unix = config.socket.as_deref().map(|path| serve::bind_unix(path).map_err(refuse(path)));
+    Ok(Listeners { tcp: bind(config.listen).await?, unix: unix.transpose()? })
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {

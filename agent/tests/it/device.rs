@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agent::config::{Config, EngineConfig, ServeConfig};
+use agent::serve::Listeners;
 use agent::{App, AppError};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -15,6 +16,8 @@ use tokio_util::task::TaskTracker;
 /// A running agent.
 pub(crate) struct Device {
     pub(crate) api: SocketAddr,
+    /// Where the API listens as well.
+    pub(crate) socket: PathBuf,
     stop: CancellationToken,
     task: JoinHandle<Result<(), AppError>>,
 }
@@ -24,18 +27,22 @@ impl Device {
     pub(crate) async fn start(state_dir: PathBuf, coordinator: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = listener.local_addr().unwrap();
+        let socket = state_dir.join("inference.sock");
+        std::fs::create_dir_all(&state_dir).unwrap();
+        let unix = agent::serve::bind_unix(&socket).unwrap();
         let config = Config {
             device_id: "gw-1".parse().unwrap(),
             coordinator: format!("http://{coordinator}"),
             state_dir,
             labels: [("site".to_owned(), "berlin".to_owned())].into(),
             engine: EngineConfig { threads: 1 },
-            serve: ServeConfig { listen: api },
+            serve: ServeConfig { listen: api, socket: Some(socket.clone()) },
         };
         let app = App::open(config).unwrap();
         let stop = CancellationToken::new();
-        let task = TaskTracker::new().spawn(app.run(listener, stop.clone().cancelled_owned()));
-        Self { api, stop, task }
+        let task = TaskTracker::new()
+            .spawn(app.run(Listeners { tcp: listener, unix: Some(unix) }, stop.clone().cancelled_owned()));
+        Self { api, socket, stop, task }
     }
 
     /// Stops it as SIGTERM does.

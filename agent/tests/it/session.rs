@@ -1,5 +1,4 @@
 //! The agent against a coordinator that the test plays: real wire, real files, real models.
-#![expect(clippy::unwrap_used, reason = "helpers of tests, too, fail the test by panicking")]
 
 use std::time::Duration;
 
@@ -9,16 +8,9 @@ use proto::session::{AgentMessage, Holding, Phase};
 use proto::{Generation, LatencyInterval};
 use serde_json::{Value, json};
 
-#[path = "session/device.rs"]
-mod device;
-#[path = "session/fake.rs"]
-mod fake;
-#[path = "session/model.rs"]
-mod model;
-
-use device::Device;
-use fake::{Fake, File};
-use model::Model;
+use crate::device::Device;
+use crate::fake::{Fake, File};
+use crate::model::Model;
 
 fn whole(model: &Model) -> File {
     File { bytes: model.bytes.clone(), cut_after: None }

@@ -1,0 +1,117 @@
+//! What a model has done since it was loaded, as the Open Inference Protocol counts it. Owns the counts; they live as
+//! long as the model does.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Counts of one model.
+#[derive(Debug, Default)]
+pub struct Statistics {
+    success: Total,
+    fail: Total,
+    queue: Total,
+    compute: Total,
+    images: AtomicU64,
+    last_unix_ms: AtomicU64,
+}
+
+/// How often, and how long in all.
+#[derive(Debug, Default)]
+struct Total {
+    count: AtomicU64,
+    ns: AtomicU64,
+}
+
+/// A [`Total`] at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// How often.
+    pub count: u64,
+    /// How long in all, nanoseconds.
+    pub ns: u64,
+}
+
+/// The counts at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests that were answered, from their arrival to their answer.
+    pub success: Span,
+    /// Requests that failed.
+    pub fail: Span,
+    /// Requests, and how long they waited for their turn.
+    pub queue: Span,
+    /// Runs of the engine, one per image.
+    pub compute: Span,
+    /// Images that were answered.
+    pub images: u64,
+    /// The last request, milliseconds since 1970; 0 where there was none.
+    pub last_unix_ms: u64,
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Served {
+    pub(super) queued: Duration,
+    pub(super) computed: Duration,
+    /// Runs of the engine.
+    pub(super) runs: u64,
+}
+
+impl Total {
+    fn add(&self, count: u64, time: Duration) {
+        self.count.fetch_add(count, Ordering::Relaxed);
+        self.ns.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Span {
+        Span { count: self.count.load(Ordering::Relaxed), ns: self.ns.load(Ordering::Relaxed) }
+    }
+}
+
+impl Statistics {
+    pub(super) fn record(&self, served: Served, is_answered: bool) {
+        let Served { queued, computed, runs } = served;
+        self.queue.add(1, queued);
+        self.compute.add(runs, computed);
+        let whole = queued + computed;
+        if is_answered {
+            self.success.add(1, whole);
+            self.images.fetch_add(runs, Ordering::Relaxed);
+        } else {
+            self.fail.add(1, whole);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        self.last_unix_ms.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The counts now.
+    pub fn now(&self) -> Counts {
+        Counts {
+            success: self.success.now(),
+            fail: self.fail.now(),
+            queue: self.queue.now(),
+            compute: self.compute.now(),
+            images: self.images.load(Ordering::Relaxed),
+            last_unix_ms: self.last_unix_ms.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_images_are_counted_apart() {
+        let ms = Duration::from_millis;
+        let statistics = Statistics::default();
+        statistics.record(Served { queued: ms(1), computed: ms(6), runs: 3 }, true);
+        statistics.record(Served { queued: ms(2), computed: ms(4), runs: 1 }, false);
+        let counts = statistics.now();
+        let span = |count, millis: u64| Span { count, ns: millis * 1_000_000 };
+        assert_eq!((counts.success, counts.fail), (span(1, 7), span(1, 6)));
+        assert_eq!((counts.queue, counts.compute), (span(2, 3), span(4, 10)));
+        assert_eq!(counts.images, 3);
+        assert!(counts.last_unix_ms > 1_700_000_000_000);
+    }
+}

@@ -1,0 +1,156 @@
+//! The protocol over REST, with its binary extension. Owns paths and HTTP status codes; never runs anything itself.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use proto::inference as v2;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::inference::{self, BATCH_LIMIT, Inference, Refusal};
+use crate::runner::engine;
+
+mod tensor;
+
+use tensor::{HEAD_LENGTH, InferRequest};
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, text) = match self {
+            Self::NotFound(text) => (StatusCode::NOT_FOUND, text),
+            Self::Invalid(text) => (StatusCode::BAD_REQUEST, text),
+            Self::Unavailable(text) => (StatusCode::SERVICE_UNAVAILABLE, text),
+            Self::Internal(text) => (StatusCode::INTERNAL_SERVER_ERROR, text),
+        };
+        refuse(status, &text)
+    }
+}
+
+fn refuse(status: StatusCode, text: &str) -> Response {
+    (status, Json(json!({ "error": text }))).into_response()
+}
+
+/// A model as a path names it.
+#[derive(Debug, Deserialize)]
+struct Model {
+    name: String,
+    /// Empty: whichever serves.
+    #[serde(default)]
+    version: String,
+}
+
+/// What the protocol says of a model, and what only REST has room for.
+#[derive(Debug, Serialize)]
+struct Metadata {
+    #[serde(flatten)]
+    model: v2::ModelMetadataResponse,
+    parameters: Value,
+}
+
+/// Every path of the protocol.
+pub(super) fn router(inference: Inference) -> Router {
+    let mut router = Router::new()
+        .route("/v2", get(server))
+        .route("/v2/health/live", get(live))
+        .route("/v2/health/ready", get(ready))
+        .route("/v2/models/stats", get(all_statistics))
+        .route("/v2/repository/index", post(index));
+    for model in ["/v2/models/{name}", "/v2/models/{name}/versions/{version}"] {
+        router = router
+            .route(model, get(metadata))
+            .route(&format!("{model}/ready"), get(model_ready))
+            .route(&format!("{model}/stats"), get(statistics))
+            .route(&format!("{model}/infer"), post(infer));
+    }
+    router
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path; see /v2"))
+        .method_not_allowed_fallback(async || refuse(StatusCode::METHOD_NOT_ALLOWED, "not with this method"))
+        .with_state(inference)
+}
+
+async fn server(State(inference): State<Inference>) -> Json<v2::ServerMetadataResponse> {
+    Json(inference.server())
+}
+
+async fn live(State(inference): State<Inference>) -> Result<Json<Value>, Refusal> {
+    match inference.is_live().await {
+        true => Ok(Json(json!({ "live": true }))),
+        false => Err(Refusal::Unavailable("inference does not answer".to_owned())),
+    }
+}
+
+async fn ready(State(inference): State<Inference>) -> Result<Json<Value>, Refusal> {
+    inference.any().map(|_| Json(json!({ "ready": true })))
+}
+
+async fn model_ready(
+    State(inference): State<Inference>,
+    Path(Model { name, version }): Path<Model>,
+) -> Result<Json<Value>, Refusal> {
+    inference.model(&name, &version).map(|_| Json(json!({ "name": name, "ready": true })))
+}
+
+async fn metadata(
+    State(inference): State<Inference>,
+    Path(Model { name, version }): Path<Model>,
+) -> Result<Json<Metadata>, Refusal> {
+    let served = inference.model(&name, &version)?;
+    let manifest = &served.installed.model;
+    let parameters = json!({
+        "mean": manifest.mean,
+        "std": manifest.std,
+        "generation": served.installed.generation,
+        "deployment": served.installed.deployment,
+        "digest": served.installed.digest(),
+        "engine": format!("{} {}", engine::NAME, engine::VERSION),
+        "max_batch": BATCH_LIMIT,
+    });
+    Ok(Json(Metadata { model: inference::metadata(&served), parameters }))
+}
+
+async fn all_statistics(
+    State(inference): State<Inference>,
+) -> Result<Json<v2::ModelStatisticsResponse>, Refusal> {
+    inference.statistics("", "").map(Json)
+}
+
+async fn statistics(
+    State(inference): State<Inference>,
+    Path(Model { name, version }): Path<Model>,
+) -> Result<Json<v2::ModelStatisticsResponse>, Refusal> {
+    inference.statistics(&name, &version).map(Json)
+}
+
+async fn index(State(inference): State<Inference>) -> Response {
+    Json(inference.index().models).into_response()
+}
+
+async fn infer(
+    State(inference): State<Inference>,
+    Path(model): Path<Model>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Response> {
+    let body = body.map_err(|rejection| refuse(rejection.status(), &rejection.body_text()))?;
+    let head = headers.get(HEAD_LENGTH).map(|value| value.to_str().unwrap_or_default());
+    let request = InferRequest::read(&body, head).map_err(|text| Refusal::Invalid(text).into_response())?;
+    let form = request.form();
+    let request =
+        request.named(model.name, model.version).map_err(|text| Refusal::Invalid(text).into_response())?;
+    let answer = inference.infer(request).await.map_err(Refusal::into_response)?;
+    let (head, body) = form.answer(answer);
+    Ok(match head {
+        None => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Some(length) => {
+            let headers = [
+                (header::CONTENT_TYPE.as_str(), "application/octet-stream".to_owned()),
+                (HEAD_LENGTH, length),
+            ];
+            (headers, body).into_response()
+        }
+    })
+}

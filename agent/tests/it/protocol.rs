@@ -1,0 +1,189 @@
+//! The Open Inference Protocol as its clients speak it: gRPC over TCP and a Unix socket, and Triton's own clients.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
+use proto::inference::model_infer_request::InferInputTensor;
+use proto::inference::{InferTensorContents, ModelInferRequest, ModelStatisticsRequest};
+use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::device::Device;
+use crate::fake::{Fake, File};
+use crate::model::Model;
+
+/// A device that serves `model`, and the coordinator that gave it.
+async fn serving(model: &Model, state: &Path) -> (Device, Fake) {
+    let fake = Fake::start().await;
+    fake.serve_file(model.digest(), File { bytes: model.bytes.clone(), cut_after: None });
+    let device = Device::start(state.to_owned(), fake.address).await;
+    fake.assign(model.assignment(4)).await;
+    device.ready().await;
+    (device, fake)
+}
+
+fn request(model: &Model) -> ModelInferRequest {
+    let shape = model.manifest.input_shape.map(i64::from);
+    ModelInferRequest {
+        model_name: "fashion".to_owned(),
+        inputs: vec![InferInputTensor {
+            name: "input".to_owned(),
+            datatype: "FP32".to_owned(),
+            shape: [&[1], &shape[..]].concat(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn raw(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+fn assert_close(got: &[f32], expected: &[f32]) {
+    assert_eq!(got.len(), expected.len());
+    assert!(got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-3), "{got:?} {expected:?}");
+}
+
+async fn asks_in_every_way(client: &mut GrpcInferenceServiceClient<Channel>, model: &Model) {
+    let test = &model.manifest.self_test;
+    let mut typed = request(model);
+    let contents = InferTensorContents { fp32_contents: test.input.clone(), ..Default::default() };
+    typed.inputs[0].contents = Some(contents.clone());
+    let answer = client.model_infer(typed.clone()).await.unwrap().into_inner();
+    assert_eq!((answer.model_version.as_str(), answer.outputs[0].shape.as_slice()), ("4", &[1, 10][..]));
+    assert_close(&answer.outputs[0].contents.clone().unwrap().fp32_contents, &test.output);
+
+    let raw_input_contents = vec![raw(&test.input).into()];
+    let as_raw = ModelInferRequest { raw_input_contents, ..request(model) };
+    let answer = client.model_infer(as_raw.clone()).await.unwrap().into_inner();
+    let bytes = answer.raw_output_contents[0].as_chunks::<4>().0;
+    assert_close(&bytes.iter().map(|&b| f32::from_le_bytes(b)).collect::<Vec<_>>(), &test.output);
+
+    let mut both = as_raw.clone();
+    both.inputs[0].contents = Some(contents);
+    let torn = ModelInferRequest { raw_input_contents: vec![vec![0; 3].into()], ..request(model) };
+    let many = ModelInferRequest { raw_input_contents: vec![vec![0; 4].into(); 2], ..request(model) };
+    let version = ModelInferRequest { model_version: "3".to_owned(), ..as_raw.clone() };
+    let other = ModelInferRequest { model_name: "other".to_owned(), ..as_raw.clone() };
+    let huge = ModelInferRequest { raw_input_contents: vec![vec![0; 17 << 20].into()], ..request(model) };
+    for (case, code, named) in [
+        (both, Code::InvalidArgument, "not both"),
+        (torn, Code::InvalidArgument, "3 bytes"),
+        (many, Code::InvalidArgument, "2 raw_input_contents for 1 inputs"),
+        (request(model), Code::InvalidArgument, "data holds 0"),
+        (version, Code::NotFound, "it serves '4'"),
+        (other, Code::NotFound, "it serves 'fashion'"),
+        (huge, Code::OutOfRange, "limit"),
+    ] {
+        let status = client.model_infer(case).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status:?}");
+        assert!(status.message().contains(named), "{status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_is_served_beside_rest_and_on_a_socket() {
+    let (model, dir) = (Model::of_seed(1), tempfile::tempdir().unwrap());
+    let (device, _fake) = serving(&model, dir.path()).await;
+    let socket = format!("unix://{}", device.socket.display());
+    let mut requests = 0;
+    for address in [format!("http://{}", device.api), socket] {
+        let channel = Endpoint::from_shared(address).unwrap().connect().await.unwrap();
+        let mut client = GrpcInferenceServiceClient::new(channel);
+        asks_in_every_way(&mut client, &model).await;
+        requests += 2;
+        let statistics =
+            client.model_statistics(ModelStatisticsRequest::default()).await.unwrap().into_inner();
+        let own = &statistics.model_stats[0];
+        assert_eq!((own.inference_count, own.execution_count), (requests, requests));
+        let counts = own.inference_stats.unwrap();
+        let (success, compute) = (counts.success.unwrap(), counts.compute_infer.unwrap());
+        assert_eq!((success.count, counts.fail.unwrap().count), (requests, 0));
+        assert!(compute.ns > 0 && success.ns >= compute.ns, "{counts:?}");
+    }
+    device.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_is_never_taken_from_the_living() {
+    let (model, dir) = (Model::of_seed(1), tempfile::tempdir().unwrap());
+    let (device, _fake) = serving(&model, dir.path()).await;
+    let refused = agent::serve::bind_unix(&device.socket).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::AddrInUse);
+    let file = dir.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    agent::serve::bind_unix(&file).unwrap_err();
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    let path = device.socket.clone();
+    device.stop().await;
+    drop(agent::serve::bind_unix(&path).unwrap());
+    drop(agent::serve::bind_unix(&path).expect("one that nobody listens on is replaced"));
+}
+
+/// Where `tests/peers/tritonclient.sh` puts the clients. `RECONVENE_TESTS_NEED_TRITONCLIENT` says that they have to be
+/// there, as in continuous integration.
+#[expect(clippy::print_stderr, reason = "a test that is left out says so")]
+fn triton_python() -> Option<Command> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let python = || {
+        let mut python = Command::new("python3");
+        python.env("PYTHONPATH", target.join("tritonclient")).current_dir(root);
+        python
+    };
+    let found = python().args(["-c", "import tritonclient.grpc, tritonclient.http"]).output();
+    if found.is_ok_and(|output| output.status.success()) {
+        return Some(python());
+    }
+    let needed = std::env::var_os("RECONVENE_TESTS_NEED_TRITONCLIENT").is_some();
+    assert!(!needed, "no tritonclient; run tests/peers/tritonclient.sh");
+    eprintln!("skipped: no tritonclient in {}; run tests/peers/tritonclient.sh", target.display());
+    None
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tritons_own_clients_work_unchanged() {
+    let Some(mut python) = triton_python() else { return };
+    let (model, dir) = (Model::of_seed(1), tempfile::tempdir().unwrap());
+    let (device, _fake) = serving(&model, dir.path()).await;
+    let image = dir.path().join("image");
+    let test = &model.manifest.self_test;
+    std::fs::write(&image, raw(&test.input)).unwrap();
+    python.arg("tests/peers/tritonclient_calls.py").args([&device.api.to_string(), "fashion", "4"]);
+    python.arg(image).args(model.manifest.input_shape.map(|dim| dim.to_string()));
+    let output = TaskTracker::new().spawn_blocking(move || python.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answers: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ways = [
+        ("grpc", 3),
+        ("grpc_named", 1),
+        ("stream", 3),
+        ("http", 3),
+        ("http_json", 1),
+        ("http_json_raw", 1),
+        ("http_raw_json", 1),
+    ];
+    for (way, images) in ways {
+        let rows: Vec<Vec<f32>> = serde_json::from_value(answers[way].clone()).unwrap();
+        assert_eq!(rows.len(), images, "{way}");
+        rows.iter().for_each(|row| assert_close(row, &test.output));
+    }
+    assert_eq!(answers["server"]["name"], "reconvene-agent");
+    assert_eq!(answers["model"]["inputs"][0]["shape"], json!(["-1", "1", "28", "28"]));
+    assert_eq!(answers["index"], json!([{ "name": "fashion", "version": "4", "state": "READY" }]));
+    // Three images, one, and three streamed.
+    assert_eq!(answers["statistics"]["inference_count"], "7");
+    for (way, named) in [
+        ("stream_refused", "it serves 'fashion'"),
+        ("grpc_refused", "NOT_FOUND: no model 'other'"),
+        ("grpc_shape", "INVALID_ARGUMENT: the input's shape is [N, 1, 28, 28]"),
+        ("http_refused", "404: no model 'other'"),
+    ] {
+        assert!(answers[way].as_str().unwrap().contains(named), "{way}: {}", answers[way]);
+    }
+    device.stop().await;
+}
