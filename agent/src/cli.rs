@@ -1,17 +1,22 @@
 //! The command line. Owns arguments, what is printed, and the exit codes; each verb that answers works without a
 //! coordinator.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+mod api;
+pub mod infer;
 pub mod profile;
 pub mod run;
 pub mod status;
 
+use self::api::ApiError;
+use self::infer::InferError;
 use crate::app::AppError;
-use crate::config::ConfigError;
-use crate::state::FileError;
+use crate::config::{self, ConfigError};
+use crate::state::{self, FileError, StateDir};
 
 /// Measures this device, serves the model it is assigned, and reports to the fleet's coordinator.
 #[derive(Debug, Parser)]
@@ -21,8 +26,10 @@ use crate::state::FileError;
     after_help = "Examples:\n  \
         reconvene-agent run --config /etc/reconvene/agent.toml\n  \
         reconvene-agent profile -o json\n  \
-        reconvene-agent status --config /etc/reconvene/agent.toml\n\n\
-        Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 64 bad config file, 71 address in use, 73 cannot write."
+        reconvene-agent status\n  \
+        reconvene-agent infer --image shoe.png\n\n\
+        Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 64 bad config file, 65 bad image, 69 no answer,\n\
+        71 address in use, 73 cannot write."
 )]
 pub struct Cli {
     /// What to do.
@@ -39,7 +46,7 @@ pub enum Verb {
     )]
     Run {
         /// The configuration file
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", default_value = config::USUAL_PATH)]
         config: PathBuf,
     },
     /// Show what this device measures of itself
@@ -52,11 +59,17 @@ pub enum Verb {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Ask the running agent what it sees in an image
+    #[command(after_help = "\
+Examples:
+  reconvene-agent infer --image shoe.png
+  reconvene-agent infer --image shoe.png --address 10.0.0.7:7380 -o json | jq .classes[0]")]
+    Infer(infer::Arguments),
     /// Show what is installed and whether it serves
     #[command(after_help = "Example:\n  reconvene-agent status --config /etc/reconvene/agent.toml -o json")]
     Status {
         /// The configuration file; names the state directory
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", default_value = config::USUAL_PATH)]
         config: PathBuf,
         /// How to print it
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
@@ -82,6 +95,9 @@ pub enum CliError {
     /// The agent.
     #[error(transparent)]
     App(#[from] AppError),
+    /// An image.
+    #[error(transparent)]
+    Infer(#[from] InferError),
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
@@ -127,12 +143,14 @@ impl CliError {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NoState { .. } => 3,
+            Self::NoState { .. } | Self::Infer(InferError::NotRunning { .. }) => 3,
             Self::Config(_) => 64,
+            Self::Infer(InferError::Image { .. }) => 65,
+            Self::Infer(InferError::Api(ApiError::Silent { .. })) => 69,
             Self::AddressInUse { .. } | Self::Listen { .. } | Self::Socket { .. } => 71,
             Self::App(AppError::State { .. } | AppError::InUse { .. }) => 73,
             Self::App(AppError::Address(_)) => 64,
-            Self::App(AppError::Serve(_)) | Self::File(_) | Self::Process { .. } => 1,
+            Self::App(AppError::Serve(_)) | Self::Infer(_) | Self::File(_) | Self::Process { .. } => 1,
         }
     }
 
@@ -146,6 +164,7 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
     let text = match cli.verb {
         Verb::Run { config } => return run::run(&config),
         Verb::Profile { config, output } => profile::answer(config.as_deref(), output)?,
+        Verb::Infer(arguments) => infer::answer(&arguments)?,
         Verb::Status { config, output } => status::answer(&config, output)?,
     };
     print(&text)
@@ -160,6 +179,12 @@ fn print(text: &str) -> Result<(), CliError> {
         }
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Where the running agent listens; `None` where none runs.
+fn serving_address(state: &StateDir) -> Result<Option<SocketAddr>, FileError> {
+    let text = state::read(&state.serving_address())?;
+    Ok(text.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok()))
 }
 
 /// A table without lines, for rows of two columns or more.

@@ -9,6 +9,9 @@ use serde::Deserialize;
 
 use crate::probe;
 
+/// Where packages put the configuration file.
+pub const USUAL_PATH: &str = "/etc/reconvene/agent.toml";
+
 /// Prefix of overriding variables: `RECONVENE_AGENT__SERVE__LISTEN` sets `serve.listen`.
 const PREFIX: &str = "RECONVENE_AGENT";
 

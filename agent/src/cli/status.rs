@@ -1,21 +1,16 @@
 //! `status`: what is installed, from the state directory, and whether it serves, from the agent's own API.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::time::Duration;
 
 use proto::{ByteSize, Digest, Generation};
 use serde::Serialize;
 
-use super::{CliError, Format, table};
+use super::api::Api;
+use super::{CliError, Format, serving_address, table};
 use crate::config::{self, Config};
 use crate::slot::{Installed, Slot, Slots};
 use crate::spool::Spool;
-use crate::state::{self, FileError, StateDir};
-
-/// The local API answers at once or not at all.
-const PATIENCE: Duration = Duration::from_secs(2);
+use crate::state::StateDir;
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -57,7 +52,8 @@ fn read(config: &Config) -> Result<Status, CliError> {
     let slots = Slots::read(&state)?;
     let model = |slot: Slot| slots.installed(slot).map(Model::of);
     let address = serving_address(&state)?;
-    let is_ok = |path| address.is_some_and(|address| answers_ok(address, path));
+    let api = address.map(|address| Api::new(&address.to_string()));
+    let is_ok = |path| api.as_ref().is_some_and(|api| api.get(path).is_ok());
     let running = is_ok("/v2/health/live");
     Ok(Status {
         device_id: config.device_id.to_string(),
@@ -82,25 +78,6 @@ impl Model {
             size: installed.model.artifact.size,
         }
     }
-}
-
-fn serving_address(state: &StateDir) -> Result<Option<SocketAddr>, FileError> {
-    let text = state::read(&state.serving_address())?;
-    Ok(text.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok()))
-}
-
-/// Whether a GET of `path` is answered with 200.
-fn answers_ok(address: SocketAddr, path: &str) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut start = [0; 12];
-        stream.read_exact(&mut start)?;
-        Ok(start == *b"HTTP/1.1 200")
-    };
-    ask().unwrap_or(false)
 }
 
 fn as_table(status: &Status) -> String {

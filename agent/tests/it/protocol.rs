@@ -187,3 +187,46 @@ async fn tritons_own_clients_work_unchanged() {
     }
     device.stop().await;
 }
+
+/// What `reconvene-agent infer` says of a file, and how it exits.
+async fn infer(arguments: Vec<String>) -> std::process::Output {
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_reconvene-agent"));
+    agent.arg("infer").args(arguments);
+    TaskTracker::new().spawn_blocking(move || agent.output()).await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_asks_what_is_in_a_picture() {
+    let (model, dir) = (Model::of_seed(1), tempfile::tempdir().unwrap());
+    let (device, _fake) = serving(&model, dir.path()).await;
+    let picture = dir.path().join("grey.png");
+    image::GrayImage::from_fn(28, 28, |x, y| image::Luma([(x * y % 251) as u8])).save(&picture).unwrap();
+    let asked = |path: &Path| {
+        let path = path.to_str().unwrap();
+        ["--address", &device.api.to_string(), "--image", path, "--top", "10", "-o", "json"]
+            .map(str::to_owned)
+    };
+    let output = infer(asked(&picture).to_vec()).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&seen["model"], &seen["version"]), (&json!("fashion"), &json!("4")));
+    let (mean, std) = (model.manifest.mean[0], model.manifest.std[0]);
+    let pixel = |i: usize| (f32::from((i % 28 * (i / 28) % 251) as u8) / 255.0 - mean) / std;
+    let data: Vec<f32> = (0..28 * 28).map(pixel).collect();
+    let tensor = json!({ "name": "input", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": data });
+    let (_, answer) = device.post("/v2/models/fashion/infer", json!({ "inputs": [tensor] })).await;
+    for class in seen["classes"].as_array().unwrap() {
+        let index = class["class"].as_u64().unwrap() as usize;
+        let expected = answer["outputs"][0]["data"][index].as_f64().unwrap();
+        assert!((class["logit"].as_f64().unwrap() - expected).abs() < 1e-4, "{class} {expected}");
+    }
+    let text = dir.path().join("text.png");
+    std::fs::write(&text, "no picture").unwrap();
+    let output = infer(asked(&text).to_vec()).await;
+    assert_eq!(output.status.code(), Some(65), "{}", String::from_utf8_lossy(&output.stderr));
+    let gone = device.api.to_string();
+    device.stop().await;
+    let output =
+        infer(vec!["--address".into(), gone, "--image".into(), picture.to_str().unwrap().into()]).await;
+    assert_eq!(output.status.code(), Some(69), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,249 @@
+//! `infer`: one image of a person's to the running agent, and its answer in words. Owns how an image becomes the model's
+//! input; speaks the protocol as any client does.
+
+use std::fmt;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use image::imageops::FilterType;
+use image::{ImageReader, Limits};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::api::{Api, ApiError};
+use super::{CliError, Format, table};
+use crate::config;
+use crate::state::{FileError, StateDir};
+
+/// An image's file, and what its decoder may take.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// What to ask.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// A PNG or JPEG file
+    #[arg(long, value_name = "FILE")]
+    image: PathBuf,
+    /// Where the agent listens; unless given, its configuration says
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
+    address: Option<String>,
+    /// The running agent's configuration file
+    #[arg(long, value_name = "FILE", default_value = config::USUAL_PATH)]
+    config: PathBuf,
+    /// Print so many classes, likeliest first
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum InferError {
+    /// The agent.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file is no image.
+    #[error("{} is no PNG or JPEG that can be read", path.display())]
+    Image {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: image::ImageError,
+    },
+    /// The agent takes something else than pictures.
+    #[error("the model takes {channels} channels; a picture has 1 or 3")]
+    Channels {
+        /// What the model takes.
+        channels: usize,
+    },
+    /// The agent's answer makes no sense.
+    #[error("the agent at {address} does not say {what}")]
+    Answer {
+        /// Whom was asked.
+        address: String,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// Nothing serves.
+    #[error("no agent runs with the state directory {}; start it, or give --address", path.display())]
+    NotRunning {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// What the agent saw.
+#[derive(Debug, Serialize)]
+struct Seen {
+    model: String,
+    version: String,
+    classes: Vec<Class>,
+}
+
+/// One class of the model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Class {
+    class: usize,
+    probability: f64,
+    logit: f32,
+}
+
+/// What has to be known of a model before it can be asked.
+#[derive(Debug, Deserialize)]
+struct Model {
+    inputs: Vec<Input>,
+    parameters: Normalisation,
+}
+
+#[derive(Debug, Deserialize)]
+struct Input {
+    name: String,
+    shape: Vec<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Normalisation {
+    mean: Vec<f32>,
+    std: Vec<f32>,
+}
+
+/// The answer as text.
+pub fn answer(arguments: &Arguments) -> Result<String, CliError> {
+    let seen = ask(arguments)?;
+    Ok(match arguments.output {
+        Format::Json => serde_json::to_string_pretty(&seen).expect("an answer is plain data"),
+        Format::Table => as_table(&seen),
+    })
+}
+
+fn ask(arguments: &Arguments) -> Result<Seen, CliError> {
+    let address = match &arguments.address {
+        Some(address) => address.clone(),
+        None => {
+            let path = config::load(&arguments.config)?.state_dir;
+            let address = super::serving_address(&StateDir::existing(&path))?;
+            address.ok_or(InferError::NotRunning { path })?.to_string()
+        }
+    };
+    let api = Api::new(&address);
+    Ok(see(&api, &arguments.image, arguments.top as usize)?)
+}
+
+fn see(api: &Api, image: &Path, top: usize) -> Result<Seen, InferError> {
+    let silent = |what| InferError::Answer { address: api.address().to_owned(), what };
+    let index = api.post("/v2/repository/index", &json!({}))?;
+    let Some(name) = index[0]["name"].as_str() else {
+        return Err(silent("what it serves; it waits for its first assignment"));
+    };
+    let path = format!("/v2/models/{name}");
+    let model: Model =
+        serde_json::from_value(api.get(&path)?).map_err(|_| silent("how to normalise an image"))?;
+    let [Input { name: input, shape }] = model.inputs.as_slice() else {
+        return Err(silent("that it takes one input"));
+    };
+    let [_, c, h, w] = shape.as_slice() else { return Err(silent("that it takes images")) };
+    let sides = [c, h, w].map(|&side| usize::try_from(side).unwrap_or(0));
+    let numbers = load(image, sides, &model.parameters)?;
+    let tensor = json!({ "name": input, "shape": [1, c, h, w], "datatype": "FP32", "data": numbers });
+    let answer = api.post(&format!("{path}/infer"), &json!({ "inputs": [tensor] }))?;
+    let logits: Vec<f32> =
+        serde_json::from_value(answer["outputs"][0]["data"].clone()).map_err(|_| silent("what it sees"))?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(Seen {
+        model: text(&answer["model_name"]),
+        version: text(&answer["model_version"]),
+        classes: likeliest(&logits, top),
+    })
+}
+
+/// The picture in the model's size and normalisation: channels, rows, columns.
+fn load(path: &Path, [c, h, w]: [usize; 3], norm: &Normalisation) -> Result<Vec<f32>, InferError> {
+    let bytes = std::fs::read(path).map_err(FileError::of("read", path))?;
+    let refuse = |source| InferError::Image { path: path.to_owned(), source };
+    let mut reader =
+        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| refuse(error.into()))?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MOST_BYTES);
+    reader.limits(limits);
+    let picture = reader.decode().map_err(refuse)?;
+    let picture = match (picture.height() as usize, picture.width() as usize) == (h, w) {
+        true => picture,
+        // Sides are those that a model of 32-bit numbers within a request can have.
+        false => picture.resize_exact(w as u32, h as u32, FilterType::Triangle),
+    };
+    let pixels = match c {
+        1 => picture.into_luma8().into_raw(),
+        3 => picture.into_rgb8().into_raw(),
+        channels => return Err(InferError::Channels { channels }),
+    };
+    let channel = |index: usize| {
+        let (mean, std) = (norm.mean.get(index).unwrap_or(&0.0), norm.std.get(index).unwrap_or(&1.0));
+        pixels.iter().skip(index).step_by(c).map(move |&pixel| (f32::from(pixel) / 255.0 - mean) / std)
+    };
+    Ok((0..c).flat_map(channel).collect())
+}
+
+/// The classes with the largest logits, and their softmax.
+fn likeliest(logits: &[f32], top: usize) -> Vec<Class> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - most).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    let classes = logits.iter().zip(&weights).enumerate();
+    let mut classes: Vec<Class> =
+        classes.map(|(class, (&logit, weight))| Class { class, probability: weight / sum, logit }).collect();
+    classes.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+    classes.truncate(top);
+    classes
+}
+
+fn as_table(seen: &Seen) -> String {
+    let mut table = table();
+    table.add_row(["CLASS", "PROBABILITY", "LOGIT"]);
+    for Class { class, probability, logit } in &seen.classes {
+        table.add_row([class.to_string(), Percent(*probability).to_string(), format!("{logit:.3}")]);
+    }
+    format!("{}, version {}\n{}", seen.model, seen.version, table.trim_fmt())
+}
+
+struct Percent(f64);
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} %", 100.0 * self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likeliest_classes_come_first_and_all_would_add_up_to_one() {
+        let logits = [1.0, 3.0, -200.0, 2.0];
+        let top = likeliest(&logits, 2);
+        assert_eq!(top.iter().map(|class| class.class).collect::<Vec<_>>(), [1, 3]);
+        assert!((top[0].probability / top[1].probability - 1f64.exp()).abs() < 1e-9);
+        let all = likeliest(&logits, 10);
+        assert!((all.iter().map(|class| class.probability).sum::<f64>() - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_picture_becomes_planes_in_the_models_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("red.png");
+        image::RgbImage::from_pixel(4, 2, image::Rgb([255, 0, 51])).save(&path).unwrap();
+        let norm = Normalisation { mean: vec![0.5, 0.0, 0.2], std: vec![0.5, 1.0, 0.1] };
+        let planes = load(&path, [3, 3, 2], &norm).unwrap();
+        let expected = [vec![1.0; 6], vec![0.0; 6], vec![0.0; 6]].concat();
+        assert!(planes.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{planes:?}");
+        assert!(matches!(load(&path, [2, 1, 1], &norm), Err(InferError::Channels { channels: 2 })));
+        std::fs::write(&path, "no picture").unwrap();
+        assert!(matches!(load(&path, [1, 1, 1], &norm), Err(InferError::Image { .. })));
+    }
+}
