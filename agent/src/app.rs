@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -13,13 +14,14 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::probe::task::Prober;
 use crate::runner::Runner;
+use crate::runner::engines::Engines;
 use crate::serve::Listeners;
 use crate::session::{self, Pulse, Session};
 use crate::slot::Slots;
 use crate::spool::shared::SharedSpool;
 use crate::spool::{self, Spool};
 use crate::state::{self, FileError, StateDir};
-use crate::update::{self, Updater};
+use crate::update::{self, Testbed, Updater};
 use crate::{report, serve, systemd};
 
 /// For everything to end after the signal to stop.
@@ -83,16 +85,24 @@ impl App {
         let (tasks, inference) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
         let runner = Runner::start(&inference);
+        let engines = Arc::new(config.engine.engines());
+        let testbed =
+            Testbed { engines: engines.clone(), runner: runner.clone(), tracker: inference.clone() };
         let spool = SharedSpool::new(spool, inference.clone());
         let refuse = |source| AppError::State { path: config.state_dir.clone(), source };
-        if let Some(model) =
-            update::restore(&state, &mut slots, &inference, config.engine.threads).await.map_err(refuse)?
-        {
+        if let Some(model) = update::restore(&state, &mut slots, &testbed).await.map_err(refuse)? {
             runner.swap(model);
         }
         let address = listeners.tcp.local_addr().map_err(AppError::Serve)?.to_string();
         state::replace(&state.serving_address(), address.as_bytes()).map_err(refuse)?;
-        let parts = Parts { config: &config, state: &state, runner: &runner, spool: &spool, tasks: &tasks };
+        let parts = Parts {
+            config: &config,
+            engines: &engines,
+            state: &state,
+            runner: &runner,
+            spool: &spool,
+            tasks: &tasks,
+        };
         parts.spawn(slots, address.clone(), &stop)?;
         let mut server = tasks.spawn(serve::run(listeners, runner.clone(), stop.clone()));
         let status = systemd::status(&runner);
@@ -130,6 +140,7 @@ impl App {
 /// What the tasks share.
 struct Parts<'a> {
     config: &'a Config,
+    engines: &'a Arc<Engines>,
     state: &'a StateDir,
     runner: &'a Runner,
     spool: &'a SharedSpool,
@@ -146,20 +157,21 @@ impl Parts<'_> {
         let (profile_tx, profile) = watch::channel(None);
         let (telemetry_interval, interval) = watch::channel(report::DEFAULT_INTERVAL);
         let pulse = Pulse::new();
-        let threads = self.config.engine.threads;
         let updater = Updater {
             state: self.state.clone(),
             slots,
-            runner: self.runner.clone(),
-            threads,
-            tracker: self.tasks.clone(),
+            testbed: Testbed {
+                engines: self.engines.clone(),
+                runner: self.runner.clone(),
+                tracker: self.tasks.clone(),
+            },
             channel: channel.clone(),
             progress: progress_tx,
         };
         let prober = Prober {
             state: self.state.clone(),
             runner: self.runner.clone(),
-            threads,
+            engines: self.engines.clone(),
             tracker: self.tasks.clone(),
             channel: channel.clone(),
             profile: profile_tx,

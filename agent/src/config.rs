@@ -8,6 +8,7 @@ use proto::DeviceId;
 use serde::Deserialize;
 
 use crate::probe;
+use crate::runner::engines::{Engines, LibraryConfig};
 
 /// Where packages put the configuration file.
 pub const USUAL_PATH: &str = "/etc/reconvene/agent.toml";
@@ -32,11 +33,20 @@ pub struct Config {
     pub serve: ServeConfig,
 }
 
-/// The inference engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The inference engines.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Threads that one inference uses, at least 1.
+    /// Threads that one inference may use, at least 1.
     pub threads: usize,
+    /// Which onnxruntime may be used.
+    pub onnxruntime: LibraryConfig,
+}
+
+impl EngineConfig {
+    /// The engines that may be used.
+    pub fn engines(&self) -> Engines {
+        Engines::new(self.threads, &self.onnxruntime)
+    }
 }
 
 /// The local inference API.
@@ -93,6 +103,7 @@ struct ConfigFile {
 #[serde(deny_unknown_fields, default)]
 struct EngineFile {
     threads: Option<u32>,
+    onnxruntime: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -159,6 +170,15 @@ impl ConfigFile {
             }
             None => probe::default_threads(),
         };
+        let onnxruntime = match self.engine.onnxruntime.as_deref() {
+            None | Some("auto") => LibraryConfig::Auto,
+            Some("off") => LibraryConfig::Off,
+            Some(path) if path.starts_with('/') => LibraryConfig::At(PathBuf::from(path)),
+            Some(other) => {
+                let problem = format!("'{other}' is not auto, off or the path of a libonnxruntime.so");
+                return Err(refuse("engine.onnxruntime", problem));
+            }
+        };
         let listen = self.serve.listen.as_deref().unwrap_or("127.0.0.1:7380");
         let listen = listen.parse().map_err(|_| {
             refuse("serve.listen", format!("'{listen}' is not an address such as 127.0.0.1:7380"))
@@ -173,7 +193,7 @@ impl ConfigFile {
             coordinator,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/reconvene-agent")),
             labels: self.labels,
-            engine: EngineConfig { threads },
+            engine: EngineConfig { threads, onnxruntime },
             serve: ServeConfig { listen, socket },
         })
     }

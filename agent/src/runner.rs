@@ -18,7 +18,9 @@ use tokio_util::task::TaskTracker;
 use crate::slot::Installed;
 
 pub mod check;
+pub mod choose;
 pub mod engine;
+pub mod engines;
 pub mod framing;
 pub mod statistics;
 

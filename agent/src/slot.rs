@@ -122,6 +122,11 @@ impl Slots {
         slots
     }
 
+    /// Where a comparison of engines on a slot's model is kept.
+    pub fn comparison(&self, slot: Slot) -> PathBuf {
+        folder(&self.root, slot).join("comparison.json")
+    }
+
     /// A slot's model, whose digest is checked once more.
     pub fn model_bytes(&self, slot: Slot) -> Result<Option<Vec<u8>>, FileError> {
         let Some(installed) = self.installed(slot) else { return Ok(None) };

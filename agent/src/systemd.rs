@@ -51,10 +51,11 @@ pub async fn run(runner: Runner, pulse: Pulse, stop: CancellationToken) {
 pub fn status(runner: &Runner) -> String {
     match runner.active() {
         Some(model) => format!(
-            "serving {} (generation {}, {})",
+            "serving {} (generation {}, {}) in {}",
             model.installed.model.name,
             model.installed.generation,
-            model.installed.digest().short()
+            model.installed.digest().short(),
+            model.engine.choice()
         ),
         None => "no model yet; waiting for the first assignment".to_owned(),
     }

@@ -6,19 +6,23 @@ use std::sync::Arc;
 use proto::session::{Assignment, Phase, Progress};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
 use crate::causes::describe;
 use crate::fetch::{self, FetchError};
 use crate::reconcile::{self, Action, Desired};
-use crate::runner::check::{CheckError, check};
-use crate::runner::{Runner, ServedModel};
+use crate::runner::ServedModel;
+use crate::runner::check::CheckError;
+use crate::runner::choose::Comparison;
 use crate::slot::{Installed, Slots};
 use crate::state::{self, FileError, StateDir};
 
+mod engine;
 mod trial;
 
+pub use engine::Testbed;
+
+use engine::MeasureError;
 use trial::Trials;
 
 /// Why an assignment was given up.
@@ -28,6 +32,8 @@ enum UpdateError {
     Fetch(#[from] FetchError),
     #[error(transparent)]
     Check(#[from] CheckError),
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
     #[error("the agent died {} times while checking this model", trial::LIMIT)]
     Deadly,
     #[error(transparent)]
@@ -39,7 +45,7 @@ impl UpdateError {
         match self {
             Self::Fetch(error) => error.is_retryable(),
             Self::Check(_) | Self::Deadly => false,
-            Self::File(_) => true,
+            Self::File(_) | Self::Measure(_) => true,
         }
     }
 }
@@ -64,12 +70,8 @@ pub struct Updater {
     pub state: StateDir,
     /// What is installed.
     pub slots: Slots,
-    /// What serves.
-    pub runner: Runner,
-    /// Threads of one inference.
-    pub threads: usize,
-    /// Of blocking work.
-    pub tracker: TaskTracker,
+    /// Where models are tried.
+    pub testbed: Testbed,
     /// To the coordinator.
     pub channel: Channel,
     /// How far the last assignment has come.
@@ -81,24 +83,27 @@ pub struct Updater {
 pub async fn restore(
     state: &StateDir,
     slots: &mut Slots,
-    tracker: &TaskTracker,
-    threads: usize,
+    testbed: &Testbed,
 ) -> Result<Option<ServedModel>, FileError> {
     for slot in slots.candidates() {
         let (Some(installed), Some(bytes)) = (slots.installed(slot).cloned(), slots.model_bytes(slot)?)
         else {
             continue;
         };
-        let (trials, held) = (Trials::of(state), held(&installed));
+        let (trials, held) = (Trials::of_checks(state), held(&installed));
         if trials.unfinished(held)? >= trial::LIMIT {
             tracing::error!(digest = %held.digest, error = %UpdateError::Deadly, "an installed model is passed over");
             continue;
         }
         trials.begin(held)?;
-        let checked = check(tracker, bytes, &installed.model, threads).await;
+        let checked = testbed.check(bytes.clone(), &installed.model).await;
         trials.end()?;
         match checked {
             Ok(engine) => {
+                let engine = match engine::known(slots, installed.digest(), &testbed.engines)? {
+                    Some(known) => testbed.best_of(&known, engine, bytes, &installed.model).await,
+                    None => engine,
+                };
                 if slots.active_slot() != Some(slot) {
                     tracing::warn!(digest = %installed.digest(), "the active slot was damaged; the other one serves");
                     slots.activate(slot)?;
@@ -121,6 +126,9 @@ impl Updater {
         stop: CancellationToken,
     ) {
         let mut failed = None;
+        if let Some(Err(error)) = stop.run_until_cancelled(self.reconsider()).await {
+            tracing::warn!(error = describe(&error), "engines are not compared");
+        }
         loop {
             let wanted = assignments.borrow_and_update().clone();
             if let Some(assignment) = wanted
@@ -144,7 +152,7 @@ impl Updater {
     ) -> Ending {
         let desired = desired(assignment);
         let installed = reconcile::Installed {
-            active: self.runner.active().map(|model| held(&model.installed)),
+            active: self.testbed.runner.active().map(|model| held(&model.installed)),
             other: self.slots.installed(self.slots.inactive_slot()).map(Installed::digest),
             failed: failed.as_ref().map(|(desired, _)| *desired),
         };
@@ -226,12 +234,12 @@ impl Updater {
         if let Source::Active = source {
             state::replace(&staged, &bytes)?;
         }
-        let trials = Trials::of(&self.state);
+        let trials = Trials::of_checks(&self.state);
         if trials.unfinished(desired(assignment))? >= trial::LIMIT {
             return Err(UpdateError::Deadly);
         }
         trials.begin(desired(assignment))?;
-        let checked = check(&self.tracker, bytes, &installed.model, self.threads).await;
+        let checked = self.testbed.check(bytes.clone(), &installed.model).await;
         trials.end()?;
         let engine = match checked {
             Ok(engine) => engine,
@@ -240,15 +248,56 @@ impl Updater {
                 return Err(error.into());
             }
         };
+        let comparison = self.compare(&installed, &bytes).await?;
+        let engine = self.testbed.best_of(&comparison, engine, bytes, &installed.model).await;
         let slot = match source {
             Source::Active | Source::Coordinator => self.slots.install(&staged, installed.clone())?,
             Source::Other => self.slots.adopt(installed.clone())?,
         };
+        comparison.save(&self.slots.comparison(slot))?;
         self.slots.activate(slot)?;
-        self.runner.swap(ServedModel::new(installed, engine));
+        self.testbed.runner.swap(ServedModel::new(installed, engine));
         if let Err(error) = self.clear_staging() {
             // The model serves and is on the disk: leftovers do not make that a failure.
             tracing::warn!(error = crate::causes::describe(&error), "superseded downloads are left behind");
+        }
+        Ok(())
+    }
+
+    /// The comparison of engines on a model: the one on disk, or else a new one.
+    async fn compare(&self, installed: &Installed, bytes: &[u8]) -> Result<Comparison, MeasureError> {
+        if let Some(known) = engine::known(&self.slots, installed.digest(), &self.testbed.engines)? {
+            return Ok(known);
+        }
+        if let Some(complaint) = self.testbed.engines.complaint() {
+            tracing::warn!(complaint, "onnxruntime is left out");
+        }
+        let (trials, manifest) = (Trials::of_comparisons(&self.state), &installed.model);
+        let compared = self.testbed.compare(&trials, held(installed), bytes.to_vec(), manifest).await?;
+        if let Some(best) = compared.best() {
+            let (choice, contenders) = (best.choice, &compared.contenders);
+            tracing::info!(digest = %installed.digest(), %choice, ?contenders, "engines compared");
+        }
+        Ok(compared)
+    }
+
+    /// Compares the engines on the active model where no comparison holds: the device, or what may run on it, is another
+    /// one than when the model was installed.
+    async fn reconsider(&mut self) -> Result<(), UpdateError> {
+        let (Some(active), Some(slot)) = (self.testbed.runner.active(), self.slots.active_slot()) else {
+            return Ok(());
+        };
+        let installed = active.installed.clone();
+        if engine::known(&self.slots, installed.digest(), &self.testbed.engines)?.is_some() {
+            return Ok(());
+        }
+        let Some(bytes) = self.slots.model_bytes(slot)? else { return Ok(()) };
+        let comparison = self.compare(&installed, &bytes).await?;
+        comparison.save(&self.slots.comparison(slot))?;
+        let Some(best) = comparison.best().map(|best| best.choice) else { return Ok(()) };
+        if best != active.engine.choice() {
+            let engine = self.testbed.check_in(best, bytes, &installed.model).await?;
+            self.testbed.runner.swap(ServedModel::new(installed, engine));
         }
         Ok(())
     }

@@ -7,15 +7,16 @@ use proto::{ByteSize, HardwareProfile};
 use super::{CliError, Format, table};
 use crate::config;
 use crate::probe::{self, timing::Timings};
+use crate::runner::engines::{Engines, LibraryConfig};
 use crate::state::StateDir;
 
 /// The profile as text.
 pub fn answer(config: Option<&Path>, format: Format) -> Result<String, CliError> {
     let profile = match config {
-        None => probe::profile(probe::default_threads(), Vec::new()),
+        None => probe::profile(&Engines::new(probe::default_threads(), &LibraryConfig::Auto), Vec::new()),
         Some(path) => {
             let config = config::load(path)?;
-            let facts = probe::profile(config.engine.threads, Vec::new());
+            let facts = probe::profile(&config.engine.engines(), Vec::new());
             let timings = Timings::load(&StateDir::existing(&config.state_dir), &facts)?;
             HardwareProfile { probes: timings.all().to_vec(), ..facts }
         }

@@ -8,9 +8,10 @@ use serde::Serialize;
 use super::api::Api;
 use super::{CliError, Format, serving_address, table};
 use crate::config::{self, Config};
+use crate::runner::choose::{Comparison, Contender};
 use crate::slot::{Installed, Slot, Slots};
 use crate::spool::Spool;
-use crate::state::StateDir;
+use crate::state::{FileError, StateDir};
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -21,6 +22,8 @@ struct Status {
     ready: bool,
     serving_address: Option<String>,
     active: Option<Model>,
+    /// What may run the active model, and how fast it did.
+    engines: Vec<Contender>,
     previous: Option<Model>,
     telemetry_waiting: usize,
 }
@@ -63,9 +66,20 @@ fn read(config: &Config) -> Result<Status, CliError> {
         ready: running && is_ok("/v2/health/ready"),
         serving_address: address.filter(|_| running).map(|address| address.to_string()),
         active: slots.active_slot().and_then(model),
+        engines: engines(&slots)?,
         previous: model(slots.inactive_slot()),
         telemetry_waiting: Spool::count_waiting(&state.spool())?,
     })
+}
+
+/// The comparison of engines on the active model, the one that runs it first.
+fn engines(slots: &Slots) -> Result<Vec<Contender>, FileError> {
+    let Some(slot) = slots.active_slot() else { return Ok(Vec::new()) };
+    let Some(comparison) = Comparison::read(&slots.comparison(slot))? else { return Ok(Vec::new()) };
+    let best = comparison.best().map(|best| best.choice);
+    let mut contenders = comparison.contenders;
+    contenders.sort_by_key(|contender| Some(contender.choice) != best);
+    Ok(contenders)
 }
 
 impl Model {
@@ -96,6 +110,7 @@ fn as_table(status: &Status) -> String {
         ("Agent", state.to_owned()),
         ("Listens on", status.serving_address.clone().unwrap_or_else(|| "-".to_owned())),
         ("Active", model(&status.active)),
+        ("Engine", engines_line(&status.engines)),
         ("Previous", model(&status.previous)),
         ("Telemetry waiting", format!("{} intervals", status.telemetry_waiting)),
         ("Coordinator", status.coordinator.clone()),
@@ -104,4 +119,17 @@ fn as_table(status: &Status) -> String {
         table.add_row([name.to_owned(), value]);
     }
     table.trim_fmt()
+}
+
+/// The engine that runs the active model, and those that are slower.
+fn engines_line(engines: &[Contender]) -> String {
+    let time = |contender: &Contender| format!("{}: p50 {:.3} ms", contender.choice, contender.p50_ms);
+    match engines {
+        [] => "-".to_owned(),
+        [only] => time(only),
+        [best, others @ ..] => {
+            let others: Vec<String> = others.iter().map(time).collect();
+            format!("{} (of {})", time(best), others.join("; "))
+        }
+    }
 }

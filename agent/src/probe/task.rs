@@ -1,6 +1,7 @@
 //! Keeps the profile current: fetches and times the probes that the coordinator wants, and measures again when the
 //! device's means have changed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::{ArtifactRef, HardwareProfile, ProbeTiming};
@@ -15,6 +16,7 @@ use crate::causes::describe;
 use crate::fetch::{self, FetchError};
 use crate::runner::Runner;
 use crate::runner::engine::EngineError;
+use crate::runner::engines::Engines;
 use crate::state::{self, FileError, StateDir};
 
 /// How often the device's means are looked at.
@@ -39,8 +41,8 @@ pub struct Prober {
     pub state: StateDir,
     /// Whose engine the probes take turns with.
     pub runner: Runner,
-    /// Threads of one inference.
-    pub threads: usize,
+    /// What may run a model.
+    pub engines: Arc<Engines>,
     /// Of blocking work.
     pub tracker: TaskTracker,
     /// To the coordinator.
@@ -70,7 +72,7 @@ impl Prober {
 
     /// Times what is not timed yet under the present conditions, and publishes the profile if it is a new one.
     async fn measure(&self, probes: &[ArtifactRef]) {
-        let facts = profile(self.threads, Vec::new());
+        let facts = profile(&self.engines, Vec::new());
         let mut timings = match Timings::load(&self.state, &facts) {
             Ok(timings) => timings,
             Err(error) => return tracing::error!(error = describe(&error), "no profile"),
@@ -99,8 +101,9 @@ impl Prober {
     async fn time(&self, probe: &ArtifactRef) -> Result<ProbeTiming, ProbeError> {
         let path = fetch::fetch(&self.channel, probe, &self.state.probes(), &|_| ()).await?;
         let bytes = state::read(&path)?.unwrap_or_default();
-        let (runner, threads) = (self.runner.clone(), self.threads);
-        let timing = self.tracker.spawn_blocking(move || timing::time(bytes, threads, &runner)).await??;
+        let (runner, engines, digest) = (self.runner.clone(), self.engines.clone(), probe.digest);
+        let work = move || timing::time_probe(digest, &engines.load(bytes, engines.usual())?, &runner);
+        let timing = self.tracker.spawn_blocking(work).await??;
         tracing::info!(digest = %timing.digest, runs = timing.runs, p50_ms = timing.p50_ms, p95_ms = timing.p95_ms, "probe timed");
         state::remove(&path)?;
         Ok(timing)

@@ -6,30 +6,55 @@ use std::time::{Duration, Instant};
 use proto::{Digest, HardwareProfile, ProbeTiming};
 use serde::{Deserialize, Serialize};
 
+use super::device::Device;
 use crate::runner::Runner;
 use crate::runner::engine::{Engine, EngineError};
 use crate::state::{self, FileError, StateDir};
 
-/// A model is timed at least so long: a CPU quota's period is a tenth of a second, and several must be seen.
-const SHORTEST: Duration = Duration::from_secs(1);
+/// How long a model is timed.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Runs that are not counted: caches, branch predictors and clock rates settle.
+    pub warm_up: Duration,
+    /// At least so long,
+    pub shortest: Duration,
+    /// and at least so many runs,
+    pub fewest: usize,
+    /// and no longer than this, however slow the model.
+    pub longest: Duration,
+}
 
-/// At least so many runs, for a 95th percentile with five above it.
-const FEWEST: usize = 100;
-
-/// And no longer than this, however slow the model.
-const LONGEST: Duration = Duration::from_secs(3);
-
-/// Runs that are not counted: caches, branch predictors and clock rates settle.
-const WARM_UP: Duration = Duration::from_millis(200);
+/// Of a probe: a CPU quota's period is a tenth of a second, and several must be seen; a 95th percentile wants five above it.
+const OF_A_PROBE: Effort = Effort {
+    warm_up: Duration::from_millis(200),
+    shortest: Duration::from_secs(1),
+    fewest: 100,
+    longest: Duration::from_secs(3),
+};
 
 /// Between two runs: requests come one at a time, and what serves one sleeps before it. Run back to back instead, with
 /// caches hot and threads awake, a small network answers by up to a third sooner than any client will see.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Times the model in `bytes`; requests to the model that serves take turns with it.
-pub fn time(bytes: Vec<u8>, threads: usize, runner: &Runner) -> Result<ProbeTiming, EngineError> {
-    let digest = Digest::of(&bytes);
-    let engine = Engine::load(bytes, threads)?;
+/// Percentiles of the times of one model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Times {
+    /// How many were counted.
+    pub runs: u32,
+    /// Median, milliseconds.
+    pub p50_ms: f64,
+    /// 95th percentile, milliseconds.
+    pub p95_ms: f64,
+}
+
+/// Times the probe `digest`; requests to the model that serves take turns with it.
+pub fn time_probe(digest: Digest, engine: &Engine, runner: &Runner) -> Result<ProbeTiming, EngineError> {
+    let Times { runs, p50_ms, p95_ms } = time(engine, &OF_A_PROBE, runner)?;
+    Ok(ProbeTiming { digest, runs, p50_ms, p95_ms })
+}
+
+/// Times a model; requests to the one that serves take turns with it.
+pub fn time(engine: &Engine, effort: &Effort, runner: &Runner) -> Result<Times, EngineError> {
     let image = image(engine.numel());
     let run = || {
         pause();
@@ -41,17 +66,17 @@ pub fn time(bytes: Vec<u8>, threads: usize, runner: &Runner) -> Result<ProbeTimi
         result.map(|_| elapsed)
     };
     let warm_from = Instant::now();
-    while warm_from.elapsed() < WARM_UP {
+    while warm_from.elapsed() < effort.warm_up {
         run()?;
     }
     let mut times = Vec::new();
     let from = Instant::now();
-    while !is_enough(times.len(), from.elapsed()) {
+    while !effort.is_enough(times.len(), from.elapsed()) {
         times.push(run()?);
     }
     times.sort_unstable();
     let (p50_ms, p95_ms) = (percentile_ms(&times, 50), percentile_ms(&times, 95));
-    Ok(ProbeTiming { digest, runs: times.len() as u32, p50_ms, p95_ms })
+    Ok(Times { runs: times.len() as u32, p50_ms, p95_ms })
 }
 
 #[expect(
@@ -62,8 +87,10 @@ fn pause() {
     std::thread::sleep(PAUSE);
 }
 
-fn is_enough(runs: usize, elapsed: Duration) -> bool {
-    runs > 0 && (elapsed >= LONGEST || (elapsed >= SHORTEST && runs >= FEWEST))
+impl Effort {
+    fn is_enough(&self, runs: usize, elapsed: Duration) -> bool {
+        runs > 0 && (elapsed >= self.longest || (elapsed >= self.shortest && runs >= self.fewest))
+    }
 }
 
 /// The nearest-rank percentile of sorted times, milliseconds.
@@ -84,9 +111,7 @@ struct Conditions {
     engine: String,
     engine_version: String,
     threads: u32,
-    logical_cores: u32,
-    cpu_quota_cores: Option<f64>,
-    cpu_model: Option<String>,
+    device: Device,
     /// How runs were spaced; what an older agent measured in another way is measured again.
     #[serde(default)]
     pause_us: u128,
@@ -98,9 +123,7 @@ impl Conditions {
             engine: profile.engine.clone(),
             engine_version: profile.engine_version.clone(),
             threads: profile.inference_threads,
-            logical_cores: profile.logical_cores,
-            cpu_quota_cores: profile.cpu_quota_cores,
-            cpu_model: profile.cpu_model.clone(),
+            device: Device::of(profile),
             pause_us: PAUSE.as_micros(),
         }
     }
@@ -165,7 +188,7 @@ mod tests {
             (100, ms(1000), true),
             (1, ms(3000), true),
         ] {
-            assert_eq!(is_enough(runs, elapsed), enough, "{runs} {elapsed:?}");
+            assert_eq!(OF_A_PROBE.is_enough(runs, elapsed), enough, "{runs} {elapsed:?}");
         }
     }
 
@@ -173,7 +196,7 @@ mod tests {
     fn times_are_kept_for_the_same_conditions_only() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
-        let here = crate::probe::profile(1, Vec::new());
+        let here = crate::probe::profile(&crate::runner::engines::Engines::rten(1), Vec::new());
         let timing = ProbeTiming { digest: Digest::of(b"p"), runs: 3, p50_ms: 1.0, p95_ms: 2.0 };
         Timings::load(&state, &here).unwrap().add(&state, timing.clone()).unwrap();
         assert_eq!(Timings::load(&state, &here).unwrap().get(timing.digest), Some(&timing));

@@ -1,12 +1,14 @@
 //! Whether a model may serve: it loads, has the announced shape, and answers its test. Owns that judgement; never
 //! touches what serves meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::ModelManifest;
 use tokio_util::task::TaskTracker;
 
-use super::engine::{Engine, EngineError};
+use super::engine::{Choice, Engine, EngineError};
+use super::engines::Engines;
 
 /// A model that has not answered its test by then is refused.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -55,10 +57,11 @@ pub async fn check(
     tracker: &TaskTracker,
     bytes: Vec<u8>,
     manifest: &ModelManifest,
-    threads: usize,
+    engines: &Arc<Engines>,
+    choice: Choice,
 ) -> Result<Engine, CheckError> {
-    let manifest = manifest.clone();
-    let work = tracker.spawn_blocking(move || check_now(bytes, &manifest, threads));
+    let (manifest, engines) = (manifest.clone(), engines.clone());
+    let work = tracker.spawn_blocking(move || check_now(bytes, &manifest, &engines, choice));
     match tokio::time::timeout(LIMIT, work).await {
         Ok(Ok(result)) => result,
         Ok(Err(panic)) => Err(EngineError::Panic { step: "checking", message: panic.to_string() }.into()),
@@ -66,8 +69,14 @@ pub async fn check(
     }
 }
 
-fn check_now(bytes: Vec<u8>, manifest: &ModelManifest, threads: usize) -> Result<Engine, CheckError> {
-    let engine = Engine::load(bytes, threads)?;
+/// As [`check`], on this thread.
+pub(super) fn check_now(
+    bytes: Vec<u8>,
+    manifest: &ModelManifest,
+    engines: &Engines,
+    choice: Choice,
+) -> Result<Engine, CheckError> {
+    let engine = engines.load(bytes, choice)?;
     if engine.shape() != manifest.input_shape.map(|dim| dim as usize) {
         return Err(CheckError::Shape { got: engine.shape(), announced: manifest.input_shape });
     }

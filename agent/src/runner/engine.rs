@@ -1,30 +1,56 @@
-//! One model in rten. Owns loading and running; every error and every panic of the engine comes back as a value, for
-//! a model file is hostile until it has passed its test.
+//! A loaded model, whichever engine runs it. Owns the choice among engines and how their errors read; every error and every
+//! panic of an engine comes back as a value, for a model file is hostile until it has passed its test.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
-use rten::{Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, op_registry};
-use rten_tensor::{NdTensorView, Tensor};
+use serde::{Deserialize, Serialize};
 
-use super::framing::{self, FramingError};
+use super::framing::FramingError;
 
-/// The engine's name in the profile.
-pub const NAME: &str = "rten";
+pub mod onnxruntime;
+pub mod rten;
 
-/// The engine's version in the profile: the one that the workspace's lock file pins.
-pub const VERSION: &str = "0.27.0";
+/// What runs models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineKind {
+    /// Part of the agent.
+    Rten,
+    /// Microsoft's, where the device has its library.
+    Onnxruntime,
+}
 
-/// Numbers in one input at most.
-const INPUT_LIMIT: usize = 64 << 20;
+impl EngineKind {
+    /// As the profile and the configuration call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rten => "rten",
+            Self::Onnxruntime => "onnxruntime",
+        }
+    }
+}
 
-/// A loaded model with the threads that it runs on.
-pub struct Engine {
-    model: Model,
-    input: NodeId,
-    output: NodeId,
-    shape: [usize; 3],
-    options: RunOptions,
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An engine, and the threads of one inference, at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Choice {
+    /// Which engine.
+    pub engine: EngineKind,
+    /// Its threads.
+    pub threads: usize,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { engine, threads } = self;
+        write!(f, "{engine}, {threads} thread{}", if *threads == 1 { "" } else { "s" })
+    }
 }
 
 /// Why a model does not load or run.
@@ -57,64 +83,32 @@ pub enum EngineError {
         /// What it said.
         message: String,
     },
+    /// There is no such engine on this device.
+    #[error("this device has no {0}")]
+    Missing(EngineKind),
+}
+
+/// A loaded model with the threads that it runs on.
+pub struct Engine {
+    choice: Choice,
+    shape: [usize; 3],
+    loaded: Box<dyn Run>,
+}
+
+/// What an engine does with a loaded model.
+trait Run: Send + Sync {
+    /// The output for one image, row-major.
+    fn run(&self, image: &[f32]) -> Result<Vec<f32>, EngineError>;
 }
 
 impl Engine {
-    /// Loads an ONNX model; one inference uses `threads` threads, which are this engine's alone.
-    pub fn load(bytes: Vec<u8>, threads: usize) -> Result<Self, EngineError> {
-        framing::check(&bytes)?;
-        guard("loading", || Self::load_unguarded(bytes, threads))
+    fn new(choice: Choice, shape: [usize; 3], loaded: impl Run + 'static) -> Self {
+        Self { choice, shape, loaded: Box::new(loaded) }
     }
 
-    fn load_unguarded(bytes: Vec<u8>, threads: usize) -> Result<Self, EngineError> {
-        // Feed-forward operators only: a model with loops or branches has no latency that could be budgeted.
-        let ops = op_registry!(
-            Add,
-            AveragePool,
-            BatchNormalization,
-            Clip,
-            Concat,
-            Conv,
-            Div,
-            Flatten,
-            Gemm,
-            GlobalAveragePool,
-            HardSigmoid,
-            HardSwish,
-            Identity,
-            LeakyRelu,
-            MatMul,
-            MaxPool,
-            Mul,
-            PRelu,
-            Pad,
-            ReduceMean,
-            Relu,
-            Reshape,
-            Resize,
-            Sigmoid,
-            Slice,
-            Softmax,
-            Squeeze,
-            Sub,
-            Tanh,
-            Transpose,
-            Unsqueeze
-        );
-        let model = ModelOptions::with_ops(ops).load(bytes).map_err(|e| EngineError::Load(e.to_string()))?;
-        let ([input], [output]) = (model.input_ids(), model.output_ids()) else {
-            let got = format!("{} inputs and {} outputs", model.input_ids().len(), model.output_ids().len());
-            return Err(EngineError::Interface {
-                what: "interface",
-                expected: "one input and one output",
-                got,
-            });
-        };
-        let (input, output) = (*input, *output);
-        let shape = image_shape(&model)?;
-        let pool = Arc::new(ThreadPool::with_num_threads(threads));
-        let options = RunOptions::default().with_thread_pool(Some(pool));
-        Ok(Self { model, input, output, shape, options })
+    /// What runs it.
+    pub fn choice(&self) -> Choice {
+        self.choice
     }
 
     /// Channels, height and width of the image that it takes.
@@ -129,37 +123,8 @@ impl Engine {
 
     /// The output for one image of [`Engine::numel`] numbers, row-major.
     pub fn run(&self, image: &[f32]) -> Result<Vec<f32>, EngineError> {
-        guard("running", || {
-            let [c, h, w] = self.shape;
-            let view = NdTensorView::from_data([1, c, h, w], image);
-            let outputs = self
-                .model
-                .run(vec![(self.input, view.into())], &[self.output], Some(self.options.clone()))
-                .map_err(|error| EngineError::Run(error.to_string()))?;
-            let value = outputs.into_iter().next().expect("one output was asked for");
-            let tensor: Tensor<f32> = value.try_into().map_err(|_| EngineError::Interface {
-                what: "output",
-                expected: "32-bit floating point",
-                got: "another type".to_owned(),
-            })?;
-            Ok(tensor.into_data())
-        })
+        guard("running", || self.loaded.run(image))
     }
-}
-
-fn image_shape(model: &Model) -> Result<[usize; 3], EngineError> {
-    let dims = model.input_shape(0).unwrap_or_default();
-    let shape = match dims.as_slice() {
-        [_, Dimension::Fixed(c), Dimension::Fixed(h), Dimension::Fixed(w)] => Some([*c, *h, *w]),
-        _ => None,
-    };
-    let numel =
-        |shape: &[usize; 3]| shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
-    shape.filter(|shape| (1..=INPUT_LIMIT).contains(&numel(shape))).ok_or_else(|| EngineError::Interface {
-        what: "input",
-        expected: "images of fixed channels, height and width",
-        got: format!("{dims:?}"),
-    })
 }
 
 fn guard<T>(step: &'static str, call: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
@@ -176,19 +141,6 @@ fn guard<T>(step: &'static str, call: impl FnOnce() -> Result<T, EngineError>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_version_is_that_of_the_lock_file() {
-        let lock = include_str!("../../../Cargo.lock");
-        assert!(lock.contains(&format!("name = \"{NAME}\"\nversion = \"{VERSION}\"\n")));
-    }
-
-    #[test]
-    fn bytes_that_are_no_model_are_an_error() {
-        for bytes in [&b""[..], b"not a model", &[0xff; 64], &[0x08, 0x08, 0x3a, 0x00]] {
-            assert!(Engine::load(bytes.to_vec(), 1).is_err());
-        }
-    }
 
     #[test]
     fn a_panic_becomes_an_error_with_its_words() {

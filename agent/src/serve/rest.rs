@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::inference::{self, BATCH_LIMIT, Inference, Refusal};
-use crate::runner::engine;
 
 mod tensor;
 
@@ -99,14 +98,15 @@ async fn metadata(
     Path(Model { name, version }): Path<Model>,
 ) -> Result<Json<Metadata>, Refusal> {
     let served = inference.model(&name, &version)?;
-    let manifest = &served.installed.model;
+    let (manifest, choice) = (&served.installed.model, served.engine.choice());
     let parameters = json!({
         "mean": manifest.mean,
         "std": manifest.std,
         "generation": served.installed.generation,
         "deployment": served.installed.deployment,
         "digest": served.installed.digest(),
-        "engine": format!("{} {}", engine::NAME, engine::VERSION),
+        "engine": choice.engine.name(),
+        "threads": choice.threads,
         "max_batch": BATCH_LIMIT,
     });
     Ok(Json(Metadata { model: inference::metadata(&served), parameters }))

@@ -25,8 +25,14 @@ struct Trial {
 pub(super) struct Trials(PathBuf);
 
 impl Trials {
-    pub(super) fn of(state: &StateDir) -> Self {
+    /// Of the test that every model has to pass.
+    pub(super) fn of_checks(state: &StateDir) -> Self {
         Self(state.root().join("checking.json"))
+    }
+
+    /// Of the comparison of engines.
+    pub(super) fn of_comparisons(state: &StateDir) -> Self {
+        Self(state.root().join("comparing.json"))
     }
 
     /// How often a check of `desired` was begun and did not end.
@@ -56,7 +62,7 @@ mod tests {
     #[test]
     fn only_unfinished_checks_of_the_same_assignment_count() {
         let dir = tempfile::tempdir().unwrap();
-        let trials = Trials::of(&StateDir::open(dir.path()).unwrap());
+        let trials = Trials::of_checks(&StateDir::open(dir.path()).unwrap());
         let desired = |generation| Desired { generation: Generation(generation), digest: Digest::of(b"m") };
         assert_eq!(trials.unfinished(desired(1)).unwrap(), 0);
         trials.begin(desired(1)).unwrap();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agent::config::{Config, EngineConfig, ServeConfig};
+use agent::runner::engines::LibraryConfig;
 use agent::serve::Listeners;
 use agent::{App, AppError};
 use serde_json::Value;
@@ -25,6 +26,15 @@ pub(crate) struct Device {
 impl Device {
     /// Starts an agent on `state_dir` that looks for its coordinator at `coordinator`.
     pub(crate) async fn start(state_dir: PathBuf, coordinator: SocketAddr) -> Self {
+        Self::start_with(state_dir, coordinator, LibraryConfig::Off).await
+    }
+
+    /// As [`Device::start`], with another engine beside rten.
+    pub(crate) async fn start_with(
+        state_dir: PathBuf,
+        coordinator: SocketAddr,
+        onnxruntime: LibraryConfig,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = listener.local_addr().unwrap();
         let socket = state_dir.join("inference.sock");
@@ -35,7 +45,7 @@ impl Device {
             coordinator: format!("http://{coordinator}"),
             state_dir,
             labels: [("site".to_owned(), "berlin".to_owned())].into(),
-            engine: EngineConfig { threads: 1 },
+            engine: EngineConfig { threads: 1, onnxruntime },
             serve: ServeConfig { listen: api, socket: Some(socket.clone()) },
         };
         let app = App::open(config).unwrap();

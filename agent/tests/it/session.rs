@@ -48,7 +48,7 @@ fn request(model: &Model, images: usize) -> Value {
     json!({ "id": "7", "inputs": [{ "name": "input", "shape": [images, c, h, w], "datatype": "FP32", "data": data }] })
 }
 
-async fn answers_as(device: &Device, model: &Model, images: usize) {
+pub(crate) async fn answers_as(device: &Device, model: &Model, images: usize) {
     let (status, body) = device.post("/v2/models/fashion/infer", request(model, images)).await;
     assert_eq!(status, 200, "{body}");
     let output = &body["outputs"][0];
@@ -71,7 +71,7 @@ fn stored_images(fake: &Fake) -> u64 {
     fake.stored().iter().map(|(_, interval)| images(interval)).sum()
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let poll = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,0 +1,189 @@
+//! Which engine and how many threads run a model fastest on this device. Owns the comparison and its record on disk, so that
+//! a restart under the same conditions does not measure again. An engine whose answers differ is never chosen.
+
+use std::path::Path;
+use std::time::Duration;
+
+use proto::{Digest, ModelManifest};
+use serde::{Deserialize, Serialize};
+
+use super::Runner;
+use super::check::{CheckError, check_now};
+use super::engine::{Choice, EngineKind};
+use super::engines::Engines;
+use crate::causes::describe;
+use crate::probe;
+use crate::probe::device::Device;
+use crate::probe::timing::{self, Effort, Times};
+use crate::state::{self, FileError};
+
+/// A comparison must not hold up an update for long.
+const EFFORT: Effort = Effort {
+    warm_up: Duration::from_millis(100),
+    shortest: Duration::from_millis(300),
+    fewest: 30,
+    longest: Duration::from_millis(1500),
+};
+
+/// What costs more threads, or another library's memory, has to be faster by so much.
+const WORTH_IT: f64 = 0.95;
+
+/// How fast one choice ran the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Contender {
+    /// Engine and threads.
+    pub choice: Choice,
+    /// Median time of one image, milliseconds.
+    pub p50_ms: f64,
+    /// 95th percentile, milliseconds.
+    pub p95_ms: f64,
+}
+
+/// A comparison, and what it holds for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    digest: Digest,
+    conditions: Conditions,
+    /// All that answered as they should, in the order in which they were measured.
+    pub contenders: Vec<Contender>,
+}
+
+/// What times depend on beside the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Conditions {
+    rten: Option<String>,
+    onnxruntime: Option<String>,
+    choices: Vec<Choice>,
+    device: Device,
+}
+
+impl Conditions {
+    fn now(engines: &Engines) -> Self {
+        let version = |engine| engines.version(engine).map(str::to_owned);
+        Self {
+            rten: version(EngineKind::Rten),
+            onnxruntime: version(EngineKind::Onnxruntime),
+            choices: engines.choices(),
+            device: Device::of(&probe::profile(engines, Vec::new())),
+        }
+    }
+}
+
+impl Comparison {
+    /// The one on disk, if it is of this model and holds under the present conditions.
+    pub fn load(path: &Path, digest: Digest, engines: &Engines) -> Result<Option<Self>, FileError> {
+        Ok(Self::read(path)?
+            .filter(|known| known.digest == digest && known.conditions == Conditions::now(engines)))
+    }
+
+    /// The one on disk, whatever it holds for.
+    pub fn read(path: &Path) -> Result<Option<Self>, FileError> {
+        Ok(state::read(path)?.and_then(|json| serde_json::from_slice(&json).ok()))
+    }
+
+    /// Writes it to disk.
+    pub fn save(&self, path: &Path) -> Result<(), FileError> {
+        state::replace(path, &serde_json::to_vec_pretty(self).expect("a comparison is plain data"))
+    }
+
+    /// The choice to run the model with: the first, unless a later one is clearly faster.
+    pub fn best(&self) -> Option<&Contender> {
+        self.contenders.iter().reduce(
+            |best, next| {
+                if next.p50_ms < best.p50_ms * WORTH_IT { next } else { best }
+            },
+        )
+    }
+}
+
+/// Times every choice that `may_try` allows on a model that has passed its test; what serves takes turns with it. A choice that fails, or that
+/// answers something else, is left out.
+pub fn compare(
+    bytes: &[u8],
+    manifest: &ModelManifest,
+    engines: &Engines,
+    runner: &Runner,
+    may_try: impl Fn(Choice) -> bool,
+) -> Comparison {
+    let contender = |choice: Choice| match time(bytes, manifest, engines, choice, runner) {
+        Ok(contender) => Some(contender),
+        Err(error) => {
+            tracing::warn!(%choice, digest = %manifest.artifact.digest, error = describe(&error), "not to be used for this model");
+            None
+        }
+    };
+    Comparison {
+        digest: manifest.artifact.digest,
+        conditions: Conditions::now(engines),
+        contenders: engines
+            .choices()
+            .into_iter()
+            .filter(|&choice| may_try(choice))
+            .filter_map(contender)
+            .collect(),
+    }
+}
+
+fn time(
+    bytes: &[u8],
+    manifest: &ModelManifest,
+    engines: &Engines,
+    choice: Choice,
+    runner: &Runner,
+) -> Result<Contender, CheckError> {
+    let engine = check_now(bytes.to_vec(), manifest, engines, choice)?;
+    let Times { p50_ms, p95_ms, .. } = timing::time(&engine, &EFFORT, runner)?;
+    Ok(Contender { choice, p50_ms, p95_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn comparison(times: &[(EngineKind, usize, f64)]) -> Comparison {
+        let contender = |&(engine, threads, p50_ms)| Contender {
+            choice: Choice { engine, threads },
+            p50_ms,
+            p95_ms: p50_ms * 1.5,
+        };
+        Comparison {
+            digest: Digest::of(b"m"),
+            conditions: Conditions::now(&Engines::rten(2)),
+            contenders: times.iter().map(contender).collect(),
+        }
+    }
+
+    #[test]
+    fn the_fastest_wins_and_a_tie_costs_no_more_threads() {
+        use EngineKind::{Onnxruntime, Rten};
+        let best = |times: &[_]| comparison(times).best().map(|best| best.choice);
+        assert_eq!(best(&[]), None);
+        let cases = [
+            (vec![(Rten, 1, 2.0), (Rten, 2, 1.98)], (Rten, 1)),
+            (vec![(Rten, 1, 2.0), (Rten, 2, 1.2)], (Rten, 2)),
+            (
+                vec![(Rten, 1, 2.0), (Rten, 2, 3.0), (Onnxruntime, 1, 0.6), (Onnxruntime, 2, 0.59)],
+                (Onnxruntime, 1),
+            ),
+            (vec![(Rten, 1, 1.0), (Onnxruntime, 1, 0.97)], (Rten, 1)),
+        ];
+        for (times, (engine, threads)) in cases {
+            assert_eq!(best(&times), Some(Choice { engine, threads }), "{times:?}");
+        }
+    }
+
+    #[test]
+    fn a_comparison_holds_for_its_model_and_its_conditions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("comparison.json");
+        let two = Engines::rten(2);
+        let known = comparison(&[(EngineKind::Rten, 1, 2.0)]);
+        assert_eq!(Comparison::load(&path, known.digest, &two).unwrap(), None);
+        known.save(&path).unwrap();
+        assert_eq!(Comparison::load(&path, known.digest, &two).unwrap(), Some(known.clone()));
+        assert_eq!(Comparison::load(&path, Digest::of(b"other"), &two).unwrap(), None);
+        assert_eq!(Comparison::load(&path, known.digest, &Engines::rten(4)).unwrap(), None);
+        std::fs::write(&path, "torn {").unwrap();
+        assert_eq!(Comparison::load(&path, known.digest, &two).unwrap(), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! The engines of this device. Owns which there are, and loads models into them; which is fastest is measured elsewhere.
+
+use std::path::PathBuf;
+
+use super::engine::onnxruntime::{self, Library};
+use super::engine::{Choice, Engine, EngineError, EngineKind, rten};
+use crate::causes::describe;
+
+/// Which onnxruntime may be used.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LibraryConfig {
+    /// The one in the usual places, if there is one.
+    #[default]
+    Auto,
+    /// None.
+    Off,
+    /// This one.
+    At(PathBuf),
+}
+
+/// What may run a model here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Engines {
+    most_threads: usize,
+    library: Option<PathBuf>,
+}
+
+impl Engines {
+    /// The engines, with at most so many threads in one inference, at least 1. Nothing is loaded yet: a library costs
+    /// memory, and a device may wait long for its first model.
+    pub fn new(most_threads: usize, library: &LibraryConfig) -> Self {
+        let library = match library {
+            LibraryConfig::Auto => onnxruntime::find(),
+            LibraryConfig::Off => None,
+            LibraryConfig::At(path) => Some(path.clone()),
+        };
+        Self { most_threads: most_threads.max(1), library }
+    }
+
+    /// rten alone.
+    pub fn rten(threads: usize) -> Self {
+        Self::new(threads, &LibraryConfig::Off)
+    }
+
+    /// What runs a model until something else was measured to be faster.
+    pub fn usual(&self) -> Choice {
+        Choice { engine: EngineKind::Rten, threads: self.most_threads }
+    }
+
+    /// Everything that may run a model: each engine with 1, 2, 4, ... threads, and with the most.
+    pub fn choices(&self) -> Vec<Choice> {
+        let engines = [Some(EngineKind::Rten), self.library().map(|_| EngineKind::Onnxruntime)];
+        let powers = std::iter::successors(Some(1usize), |threads| threads.checked_mul(2));
+        let mut threads: Vec<usize> = powers.take_while(|&threads| threads < self.most_threads).collect();
+        threads.push(self.most_threads);
+        let of = |engine| threads.iter().map(move |&threads| Choice { engine, threads });
+        engines.into_iter().flatten().flat_map(of).collect()
+    }
+
+    /// An engine's version; `None` where this device does not have it.
+    pub fn version(&self, engine: EngineKind) -> Option<&str> {
+        match engine {
+            EngineKind::Rten => Some(rten::VERSION),
+            EngineKind::Onnxruntime => self.library().map(Library::version),
+        }
+    }
+
+    /// Loads a model. Whatever is to run it, rten must read it: it takes only operators that have a bounded latency.
+    pub fn load(&self, bytes: Vec<u8>, choice: Choice) -> Result<Engine, EngineError> {
+        match choice.engine {
+            EngineKind::Rten => rten::load(bytes, choice.threads),
+            EngineKind::Onnxruntime => {
+                let library = self.library().ok_or(EngineError::Missing(choice.engine))?;
+                let shape = rten::load(bytes.clone(), 1)?.shape();
+                library.load_model(&bytes, shape, choice.threads)
+            }
+        }
+    }
+
+    fn library(&self) -> Option<&'static Library> {
+        match Library::load(self.library.as_deref()?) {
+            Ok(library) => Some(library),
+            Err(error) => {
+                tracing::debug!(error = describe(&error), "no onnxruntime");
+                None
+            }
+        }
+    }
+
+    /// Why the library that was found or configured cannot be used, if so; loads it.
+    pub fn complaint(&self) -> Option<String> {
+        let path = self.library.as_deref()?;
+        Library::load(path).err().map(|error| format!("{}: {}", path.display(), describe(&error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_tried_in_powers_of_two_up_to_the_most() {
+        for (most, expected) in [(1, vec![1]), (2, vec![1, 2]), (6, vec![1, 2, 4, 6]), (8, vec![1, 2, 4, 8])]
+        {
+            let choices = Engines::rten(most).choices();
+            assert!(choices.iter().all(|choice| choice.engine == EngineKind::Rten));
+            assert_eq!(choices.iter().map(|choice| choice.threads).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn a_library_that_is_none_is_no_choice_and_says_why() {
+        let path = PathBuf::from("/nowhere/libonnxruntime.so");
+        let engines = Engines::new(1, &LibraryConfig::At(path));
+        assert_eq!(engines.choices(), Engines::rten(1).choices());
+        assert_eq!(engines.version(EngineKind::Onnxruntime), None);
+        assert!(
+            engines
+                .complaint()
+                .unwrap()
+                .starts_with("/nowhere/libonnxruntime.so: onnxruntime cannot be loaded")
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! Which engine runs a model: the comparison on disk, or a new one. Owns what happens when a comparison ends the process: a
+//! foreign library that may have done so is not tried on that model again.
+
+use std::sync::Arc;
+
+use proto::{Digest, ModelManifest};
+use tokio_util::task::TaskTracker;
+
+use super::trial::Trials;
+use crate::causes::describe;
+use crate::reconcile::Desired;
+use crate::runner::Runner;
+use crate::runner::check::{CheckError, check};
+use crate::runner::choose::{Comparison, compare};
+use crate::runner::engine::{Choice, Engine, EngineError, EngineKind};
+use crate::runner::engines::Engines;
+use crate::slot::{Slot, Slots};
+use crate::state::FileError;
+
+/// Where models are tried before they serve.
+#[derive(Clone)]
+pub struct Testbed {
+    /// What may run a model.
+    pub engines: Arc<Engines>,
+    /// What serves meanwhile, and takes turns.
+    pub runner: Runner,
+    /// Of blocking work.
+    pub tracker: TaskTracker,
+}
+
+/// Why engines were not compared.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MeasureError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// The comparison of engines on the model `digest` that either slot holds, if it holds under the present conditions.
+pub(super) fn known(
+    slots: &Slots,
+    digest: Digest,
+    engines: &Engines,
+) -> Result<Option<Comparison>, FileError> {
+    for slot in Slot::ALL {
+        if let Some(known) = Comparison::load(&slots.comparison(slot), digest, engines)? {
+            return Ok(Some(known));
+        }
+    }
+    Ok(None)
+}
+
+impl Testbed {
+    /// Loads the model and runs its test in the engine that every model has to pass in.
+    pub(super) async fn check(&self, bytes: Vec<u8>, manifest: &ModelManifest) -> Result<Engine, CheckError> {
+        self.check_in(self.engines.usual(), bytes, manifest).await
+    }
+
+    /// As [`Testbed::check`], in another engine.
+    pub(super) async fn check_in(
+        &self,
+        choice: Choice,
+        bytes: Vec<u8>,
+        manifest: &ModelManifest,
+    ) -> Result<Engine, CheckError> {
+        check(&self.tracker, bytes, manifest, &self.engines, choice).await
+    }
+
+    /// A model that passed its test in `engine`, in the engine that the comparison found best; where that one fails now, as
+    /// it is.
+    pub(super) async fn best_of(
+        &self,
+        comparison: &Comparison,
+        engine: Engine,
+        bytes: Vec<u8>,
+        manifest: &ModelManifest,
+    ) -> Engine {
+        let choice = match comparison.best() {
+            Some(best) if best.choice != engine.choice() => best.choice,
+            Some(_) | None => return engine,
+        };
+        match self.check_in(choice, bytes, manifest).await {
+            Ok(best) => best,
+            Err(error) => {
+                tracing::warn!(%choice, error = describe(&error), "the fastest engine fails now");
+                engine
+            }
+        }
+    }
+
+    /// Compares the engines on a model that passed its test.
+    pub(super) async fn compare(
+        &self,
+        trials: &Trials,
+        desired: Desired,
+        bytes: Vec<u8>,
+        manifest: &ModelManifest,
+    ) -> Result<Comparison, MeasureError> {
+        let has_died = trials.unfinished(desired)? > 0;
+        trials.begin(desired)?;
+        let (manifest, Self { engines, runner, tracker }) = (manifest.clone(), self.clone());
+        let may_try = move |choice: Choice| !has_died || choice.engine == EngineKind::Rten;
+        let work = tracker.spawn_blocking(move || compare(&bytes, &manifest, &engines, &runner, may_try));
+        let compared = work.await;
+        trials.end()?;
+        let panicked = |panic: tokio::task::JoinError| EngineError::Panic {
+            step: "comparing engines on",
+            message: panic.to_string(),
+        };
+        Ok(compared.map_err(panicked)?)
+    }
+}

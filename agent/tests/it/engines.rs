@@ -1,0 +1,89 @@
+//! A model in the engines that the device has: the fastest serves, and a library that is none costs nothing.
+
+use std::path::{Path, PathBuf};
+
+use agent::runner::engines::LibraryConfig;
+use serde_json::Value;
+
+use crate::device::Device;
+use crate::fake::{Fake, File};
+use crate::model::Model;
+
+/// The library that `tests/peers/onnxruntime.sh` brings. `RECONVENE_TESTS_NEED_ONNXRUNTIME` says that it has to be there, as
+/// in continuous integration.
+#[expect(clippy::print_stderr, reason = "a test that is left out says so")]
+fn library() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers/onnxruntime/capi");
+    let names = std::fs::read_dir(&folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let is_it = |path: &PathBuf| path.to_string_lossy().contains("/libonnxruntime.so.");
+    let found = names.filter(is_it).max().map(|path| path.canonicalize().unwrap());
+    if found.is_none() {
+        let needed = std::env::var_os("RECONVENE_TESTS_NEED_ONNXRUNTIME").is_some();
+        assert!(!needed, "no onnxruntime; run tests/peers/onnxruntime.sh");
+        eprintln!("skipped: no onnxruntime in target/peers; run tests/peers/onnxruntime.sh");
+    }
+    found
+}
+
+/// What the metadata of the model that serves calls its engine.
+async fn engine(device: &Device) -> String {
+    device.ready().await;
+    let (_, metadata) = device.get("/v2/models/fashion").await;
+    metadata["parameters"]["engine"].as_str().unwrap().to_owned()
+}
+
+/// Engines that were compared, by the file beside the model that serves, fastest first.
+fn compared(state: &Path) -> Vec<String> {
+    let file = std::fs::read(state.join("slots/a/comparison.json")).unwrap();
+    let comparison: Value = serde_json::from_slice(&file).unwrap();
+    let mut contenders = comparison["contenders"].as_array().unwrap().clone();
+    contenders.sort_by(|a, b| a["p50_ms"].as_f64().unwrap().total_cmp(&b["p50_ms"].as_f64().unwrap()));
+    contenders.iter().map(|it| it["choice"]["engine"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fastest_engine_serves_also_after_a_restart() {
+    let Some(library) = library() else { return };
+    let model = Model::of_seed(1);
+    let fake = Fake::start().await;
+    fake.serve_file(model.digest(), File { bytes: model.bytes.clone(), cut_after: None });
+    let dir = tempfile::tempdir().unwrap();
+    let at = || LibraryConfig::At(library.clone());
+    let device = Device::start_with(dir.path().to_owned(), fake.address, at()).await;
+    fake.assign(model.assignment(1)).await;
+    let first = engine(&device).await;
+    let order = compared(dir.path());
+    assert_eq!(order.len(), 2, "both engines answered as they should: {order:?}");
+    assert!(first == order[0] || first == "rten", "{first} of {order:?}");
+    crate::session::answers_as(&device, &model, 2).await;
+    device.stop().await;
+
+    // The choice is on the disk: nothing is measured anew, and the same engine serves from the first request on.
+    let comparison = std::fs::read(dir.path().join("slots/a/comparison.json")).unwrap();
+    let device = Device::start_with(dir.path().to_owned(), fake.address, at()).await;
+    assert_eq!(engine(&device).await, first);
+    crate::session::answers_as(&device, &model, 2).await;
+    device.stop().await;
+    assert_eq!(std::fs::read(dir.path().join("slots/a/comparison.json")).unwrap(), comparison);
+
+    // The library is gone: rten serves at once, and what was measured with it no longer holds.
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    assert_eq!(engine(&device).await, "rten");
+    crate::session::until("engines are compared anew", || compared(dir.path()) == ["rten"]).await;
+    crate::session::answers_as(&device, &model, 2).await;
+    device.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_without_the_library_serves_all_the_same() {
+    let model = Model::of_seed(1);
+    let fake = Fake::start().await;
+    fake.serve_file(model.digest(), File { bytes: model.bytes.clone(), cut_after: None });
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = LibraryConfig::At(dir.path().join("libonnxruntime.so"));
+    let device = Device::start_with(dir.path().join("state"), fake.address, nowhere).await;
+    fake.assign(model.assignment(1)).await;
+    assert_eq!(engine(&device).await, "rten");
+    assert_eq!(compared(&dir.path().join("state")), ["rten"]);
+    device.stop().await;
+}
