@@ -4,18 +4,19 @@ use std::path::Path;
 
 use proto::{ByteSize, HardwareProfile, ProbeTiming};
 
-use crate::runner::engine::rten;
+use crate::runner::engine::{EngineKind, rten};
 use crate::runner::engines::Engines;
 
 mod cgroup;
 mod cpu;
 pub mod device;
 pub mod task;
-pub mod timing;
+pub mod timings;
 
 /// The profile of this device with the given times of probe models.
 pub fn profile(engines: &Engines, probes: Vec<ProbeTiming>) -> HardwareProfile {
-    let usual = engines.usual();
+    let other = engines.version(EngineKind::Onnxruntime).map(|version| (EngineKind::Onnxruntime, version));
+    let (engine, version) = other.unwrap_or((EngineKind::Rten, rten::VERSION));
     let root = Path::new("/");
     let uname = rustix::system::uname();
     let text = |name: &std::ffi::CStr| name.to_string_lossy().into_owned();
@@ -31,9 +32,9 @@ pub fn profile(engines: &Engines, probes: Vec<ProbeTiming>) -> HardwareProfile {
         memory_total: memory_total(),
         memory_limit: limits.memory,
         cpu_quota_cores: limits.cpu_cores,
-        inference_threads: u32::try_from(usual.threads).unwrap_or(u32::MAX),
-        engine: usual.engine.name().to_owned(),
-        engine_version: rten::VERSION.to_owned(),
+        inference_threads: u32::try_from(engines.usual().threads).unwrap_or(u32::MAX),
+        engine: engine.name().to_owned(),
+        engine_version: version.to_owned(),
         probes,
     }
 }

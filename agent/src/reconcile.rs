@@ -11,6 +11,13 @@ pub struct Desired {
     pub digest: Digest,
 }
 
+impl Desired {
+    /// A model that is only timed: no assignment has generation 0.
+    pub fn probe(digest: Digest) -> Self {
+        Self { generation: Generation(0), digest }
+    }
+}
+
 /// What this device has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Installed {

@@ -23,6 +23,7 @@ pub mod engine;
 pub mod engines;
 pub mod framing;
 pub mod statistics;
+pub mod timing;
 
 use engine::{Engine, EngineError};
 use statistics::{Served, Statistics};

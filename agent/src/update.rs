@@ -2,6 +2,7 @@
 //! comes next is decided by `reconcile`, and what serves goes on serving until the new model has passed its test.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::session::{Assignment, Phase, Progress};
 use tokio::sync::watch;
@@ -18,12 +19,15 @@ use crate::slot::{Installed, Slots};
 use crate::state::{self, FileError, StateDir};
 
 mod engine;
-mod trial;
+pub(crate) mod trial;
 
 pub use engine::Testbed;
 
 use engine::MeasureError;
 use trial::Trials;
+
+/// How often it is looked at whether the device is still the one that engines were compared on.
+const RECHECK: Duration = Duration::from_secs(60);
 
 /// Why an assignment was given up.
 #[derive(Debug, thiserror::Error)]
@@ -126,9 +130,7 @@ impl Updater {
         stop: CancellationToken,
     ) {
         let mut failed = None;
-        if let Some(Err(error)) = stop.run_until_cancelled(self.reconsider()).await {
-            tracing::warn!(error = describe(&error), "engines are not compared");
-        }
+        self.reconsider_until(&stop).await;
         loop {
             let wanted = assignments.borrow_and_update().clone();
             if let Some(assignment) = wanted
@@ -137,10 +139,22 @@ impl Updater {
             {
                 continue;
             }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                changed = assignments.changed() => if changed.is_err() { return },
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = assignments.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    () = tokio::time::sleep(RECHECK) => self.reconsider_until(&stop).await,
+                }
             }
+        }
+    }
+
+    async fn reconsider_until(&mut self, stop: &CancellationToken) {
+        if let Some(Err(error)) = stop.run_until_cancelled(self.reconsider()).await {
+            tracing::warn!(error = describe(&error), "engines are not compared");
         }
     }
 

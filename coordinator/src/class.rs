@@ -115,6 +115,7 @@ mod tests {
     fn profile() -> HardwareProfile {
         let probe = |name: &[u8], p50_ms: f64, p95_ms: f64| ProbeTiming {
             digest: Digest::of(name),
+            engines: Vec::new(),
             runs: 50,
             p50_ms,
             p95_ms,

@@ -16,6 +16,6 @@ mod invalid;
 pub use artifact::{ArtifactRef, ModelManifest, SelfTest};
 pub use id::{DeviceId, Digest, Generation};
 pub use invalid::Invalid;
-pub use profile::{Cache, HardwareProfile, ProbeTiming};
+pub use profile::{Cache, EngineTiming, HardwareProfile, ProbeTiming};
 pub use size::ByteSize;
 pub use telemetry::{LatencyInterval, SpoolPosition};

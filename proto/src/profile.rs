@@ -27,9 +27,9 @@ pub struct HardwareProfile {
     pub memory_limit: Option<ByteSize>,
     /// The control group's CPU quota in cores; `None` where there is none.
     pub cpu_quota_cores: Option<f64>,
-    /// Threads that the inference engine uses.
+    /// Threads that one inference may use.
     pub inference_threads: u32,
-    /// The engine's name.
+    /// The engine that this device has beside rten, which every device has; `rten` where it has no other.
     pub engine: String,
     /// The engine's version.
     pub engine_version: String,
@@ -48,13 +48,29 @@ pub struct Cache {
     pub size: ByteSize,
 }
 
-/// The time of one probe model, one image at a time, warm.
+/// The time of one probe model in what runs it fastest, one image at a time, warm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProbeTiming {
     /// Which probe.
     pub digest: Digest,
     /// Timed runs.
     pub runs: u32,
+    /// Median, milliseconds.
+    pub p50_ms: f64,
+    /// 95th percentile, milliseconds.
+    pub p95_ms: f64,
+    /// Everything that may run it, measured more briefly.
+    #[serde(default)]
+    pub engines: Vec<EngineTiming>,
+}
+
+/// The time of one model in one engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EngineTiming {
+    /// The engine's name.
+    pub engine: String,
+    /// Threads of one inference.
+    pub threads: u32,
     /// Median, milliseconds.
     pub p50_ms: f64,
     /// 95th percentile, milliseconds.
@@ -149,18 +165,47 @@ impl TryFrom<v1::ProbeTiming> for ProbeTiming {
     type Error = Invalid;
 
     fn try_from(wire: v1::ProbeTiming) -> Result<Self, Invalid> {
-        let sound =
-            wire.runs > 0 && wire.p50_ms > 0.0 && wire.p50_ms <= wire.p95_ms && wire.p95_ms.is_finite();
-        if !sound {
+        if wire.runs == 0 || !are_times(wire.p50_ms, wire.p95_ms) {
             return Err(Invalid::new("probes", "a timing needs runs > 0 and 0 < p50_ms <= p95_ms"));
         }
-        Ok(Self { digest: wire.digest.parse()?, runs: wire.runs, p50_ms: wire.p50_ms, p95_ms: wire.p95_ms })
+        Ok(Self {
+            digest: wire.digest.parse()?,
+            runs: wire.runs,
+            p50_ms: wire.p50_ms,
+            p95_ms: wire.p95_ms,
+            engines: wire.engines.into_iter().map(EngineTiming::try_from).collect::<Result<_, _>>()?,
+        })
     }
 }
 
 impl From<ProbeTiming> for v1::ProbeTiming {
     fn from(timing: ProbeTiming) -> Self {
-        let ProbeTiming { digest, runs, p50_ms, p95_ms } = timing;
-        Self { digest: digest.to_string(), runs, p50_ms, p95_ms }
+        let ProbeTiming { digest, runs, p50_ms, p95_ms, engines } = timing;
+        let engines = engines.into_iter().map(v1::EngineTiming::from).collect();
+        Self { digest: digest.to_string(), runs, p50_ms, p95_ms, engines }
     }
+}
+
+impl TryFrom<v1::EngineTiming> for EngineTiming {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::EngineTiming) -> Result<Self, Invalid> {
+        let v1::EngineTiming { engine, threads, p50_ms, p95_ms } = wire;
+        if engine.is_empty() || threads == 0 || !are_times(p50_ms, p95_ms) {
+            let problem = "a timing needs an engine, threads > 0 and 0 < p50_ms <= p95_ms";
+            return Err(Invalid::new("probes.engines", problem));
+        }
+        Ok(Self { engine, threads, p50_ms, p95_ms })
+    }
+}
+
+impl From<EngineTiming> for v1::EngineTiming {
+    fn from(timing: EngineTiming) -> Self {
+        let EngineTiming { engine, threads, p50_ms, p95_ms } = timing;
+        Self { engine, threads, p50_ms, p95_ms }
+    }
+}
+
+fn are_times(p50_ms: f64, p95_ms: f64) -> bool {
+    p50_ms > 0.0 && p50_ms <= p95_ms && p95_ms.is_finite()
 }

@@ -2,25 +2,28 @@
 
 use std::path::Path;
 
-use proto::{ByteSize, HardwareProfile};
+use proto::{ByteSize, EngineTiming, HardwareProfile};
 
 use super::{CliError, Format, table};
 use crate::config;
-use crate::probe::{self, timing::Timings};
+use crate::probe::{self, timings::Timings};
 use crate::runner::engines::{Engines, LibraryConfig};
 use crate::state::StateDir;
 
 /// The profile as text.
 pub fn answer(config: Option<&Path>, format: Format) -> Result<String, CliError> {
-    let profile = match config {
-        None => probe::profile(&Engines::new(probe::default_threads(), &LibraryConfig::Auto), Vec::new()),
+    let engines = match config {
+        None => Engines::new(probe::default_threads(), &LibraryConfig::Auto),
+        Some(path) => config::load(path)?.engine.engines(),
+    };
+    let probes = match config {
+        None => Vec::new(),
         Some(path) => {
-            let config = config::load(path)?;
-            let facts = probe::profile(&config.engine.engines(), Vec::new());
-            let timings = Timings::load(&StateDir::existing(&config.state_dir), &facts)?;
-            HardwareProfile { probes: timings.all().to_vec(), ..facts }
+            let state = StateDir::existing(&config::load(path)?.state_dir);
+            Timings::load(&state, &engines)?.all().to_vec()
         }
     };
+    let profile = probe::profile(&engines, probes);
     Ok(match format {
         Format::Json => serde_json::to_string_pretty(&profile).expect("a profile is plain data"),
         Format::Table => as_table(&profile),
@@ -52,6 +55,10 @@ fn as_table(profile: &HardwareProfile) -> String {
     for probe in &profile.probes {
         let times = format!("p50 {:.3} ms, p95 {:.3} ms ({} runs)", probe.p50_ms, probe.p95_ms, probe.runs);
         table.add_row([format!("Probe {}", probe.digest.short()), times]);
+        for EngineTiming { engine, threads, p50_ms, p95_ms } in &probe.engines {
+            let times = format!("p50 {p50_ms:.3} ms, p95 {p95_ms:.3} ms");
+            table.add_row([format!("  {engine}, {threads} thread(s)"), times]);
+        }
     }
     table.trim_fmt()
 }

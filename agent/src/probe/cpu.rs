@@ -24,6 +24,13 @@ fn brand() -> Option<String> {
     None
 }
 
+/// What decides the clock of the first core, where the kernel does.
+pub(super) fn governor(root: &Path) -> Option<String> {
+    let path = root.join("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
 /// Instruction sets that speed up inference, lower case, sorted. On x86 they count only where the kernel saves their
 /// registers too, which is why the standard library's check is asked and not CPUID alone.
 #[cfg(target_arch = "x86_64")]
@@ -114,6 +121,16 @@ mod tests {
         assert_eq!(features(cpuinfo), ["asimd", "asimddp"]);
         assert_eq!(field(cpuinfo, "Model"), Some("Pi 4"));
         assert_eq!(field(cpuinfo, "model name"), None);
+    }
+
+    #[test]
+    fn a_governor_is_named_where_there_is_one() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(governor(root.path()), None);
+        let folder = root.path().join("sys/devices/system/cpu/cpu0/cpufreq");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("scaling_governor"), "powersave\n").unwrap();
+        assert_eq!(governor(root.path()).as_deref(), Some("powersave"));
     }
 
     #[test]

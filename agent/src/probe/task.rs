@@ -11,13 +11,15 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
 use super::profile;
-use super::timing::{self, Timings};
+use super::timings::{self, Timings};
 use crate::causes::describe;
 use crate::fetch::{self, FetchError};
+use crate::reconcile::Desired;
 use crate::runner::Runner;
-use crate::runner::engine::EngineError;
+use crate::runner::engine::{Choice, EngineError, EngineKind};
 use crate::runner::engines::Engines;
 use crate::state::{self, FileError, StateDir};
+use crate::update::trial::Trials;
 
 /// How often the device's means are looked at.
 const RECHECK: Duration = Duration::from_secs(60);
@@ -73,7 +75,7 @@ impl Prober {
     /// Times what is not timed yet under the present conditions, and publishes the profile if it is a new one.
     async fn measure(&self, probes: &[ArtifactRef]) {
         let facts = profile(&self.engines, Vec::new());
-        let mut timings = match Timings::load(&self.state, &facts) {
+        let mut timings = match Timings::load(&self.state, &self.engines) {
             Ok(timings) => timings,
             Err(error) => return tracing::error!(error = describe(&error), "no profile"),
         };
@@ -101,9 +103,15 @@ impl Prober {
     async fn time(&self, probe: &ArtifactRef) -> Result<ProbeTiming, ProbeError> {
         let path = fetch::fetch(&self.channel, probe, &self.state.probes(), &|_| ()).await?;
         let bytes = state::read(&path)?.unwrap_or_default();
-        let (runner, engines, digest) = (self.runner.clone(), self.engines.clone(), probe.digest);
-        let work = move || timing::time_probe(digest, &engines.load(bytes, engines.usual())?, &runner);
-        let timing = self.tracker.spawn_blocking(work).await??;
+        let (runner, engines) = (self.runner.clone(), self.engines.clone());
+        let (trials, desired) = (Trials::of_probes(&self.state), Desired::probe(probe.digest));
+        let has_died = trials.unfinished(desired)? > 0;
+        trials.begin(desired)?;
+        let may_try = move |choice: Choice| !has_died || choice.engine == EngineKind::Rten;
+        let timed =
+            self.tracker.spawn_blocking(move || timings::time(bytes, &engines, &runner, may_try)).await;
+        trials.end()?;
+        let timing = timed??;
         tracing::info!(digest = %timing.digest, runs = timing.runs, p50_ms = timing.p50_ms, p95_ms = timing.p95_ms, "probe timed");
         state::remove(&path)?;
         Ok(timing)

@@ -8,13 +8,12 @@ use proto::{Digest, ModelManifest};
 use serde::{Deserialize, Serialize};
 
 use super::Runner;
-use super::check::{CheckError, check_now};
-use super::engine::{Choice, EngineKind};
+use super::check::check_now;
+use super::engine::{Choice, Engine, EngineError, EngineKind};
 use super::engines::Engines;
+use super::timing::{self, Effort, Times};
 use crate::causes::describe;
-use crate::probe;
 use crate::probe::device::Device;
-use crate::probe::timing::{self, Effort, Times};
 use crate::state::{self, FileError};
 
 /// A comparison must not hold up an update for long.
@@ -50,7 +49,7 @@ pub struct Comparison {
 
 /// What times depend on beside the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Conditions {
+pub struct Conditions {
     rten: Option<String>,
     onnxruntime: Option<String>,
     choices: Vec<Choice>,
@@ -58,13 +57,14 @@ struct Conditions {
 }
 
 impl Conditions {
-    fn now(engines: &Engines) -> Self {
+    /// Those of this moment.
+    pub fn now(engines: &Engines) -> Self {
         let version = |engine| engines.version(engine).map(str::to_owned);
         Self {
             rten: version(EngineKind::Rten),
             onnxruntime: version(EngineKind::Onnxruntime),
             choices: engines.choices(),
-            device: Device::of(&probe::profile(engines, Vec::new())),
+            device: Device::now(),
         }
     }
 }
@@ -96,8 +96,13 @@ impl Comparison {
     }
 }
 
-/// Times every choice that `may_try` allows on a model that has passed its test; what serves takes turns with it. A choice that fails, or that
-/// answers something else, is left out.
+/// The first, unless a later one is clearly faster.
+pub fn best(contenders: &[Contender]) -> Option<&Contender> {
+    contenders.iter().reduce(|best, next| if next.p50_ms < best.p50_ms * WORTH_IT { next } else { best })
+}
+
+/// Times every choice that `may_try` allows on a model that has passed its test; what serves takes turns with it. A choice that
+/// fails, or that answers something else, is left out.
 pub fn compare(
     bytes: &[u8],
     manifest: &ModelManifest,
@@ -105,35 +110,31 @@ pub fn compare(
     runner: &Runner,
     may_try: impl Fn(Choice) -> bool,
 ) -> Comparison {
-    let contender = |choice: Choice| match time(bytes, manifest, engines, choice, runner) {
-        Ok(contender) => Some(contender),
-        Err(error) => {
-            tracing::warn!(%choice, digest = %manifest.artifact.digest, error = describe(&error), "not to be used for this model");
-            None
-        }
-    };
+    let choices: Vec<Choice> = engines.choices().into_iter().filter(|&choice| may_try(choice)).collect();
     Comparison {
         digest: manifest.artifact.digest,
         conditions: Conditions::now(engines),
-        contenders: engines
-            .choices()
-            .into_iter()
-            .filter(|&choice| may_try(choice))
-            .filter_map(contender)
-            .collect(),
+        contenders: contenders(&choices, runner, |choice| {
+            check_now(bytes.to_vec(), manifest, engines, choice)
+        }),
     }
 }
 
-fn time(
-    bytes: &[u8],
-    manifest: &ModelManifest,
-    engines: &Engines,
-    choice: Choice,
+/// Times what `load` loads for each choice.
+pub fn contenders<E: std::error::Error + From<EngineError>>(
+    choices: &[Choice],
     runner: &Runner,
-) -> Result<Contender, CheckError> {
-    let engine = check_now(bytes.to_vec(), manifest, engines, choice)?;
-    let Times { p50_ms, p95_ms, .. } = timing::time(&engine, &EFFORT, runner)?;
-    Ok(Contender { choice, p50_ms, p95_ms })
+    load: impl Fn(Choice) -> Result<Engine, E>,
+) -> Vec<Contender> {
+    let time = |choice: Choice| -> Result<Contender, E> {
+        let Times { p50_ms, p95_ms, .. } = timing::time(&load(choice)?, &EFFORT, runner)?;
+        Ok(Contender { choice, p50_ms, p95_ms })
+    };
+    let timed = |&choice: &Choice| {
+        let said = |error: &E| tracing::warn!(%choice, error = describe(error), "left out");
+        time(choice).inspect_err(said).ok()
+    };
+    choices.iter().filter_map(timed).collect()
 }
 
 #[cfg(test)]

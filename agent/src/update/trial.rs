@@ -22,7 +22,7 @@ struct Trial {
 
 /// Where it is written.
 #[derive(Debug, Clone)]
-pub(super) struct Trials(PathBuf);
+pub(crate) struct Trials(PathBuf);
 
 impl Trials {
     /// Of the test that every model has to pass.
@@ -35,22 +35,27 @@ impl Trials {
         Self(state.root().join("comparing.json"))
     }
 
+    /// Of the timing of probes.
+    pub(crate) fn of_probes(state: &StateDir) -> Self {
+        Self(state.root().join("probing.json"))
+    }
+
     /// How often a check of `desired` was begun and did not end.
-    pub(super) fn unfinished(&self, desired: Desired) -> Result<u32, FileError> {
+    pub(crate) fn unfinished(&self, desired: Desired) -> Result<u32, FileError> {
         let stored = state::read(&self.0)?.and_then(|json| serde_json::from_slice::<Trial>(&json).ok());
         let same = |trial: &Trial| trial.generation == desired.generation && trial.digest == desired.digest;
         Ok(stored.filter(same).map_or(0, |trial| trial.begun))
     }
 
     /// Notes that a check of `desired` begins.
-    pub(super) fn begin(&self, desired: Desired) -> Result<(), FileError> {
+    pub(crate) fn begin(&self, desired: Desired) -> Result<(), FileError> {
         let begun = self.unfinished(desired)? + 1;
         let trial = Trial { generation: desired.generation, digest: desired.digest, begun };
         state::replace(&self.0, &serde_json::to_vec(&trial).expect("a trial is plain data"))
     }
 
     /// Notes that the check ended, one way or the other.
-    pub(super) fn end(&self) -> Result<(), FileError> {
+    pub(crate) fn end(&self) -> Result<(), FileError> {
         state::remove(&self.0)
     }
 }

@@ -213,21 +213,23 @@ impl Arm {
 mod tests {
     use super::*;
 
+    const EFFORT: Effort = Effort { images: 100, epochs: 1, batch: 10 };
+
     #[test]
     fn a_series_has_each_arm_once() {
         for series in [Series::Ablation, Series::Headline] {
-            let arms = Arm::series(series, "resnet20", &[1, 2], 100, 1);
+            let arms = Arm::series(series, "resnet20", &[1, 2], EFFORT);
             for (index, arm) in arms.iter().enumerate() {
                 assert!(!arms[..index].contains(arm), "{}", arm.title());
             }
             assert!(arms.iter().any(|arm| arm.method == Method::product() && arm.ratio == RATIO));
         }
-        assert_eq!(Arm::series(Series::Headline, "resnet20", &[1], 100, 1).len(), 13);
+        assert_eq!(Arm::series(Series::Headline, "resnet20", &[1], EFFORT).len(), 13);
     }
 
     #[test]
     fn like_shapes_share_a_timing() {
-        let arms = Arm::series(Series::Headline, "resnet20", &[1], 100, 1);
+        let arms = Arm::series(Series::Headline, "resnet20", &[1], EFFORT);
         let at = |method: &Method| arms.iter().find(|a| a.method == *method && a.ratio != 4.0).unwrap();
         let product = at(&Method::product());
         assert!(product.is_shaped_like(at(&Method::RandomChannels)));
