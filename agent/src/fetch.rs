@@ -1,34 +1,32 @@
 //! One file from the coordinator, by digest. Owns resuming, the limits on disk and length, and the check of the whole;
 //! never decides what to fetch and never looks inside.
 //!
-//! Bytes collect in `<digest>.part`; its length is where the next attempt goes on, in this process or the next. A
-//! file gets its final name, `<digest>`, only after its digest was right.
+//! Pieces collect in `<digest>.part`, each proven by `<digest>.pieces` before it counts; what counts is where the next
+//! attempt goes on, in this process or the next. A file gets its final name, `<digest>`, only after its digest was right.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proto::v1::artifact_service_client::ArtifactServiceClient;
-use proto::{ArtifactRef, ByteSize, Digest, v1};
-use sha2::{Digest as _, Sha256};
-use tokio::fs::{self, File, OpenOptions};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use proto::{ArtifactRef, ByteSize, Digest, Pieces, v1};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::session::backoff::Backoff;
 use crate::state::{self, FileError};
 
-/// Bytes become durable in steps of this size; what is not durable does not count as fetched.
-const STEP: u64 = 1 << 20;
+mod part;
+
+use part::{Part, PartError};
 
 /// Left free on the disk for everything else.
 const RESERVE: u64 = 4 << 20;
 
-/// A corrupt file is fetched so often before it is given up.
+/// Corrupt bytes are fetched so often, without a right piece in between, before the file is given up.
 const CORRUPT_LIMIT: u32 = 3;
 
-/// No chunk for this long: the connection is dead.
-const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Nothing for this long: the connection is dead.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Why a file was not fetched.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +81,26 @@ impl From<FileError> for Setback {
     }
 }
 
+impl From<PartError> for Setback {
+    fn from(error: PartError) -> Self {
+        match error {
+            PartError::File(error) => error.into(),
+            PartError::Corrupt(problem) => Self::Corrupt(problem),
+        }
+    }
+}
+
+impl From<Status> for Setback {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::NotFound | Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented => {
+                Self::Fatal(FetchError::Refused(status.message().to_owned()))
+            }
+            _ => Self::Interrupted(status.message().to_owned()),
+        }
+    }
+}
+
 /// Fetches `artifact` into `folder` and returns its path there; `on_bytes` hears how many bytes are durable. Waits for
 /// an unreachable coordinator for ever: cancel by dropping the future, what was received stays for the next call.
 pub async fn fetch(
@@ -95,26 +113,28 @@ pub async fn fetch(
     if state::read(&whole)?.is_some_and(|bytes| Digest::of(&bytes) == artifact.digest) {
         return Ok(whole);
     }
-    let part = whole.with_extension("part");
+    let mut download = Download { channel, artifact, whole, part: None, on_bytes };
     let mut backoff = Backoff::new();
-    let mut corrupt = 0;
+    let (mut corrupt, mut proven) = (0, 0);
     loop {
-        let setback = match attempt(channel, artifact, &part, on_bytes).await {
-            Ok(()) => {
-                state::rename(&part, &whole)?;
-                return Ok(whole);
-            }
+        let setback = match download.attempt().await {
+            Ok(()) => return Ok(download.whole),
             Err(setback) => setback,
         };
+        if download.proven() > proven {
+            proven = download.proven();
+            corrupt = 0;
+            backoff.reset();
+        }
         match setback {
             Setback::Interrupted(problem) => {
-                tracing::info!(digest = %artifact.digest, problem, "download interrupted; it goes on from here");
+                tracing::info!(digest = %artifact.digest, problem, proven, "download interrupted; it goes on from here");
             }
             Setback::Corrupt(problem) => {
-                state::remove(&part)?;
                 corrupt += 1;
                 tracing::warn!(digest = %artifact.digest, problem, attempt = corrupt, "corrupt download");
                 if corrupt == CORRUPT_LIMIT {
+                    download.discard()?;
                     return Err(FetchError::Corrupt { attempts: corrupt, problem });
                 }
             }
@@ -124,106 +144,115 @@ pub async fn fetch(
     }
 }
 
-/// One download from the length of `part` on, and the check of the whole.
-async fn attempt(
-    channel: &Channel,
-    artifact: &ArtifactRef,
-    part: &Path,
-    on_bytes: &(dyn Fn(u64) + Send + Sync),
-) -> Result<(), Setback> {
-    let size = artifact.size.0;
-    let (file, length) = open_part(part, size).await?;
-    if length < size {
-        check_space(part, size - length)?;
-        let mut sink = Sink { file, path: part, length, durable: length, on_bytes };
-        let received = receive(channel, artifact, &mut sink).await;
-        sink.flush().await?;
-        received?;
-    }
-    let digest = digest_of(part).await?;
-    if digest == artifact.digest {
-        Ok(())
-    } else {
-        Err(Setback::Corrupt(format!(
-            "its SHA-256 is {}, announced was {}",
-            digest.short(),
-            artifact.digest.short()
-        )))
-    }
-}
-
-async fn receive(channel: &Channel, artifact: &ArtifactRef, sink: &mut Sink<'_>) -> Result<(), Setback> {
-    let interrupted = |status: Status| match status.code() {
-        Code::NotFound | Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented => {
-            Setback::Fatal(FetchError::Refused(status.message().to_owned()))
-        }
-        _ => Setback::Interrupted(status.message().to_owned()),
-    };
-    let silent = |_| Setback::Interrupted(format!("no answer for {} s", CHUNK_TIMEOUT.as_secs()));
-    let size = artifact.size.0;
-    let request = v1::DownloadRequest { digest: artifact.digest.to_string(), offset: sink.length };
-    let mut client = ArtifactServiceClient::new(channel.clone());
-    let call = tokio::time::timeout(CHUNK_TIMEOUT, client.download(request));
-    let mut chunks = call.await.map_err(silent)?.map_err(interrupted)?.into_inner();
-    while sink.length < size {
-        let next = tokio::time::timeout(CHUNK_TIMEOUT, chunks.message()).await.map_err(silent)?;
-        let Some(chunk) = next.map_err(interrupted)? else {
-            return Err(Setback::Interrupted(format!("it ended after {} of {size} bytes", sink.length)));
-        };
-        if chunk.offset != sink.length {
-            let problem = format!("a chunk begins at byte {}, expected was {}", chunk.offset, sink.length);
-            return Err(Setback::Corrupt(problem));
-        }
-        if chunk.data.len() as u64 > size - sink.length {
-            return Err(Setback::Corrupt(format!("it is longer than the announced {size} bytes")));
-        }
-        sink.write(&chunk.data).await?;
-    }
-    Ok(())
-}
-
-/// The growing file.
-struct Sink<'a> {
-    file: File,
-    path: &'a Path,
-    length: u64,
-    durable: u64,
+/// One file on its way.
+struct Download<'a> {
+    channel: &'a Channel,
+    artifact: &'a ArtifactRef,
+    whole: PathBuf,
+    /// As soon as it is known what its pieces must be.
+    part: Option<Part>,
     on_bytes: &'a (dyn Fn(u64) + Send + Sync),
 }
 
-impl Sink<'_> {
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
-        self.file.write_all(bytes).await.map_err(FileError::of("write", self.path))?;
-        self.length += bytes.len() as u64;
-        if self.length - self.durable >= STEP {
-            self.flush().await?;
+impl Download<'_> {
+    fn part_path(&self) -> PathBuf {
+        self.whole.with_extension("part")
+    }
+
+    fn pieces_path(&self) -> PathBuf {
+        self.whole.with_extension("pieces")
+    }
+
+    fn proven(&self) -> u64 {
+        self.part.as_ref().map_or(0, Part::proven)
+    }
+
+    /// Forgets all that was fetched.
+    fn discard(&mut self) -> Result<(), FileError> {
+        self.part = None;
+        state::remove(&self.part_path())?;
+        state::remove(&self.pieces_path())
+    }
+
+    /// Fetches from what is proven on, and checks the whole.
+    async fn attempt(&mut self) -> Result<(), Setback> {
+        let mut part = match self.part.take() {
+            Some(part) => part,
+            None => Part::open(&self.part_path(), self.artifact.size, self.pieces().await?).await?,
+        };
+        (self.on_bytes)(part.proven());
+        if let Err(setback) = self.receive(&mut part).await {
+            if let Setback::Corrupt(_) = setback {
+                part.drop_piece();
+            }
+            self.part = Some(part);
+            return Err(setback);
+        }
+        let digest = part.digest().await?;
+        if digest == self.artifact.digest {
+            state::rename(&self.part_path(), &self.whole)?;
+            return Ok(state::remove(&self.pieces_path())?);
+        }
+        // Every piece was as announced: it was announced wrong.
+        self.discard()?;
+        let (got, announced) = (digest.short(), self.artifact.digest.short());
+        Err(Setback::Corrupt(format!("its SHA-256 is {got}, announced was {announced}")))
+    }
+
+    /// What the pieces must be: from the disk, or else from the coordinator.
+    async fn pieces(&self) -> Result<Pieces, Setback> {
+        let path = self.pieces_path();
+        let parse = |bytes: &[u8]| Pieces::parse(bytes, self.artifact.size);
+        if let Some(Ok(known)) = state::read(&path)?.map(|bytes| parse(&bytes)) {
+            return Ok(known);
+        }
+        let request = v1::PiecesRequest { digest: self.artifact.digest.to_string() };
+        let mut client = ArtifactServiceClient::new(self.channel.clone());
+        let response = within(client.pieces(request)).await?.into_inner();
+        let pieces = parse(&response.sha256).map_err(|invalid| Setback::Corrupt(invalid.to_string()))?;
+        state::replace(&path, &response.sha256)?;
+        Ok(pieces)
+    }
+
+    /// Takes what is missing.
+    async fn receive(&self, part: &mut Part) -> Result<(), Setback> {
+        if part.is_whole() {
+            return Ok(());
+        }
+        check_space(&self.whole, self.artifact.size.0 - part.proven())?;
+        let request =
+            v1::DownloadRequest { digest: self.artifact.digest.to_string(), offset: part.received() };
+        let mut client = ArtifactServiceClient::new(self.channel.clone());
+        let mut chunks = within(client.download(request)).await?.into_inner();
+        while !part.is_whole() {
+            let Some(chunk) = within(chunks.message()).await? else {
+                let (got, size) = (part.received(), self.artifact.size.0);
+                return Err(Setback::Interrupted(format!("it ended after {got} of {size} bytes")));
+            };
+            if chunk.offset != part.received() {
+                let (begins, expected) = (chunk.offset, part.received());
+                return Err(Setback::Corrupt(format!(
+                    "a chunk begins at byte {begins}, expected was {expected}"
+                )));
+            }
+            let before = part.proven();
+            part.push(&chunk.data).await?;
+            if part.proven() > before {
+                (self.on_bytes)(part.proven());
+            }
         }
         Ok(())
     }
-
-    async fn flush(&mut self) -> Result<(), FileError> {
-        self.file.flush().await.map_err(FileError::of("write", self.path))?;
-        self.file.sync_data().await.map_err(FileError::of("flush", self.path))?;
-        self.durable = self.length;
-        (self.on_bytes)(self.durable);
-        Ok(())
-    }
 }
 
-/// The part file for appending, with its length; a longer one than announced starts again.
-async fn open_part(part: &Path, size: u64) -> Result<(File, u64), FileError> {
-    let file = OpenOptions::new().create(true).append(true).open(part).await;
-    let file = file.map_err(FileError::of("open", part))?;
-    let length = file.metadata().await.map_err(FileError::of("read", part))?.len();
-    if length <= size {
-        return Ok((file, length));
-    }
-    file.set_len(0).await.map_err(FileError::of("cut", part))?;
-    Ok((file, 0))
+/// The answer, unless it takes too long.
+async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Setback> {
+    let silent = |_| Setback::Interrupted(format!("no answer for {} s", SILENCE.as_secs()));
+    Ok(tokio::time::timeout(SILENCE, call).await.map_err(silent)??)
 }
 
-fn check_space(part: &Path, missing: u64) -> Result<(), Setback> {
-    let folder = part.parent().expect("parts lie in a folder");
+fn check_space(path: &Path, missing: u64) -> Result<(), Setback> {
+    let folder = path.parent().expect("parts lie in a folder");
     let disk =
         rustix::fs::statvfs(folder).map_err(|e| FileError::of("measure the space of", folder)(e.into()))?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -232,18 +261,4 @@ fn check_space(part: &Path, missing: u64) -> Result<(), Setback> {
         return Err(Setback::Fatal(FetchError::NoSpace { needed: ByteSize(needed), free: ByteSize(free) }));
     }
     Ok(())
-}
-
-/// The SHA-256 of a file, read in pieces.
-async fn digest_of(path: &Path) -> Result<Digest, FileError> {
-    let mut file = fs::File::open(path).await.map_err(FileError::of("open", path))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let read = file.read(&mut buffer).await.map_err(FileError::of("read", path))?;
-        if read == 0 {
-            return Ok(Digest::from_bytes(hash.finalize().into()));
-        }
-        hash.update(&buffer[..read]);
-    }
 }

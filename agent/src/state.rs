@@ -19,7 +19,7 @@ pub struct FileError {
 
 impl FileError {
     /// Says what was tried on which file: for `map_err`.
-    pub fn of(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub fn of(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self { operation, path, source }
     }

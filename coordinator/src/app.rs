@@ -192,7 +192,7 @@ impl App {
             shutdown: stop.clone(),
         };
         let session = SessionRpc { core: core.clone(), config: config.session };
-        let artifact = ArtifactRpc { blobs, tasks: tasks.clone() };
+        let artifact = ArtifactRpc::new(blobs, tasks.clone());
         let operator = OperatorRpc { core: core.clone() };
         let driver = Driver { core };
         (driver, (session, artifact, operator))

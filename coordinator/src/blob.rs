@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use proto::{ArtifactRef, ByteSize, Digest};
+use proto::{ArtifactRef, ByteSize, Digest, PIECE_BYTES, Pieces};
 use sha2::{Digest as _, Sha256};
 
 use crate::durable::{self, UNFINISHED};
@@ -122,6 +122,22 @@ impl BlobStore {
         Err(BlobError::Damaged { path: self.path(artifact.digest), problem })
     }
 
+    /// The pieces of a file as it is.
+    pub fn pieces(&self, digest: Digest) -> Result<Pieces, BlobError> {
+        let path = self.path(digest);
+        let mut file = self.open_blob(digest)?.file;
+        let mut digests = Vec::new();
+        let mut piece = Vec::new();
+        loop {
+            piece.clear();
+            let mut next = (&mut file).take(PIECE_BYTES);
+            match next.read_to_end(&mut piece).map_err(failed("read", &path))? {
+                0 => return Ok(Pieces::from_digests(digests)),
+                _ => digests.push(Digest::of(&piece)),
+            }
+        }
+    }
+
     /// Reads a file through and checks length and digest.
     pub fn verify(&self, artifact: &ArtifactRef) -> Result<(), BlobError> {
         let path = self.path(artifact.digest);
@@ -177,6 +193,16 @@ mod tests {
         blob.file.read_to_end(&mut bytes).unwrap();
         assert_eq!((bytes.as_slice(), blob.size), (b"model".as_slice(), ByteSize(5)));
         store.verify(&artifact).unwrap();
+    }
+
+    #[test]
+    fn pieces_are_those_of_the_bytes() {
+        let (_folder, store) = store();
+        for length in [1, PIECE_BYTES, PIECE_BYTES + 1] {
+            let bytes: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+            let artifact = store.put(&bytes).unwrap();
+            assert_eq!(store.pieces(artifact.digest).unwrap(), Pieces::of(&bytes));
+        }
     }
 
     #[test]

@@ -13,6 +13,49 @@ pub struct ArtifactRef {
     pub size: ByteSize,
 }
 
+/// Bytes of each piece of a file but the last.
+pub const PIECE_BYTES: u64 = 256 << 10;
+
+/// What each piece of a file must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pieces(Vec<Digest>);
+
+impl Pieces {
+    /// The pieces of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(bytes.chunks(PIECE_BYTES as usize).map(Digest::of).collect())
+    }
+
+    /// The pieces whose digests these are.
+    pub fn from_digests(digests: Vec<Digest>) -> Self {
+        Self(digests)
+    }
+
+    /// The pieces of a file of `size` bytes, from their digests one after another.
+    ///
+    /// # Errors
+    /// When these are not as many as such a file has pieces.
+    pub fn parse(bytes: &[u8], size: ByteSize) -> Result<Self, Invalid> {
+        let (digests, rest) = bytes.as_chunks::<32>();
+        if !rest.is_empty() || digests.len() as u64 != size.0.div_ceil(PIECE_BYTES) {
+            let problem = format!("{} bytes are not the digests of the pieces of {}", bytes.len(), size);
+            return Err(Invalid::new("sha256", problem));
+        }
+        Ok(Self(digests.iter().map(|&digest| Digest::from_bytes(digest)).collect()))
+    }
+
+    /// The digests one after another.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|digest| *digest.as_bytes()).collect()
+    }
+
+    /// The digest of the piece that begins at `offset`; `None` past the end, or where no piece begins.
+    pub fn at(&self, offset: u64) -> Option<Digest> {
+        let index = usize::try_from(offset / PIECE_BYTES).ok()?;
+        self.0.get(index).copied().filter(|_| offset.is_multiple_of(PIECE_BYTES))
+    }
+}
+
 /// What a device has to know of a model to serve it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelManifest {
@@ -117,6 +160,23 @@ impl From<ModelManifest> for v1::ModelManifest {
             std: manifest.std,
             classes: manifest.classes,
             self_test: Some(v1::SelfTest { input, output, tolerance }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_back_from_their_bytes_and_lies_about_their_number_do_not() {
+        let bytes: Vec<u8> = (0..PIECE_BYTES + 5).map(|index| (index % 251) as u8).collect();
+        let (pieces, size) = (Pieces::of(&bytes), ByteSize(bytes.len() as u64));
+        assert_eq!(Pieces::parse(&pieces.to_bytes(), size).unwrap(), pieces);
+        assert_eq!(pieces.at(PIECE_BYTES), Some(Digest::of(&bytes[PIECE_BYTES as usize..])));
+        assert_eq!((pieces.at(1), pieces.at(2 * PIECE_BYTES)), (None, None));
+        for (length, size) in [(64, PIECE_BYTES), (64, 2 * PIECE_BYTES + 1), (63, 2 * PIECE_BYTES), (0, 1)] {
+            assert!(Pieces::parse(&vec![0; length], ByteSize(size)).is_err(), "{length} {size}");
         }
     }
 }

@@ -76,6 +76,11 @@ impl Digest {
         Self(bytes)
     }
 
+    /// Its 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The first 12 hexadecimal digits: enough for a person to tell artifacts apart.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()

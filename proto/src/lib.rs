@@ -13,7 +13,7 @@ pub mod v1;
 
 mod invalid;
 
-pub use artifact::{ArtifactRef, ModelManifest, SelfTest};
+pub use artifact::{ArtifactRef, ModelManifest, PIECE_BYTES, Pieces, SelfTest};
 pub use id::{DeviceId, Digest, Generation};
 pub use invalid::Invalid;
 pub use profile::{Cache, EngineTiming, HardwareProfile, ProbeTiming};

@@ -46,7 +46,7 @@ async fn the_fastest_engine_serves_also_after_a_restart() {
     let Some(library) = library() else { return };
     let model = Model::of_seed(1);
     let fake = Fake::start().await;
-    fake.serve_file(model.digest(), File { bytes: model.bytes.clone(), cut_after: None });
+    fake.serve_file(model.digest(), File::whole(&model.bytes));
     let dir = tempfile::tempdir().unwrap();
     let at = || LibraryConfig::At(library.clone());
     let device = Device::start_with(dir.path().to_owned(), fake.address, at()).await;
@@ -78,7 +78,7 @@ async fn the_fastest_engine_serves_also_after_a_restart() {
 async fn a_device_without_the_library_serves_all_the_same() {
     let model = Model::of_seed(1);
     let fake = Fake::start().await;
-    fake.serve_file(model.digest(), File { bytes: model.bytes.clone(), cut_after: None });
+    fake.serve_file(model.digest(), File::whole(&model.bytes));
     let dir = tempfile::tempdir().unwrap();
     let nowhere = LibraryConfig::At(dir.path().join("libonnxruntime.so"));
     let device = Device::start_with(dir.path().join("state"), fake.address, nowhere).await;

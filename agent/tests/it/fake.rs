@@ -1,6 +1,6 @@
 //! A coordinator that says what the test tells it to, over the real wire.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -9,22 +9,34 @@ use std::time::Duration;
 use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Welcome};
 use proto::v1::artifact_service_server::{ArtifactService, ArtifactServiceServer};
 use proto::v1::session_service_server::{SessionService, SessionServiceServer};
-use proto::{ArtifactRef, Digest, SpoolPosition, v1};
+use proto::{ArtifactRef, Digest, Pieces, SpoolPosition, v1};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::{Server, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 
+/// Bytes of one message of a download.
+const CHUNK: usize = 16 << 10;
+
 /// A file as the coordinator sends it, which need not be what its digest says.
 #[derive(Clone)]
 pub(crate) struct File {
-    pub(crate) bytes: Vec<u8>,
-    /// The first download ends with an error after so many bytes.
-    pub(crate) cut_after: Option<usize>,
+    pub(crate) bytes: Arc<[u8]>,
+    /// The first downloads end with an error before these bytes, one each.
+    pub(crate) cuts: VecDeque<usize>,
+    /// Whether a download that is cut never ends, instead of ending with an error.
+    pub(crate) hangs: bool,
+}
+
+impl File {
+    /// A file that is what its digest says, and arrives.
+    pub(crate) fn whole(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec().into(), cuts: VecDeque::new(), hangs: false }
+    }
 }
 
 #[derive(Default)]
@@ -204,6 +216,16 @@ impl Service {
 
 #[tonic::async_trait]
 impl ArtifactService for Service {
+    async fn pieces(
+        &self,
+        request: Request<v1::PiecesRequest>,
+    ) -> Result<Response<v1::PiecesResponse>, Status> {
+        let digest: Digest = request.into_inner().digest.parse().unwrap();
+        let script = self.script.lock().unwrap();
+        let file = script.files.get(&digest).ok_or_else(|| Status::not_found("no such artifact"))?;
+        Ok(Response::new(v1::PiecesResponse { sha256: Pieces::of(&file.bytes).to_bytes() }))
+    }
+
     type DownloadStream = Pin<Box<dyn Stream<Item = Result<v1::Chunk, Status>> + Send>>;
 
     async fn download(
@@ -215,17 +237,18 @@ impl ArtifactService for Service {
         let mut script = self.script.lock().unwrap();
         script.downloads.push((digest, request.offset));
         let file = script.files.get_mut(&digest).ok_or_else(|| Status::not_found("no such artifact"))?;
-        let end = file.cut_after.unwrap_or(file.bytes.len());
-        let was_cut = file.cut_after.take().is_some();
-        let start = request.offset as usize;
-        let mut answers: Vec<Result<v1::Chunk, Status>> = Vec::new();
-        for (index, data) in file.bytes[start..end].chunks(4096).enumerate() {
-            let offset = request.offset + index as u64 * 4096;
-            answers.push(Ok(v1::Chunk { offset, data: data.to_vec() }));
-        }
-        if was_cut {
-            answers.push(Err(Status::unavailable("cut")));
-        }
-        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
+        let (bytes, cut) = (file.bytes.clone(), file.cuts.pop_front());
+        let start = (request.offset as usize).min(bytes.len());
+        let end = cut.unwrap_or(bytes.len()).max(start);
+        let chunk = move |offset: usize| {
+            let data = bytes[offset..end.min(offset + CHUNK)].to_vec();
+            Ok(v1::Chunk { offset: offset as u64, data })
+        };
+        let ending = cut.filter(|_| !file.hangs).map(|_| Err(Status::unavailable("cut")));
+        let answers = tokio_stream::iter((start..end).step_by(CHUNK).map(chunk).chain(ending));
+        Ok(Response::new(match cut.is_some() && file.hangs {
+            true => Box::pin(answers.chain(tokio_stream::pending())),
+            false => Box::pin(answers),
+        }))
     }
 }

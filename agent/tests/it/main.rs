@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests, too, fail the test by panicking")]
 
 mod device;
+mod download;
 mod engines;
 mod fake;
 mod model;

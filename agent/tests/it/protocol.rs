@@ -18,7 +18,7 @@ use crate::model::Model;
 /// A device that serves `model`, and the coordinator that gave it.
 async fn serving(model: &Model, state: &Path) -> (Device, Fake) {
     let fake = Fake::start().await;
-    fake.serve_file(model.digest(), File { bytes: model.bytes.clone(), cut_after: None });
+    fake.serve_file(model.digest(), File::whole(&model.bytes));
     let device = Device::start(state.to_owned(), fake.address).await;
     fake.assign(model.assignment(4)).await;
     device.ready().await;

@@ -13,7 +13,7 @@ use crate::fake::{Fake, File};
 use crate::model::Model;
 
 fn whole(model: &Model) -> File {
-    File { bytes: model.bytes.clone(), cut_after: None }
+    File::whole(&model.bytes)
 }
 
 /// The end of an assignment: active, or the reason why not.
@@ -86,7 +86,7 @@ async fn from_the_probe_to_the_acknowledged_telemetry() {
     let half = model.bytes.len() / 2;
     let mut fake = Fake::start().await;
     fake.serve_file(probe.digest(), whole(&probe));
-    fake.serve_file(model.digest(), File { cut_after: Some(half), ..whole(&model) });
+    fake.serve_file(model.digest(), File { cuts: [half].into(), ..whole(&model) });
     fake.ask_for(probe.manifest.artifact.clone());
     let dir = tempfile::tempdir().unwrap();
     let device = Device::start(dir.path().to_owned(), fake.address).await;
@@ -160,20 +160,19 @@ async fn what_does_not_pass_fails_with_a_reason_and_the_previous_model_serves() 
     let device = Device::start(dir.path().to_owned(), fake.address).await;
     assert_eq!(ending(&mut fake, 1).await, Ok(()));
 
-    let mut altered = whole(&next);
-    *altered.bytes.last_mut().unwrap() ^= 1;
-    fake.serve_file(next.digest(), altered);
+    let mut altered = next.bytes.clone();
+    *altered.last_mut().unwrap() ^= 1;
+    fake.serve_file(next.digest(), File::whole(&altered));
     fake.assign(next.assignment(2)).await;
     let reason = ending(&mut fake, 2).await.unwrap_err();
     assert!(reason.contains("corrupt download, 3 times"), "{reason}");
     assert_eq!(fake.offsets(next.digest()), [0, 0, 0]);
 
-    let mut longer = whole(&next);
-    longer.bytes.push(0);
-    fake.serve_file(next.digest(), longer);
+    let longer = [&next.bytes[..], &[0]].concat();
+    fake.serve_file(next.digest(), File::whole(&longer));
     fake.assign(next.assignment(3)).await;
     let reason = ending(&mut fake, 3).await.unwrap_err();
-    assert!(reason.contains("longer than the announced"), "{reason}");
+    assert!(reason.contains("corrupt download, 3 times"), "{reason}");
 
     fake.serve_file(next.digest(), whole(&next));
     let mut lying = next.assignment(4);

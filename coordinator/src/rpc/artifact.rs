@@ -1,10 +1,12 @@
 //! Downloads: a file by its digest, from any offset, in bounded chunks, no faster than the receiver takes them.
 
+use std::collections::BTreeMap;
 use std::io::SeekFrom;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::v1::artifact_service_server::ArtifactService;
-use proto::{Digest, v1};
+use proto::{Digest, Pieces, v1};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -21,8 +23,23 @@ const CHUNK: usize = 64 << 10;
 const READ_AHEAD: usize = 4;
 
 pub(crate) struct ArtifactRpc {
-    pub(crate) blobs: BlobStore,
-    pub(crate) tasks: TaskTracker,
+    blobs: BlobStore,
+    tasks: TaskTracker,
+    pieces: Mutex<BTreeMap<Digest, Arc<Pieces>>>,
+}
+
+/// A fleet fetches few files at a time; of so many the pieces are remembered.
+const REMEMBERED: usize = 64;
+
+impl ArtifactRpc {
+    pub(crate) fn new(blobs: BlobStore, tasks: TaskTracker) -> Self {
+        Self { blobs, tasks, pieces: Mutex::default() }
+    }
+
+    fn known_pieces(&self) -> MutexGuard<'_, BTreeMap<Digest, Arc<Pieces>>> {
+        // Entries are put in whole: a panic elsewhere leaves none half-made.
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 type ChunkStream = Pin<Box<dyn Stream<Item = Result<v1::Chunk, Status>> + Send>>;
@@ -30,6 +47,29 @@ type ChunkStream = Pin<Box<dyn Stream<Item = Result<v1::Chunk, Status>> + Send>>
 #[tonic::async_trait]
 impl ArtifactService for ArtifactRpc {
     type DownloadStream = ChunkStream;
+
+    async fn pieces(
+        &self,
+        request: Request<v1::PiecesRequest>,
+    ) -> Result<Response<v1::PiecesResponse>, Status> {
+        let digest: Digest = request.into_inner().digest.parse().map_err(status::invalid)?;
+        let known = self.known_pieces().get(&digest).cloned();
+        let pieces = match known {
+            Some(pieces) => pieces,
+            None => {
+                let blobs = self.blobs.clone();
+                let pieces = status::blocking(move || blobs.pieces(digest)).await?.map_err(status::blob)?;
+                let pieces = Arc::new(pieces);
+                let mut known = self.known_pieces();
+                if known.len() == REMEMBERED {
+                    known.clear();
+                }
+                known.insert(digest, pieces.clone());
+                pieces
+            }
+        };
+        Ok(Response::new(v1::PiecesResponse { sha256: pieces.to_bytes() }))
+    }
 
     async fn download(&self, request: Request<v1::DownloadRequest>) -> Result<Response<ChunkStream>, Status> {
         let v1::DownloadRequest { digest, offset } = request.into_inner();
