@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::probe::task::Prober;
 use crate::runner::Runner;
 use crate::runner::engines::Engines;
@@ -103,8 +104,11 @@ impl App {
             spool: &spool,
             tasks: &tasks,
         };
-        parts.spawn(slots, address.clone(), &stop)?;
-        let mut server = tasks.spawn(serve::run(listeners, runner.clone(), stop.clone()));
+        let pulse = Pulse::new();
+        parts.spawn(slots, address.clone(), pulse.clone(), &stop)?;
+        let metrics =
+            Metrics { device: config.device_id.clone(), runner: runner.clone(), spool: spool.clone(), pulse };
+        let mut server = tasks.spawn(serve::run(listeners, metrics, stop.clone()));
         let status = systemd::status(&runner);
         tracing::info!(device = %config.device_id, address, status, "ready");
         systemd::ready(&status);
@@ -149,14 +153,19 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     /// Starts every task but the server.
-    fn spawn(&self, slots: Slots, serving_address: String, stop: &CancellationToken) -> Result<(), AppError> {
+    fn spawn(
+        &self,
+        slots: Slots,
+        serving_address: String,
+        pulse: Pulse,
+        stop: &CancellationToken,
+    ) -> Result<(), AppError> {
         let channel = session::channel(&self.config.coordinator).map_err(AppError::Address)?;
         let (assignments, assigned) = watch::channel(None);
         let (probes, wanted) = watch::channel(None);
         let (progress_tx, progress) = watch::channel(None);
         let (profile_tx, profile) = watch::channel(None);
         let (telemetry_interval, interval) = watch::channel(report::DEFAULT_INTERVAL);
-        let pulse = Pulse::new();
         let updater = Updater {
             state: self.state.clone(),
             slots,

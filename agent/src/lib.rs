@@ -6,6 +6,7 @@ pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod fetch;
+pub mod metrics;
 pub mod probe;
 pub mod reconcile;
 pub mod report;

@@ -221,6 +221,7 @@ impl Bench {
         let elapsed = started.elapsed();
         drop(exclusive);
         self.images.fetch_add(1, Ordering::Relaxed);
+        model.statistics.observe(elapsed);
         let outcome = if result.is_ok() { Outcome::Answered(elapsed) } else { Outcome::Failed };
         record(&mut lock(&self.tallies), &model.installed, outcome);
         (result, elapsed)

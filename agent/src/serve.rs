@@ -1,5 +1,5 @@
 //! The local inference API: the Open Inference Protocol, version 2, REST and gRPC, for the one model of this device. Owns
-//! where it listens: a TCP address and, where one is wanted, a Unix socket; both speak both forms.
+//! where it listens: a TCP address and, where one is wanted, a Unix socket; both speak both forms. Prometheus scrapes /metrics there.
 
 use std::fs;
 use std::io;
@@ -8,12 +8,14 @@ use std::path::Path;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::http::header;
+use axum::routing::get;
 use axum::serve::ListenerExt as _;
 use proto::inference::grpc_inference_service_server::{GrpcInferenceServiceServer, SERVICE_NAME};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
-use crate::runner::Runner;
+use crate::metrics::{CONTENT_TYPE, Metrics};
 
 mod grpc;
 mod inference;
@@ -54,9 +56,9 @@ pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until `stop`, then ends what has begun.
-pub async fn run(listeners: Listeners, runner: Runner, stop: CancellationToken) -> io::Result<()> {
+pub async fn run(listeners: Listeners, metrics: Metrics, stop: CancellationToken) -> io::Result<()> {
     let Listeners { tcp, unix } = listeners;
-    let router = router(Inference(runner));
+    let router = router(metrics);
     let tcp = tcp.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "small answers may be late");
@@ -72,9 +74,12 @@ pub async fn run(listeners: Listeners, runner: Runner, stop: CancellationToken) 
     }
 }
 
-fn router(inference: Inference) -> Router {
+fn router(metrics: Metrics) -> Router {
+    let inference = Inference(metrics.runner.clone());
+    let text = async move || ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.text().await);
     let grpc = GrpcInferenceServiceServer::new(inference.clone()).max_decoding_message_size(BODY_LIMIT);
     rest::router(inference)
+        .route("/metrics", get(text))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .route_service(&format!("/{SERVICE_NAME}/{{call}}"), grpc)
 }

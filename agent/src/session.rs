@@ -2,7 +2,7 @@
 //! decides nothing about models. Wire types end here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Hello, Progress, Welcome};
@@ -67,17 +67,27 @@ enum SessionError {
 pub struct Pulse {
     start: Instant,
     last_ms: Arc<AtomicU64>,
+    connected: Arc<AtomicBool>,
 }
 
 impl Pulse {
     /// A pulse that beats now.
     pub fn new() -> Self {
-        Self { start: Instant::now(), last_ms: Arc::default() }
+        Self { start: Instant::now(), last_ms: Arc::default(), connected: Arc::default() }
     }
 
     fn beat(&self) {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_ms.store(now, Ordering::Relaxed);
+    }
+
+    fn connected(&self, is_it: bool) {
+        self.connected.store(is_it, Ordering::Relaxed);
+    }
+
+    /// Whether a coordinator has welcomed this device, and the session lasts.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
     }
 
     /// Time since the last beat.
@@ -136,6 +146,7 @@ impl Session {
         loop {
             let started = Instant::now();
             let Some(ended) = stop.run_until_cancelled(self.converse()).await else { return };
+            self.pulse.connected(false);
             if started.elapsed() >= SETTLED {
                 backoff.reset();
             }
@@ -166,6 +177,7 @@ impl Session {
         let response = call.await.map_err(|_| SessionError::Silent("answer"))?;
         let mut inbox = response.map_err(SessionError::Call)?.into_inner();
         let welcome = self.welcome(&mut inbox).await?;
+        self.pulse.connected(true);
         let mut heartbeat =
             tokio::time::interval(Duration::from_millis(u64::from(welcome.heartbeat_interval_ms)));
         let mut pulse = tokio::time::interval(BEAT);

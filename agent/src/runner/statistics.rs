@@ -4,8 +4,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
 /// Counts of one model.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Statistics {
     success: Total,
     fail: Total,
@@ -13,6 +15,22 @@ pub struct Statistics {
     compute: Total,
     images: AtomicU64,
     last_unix_ms: AtomicU64,
+    latency: Histogram,
+}
+
+impl Default for Statistics {
+    fn default() -> Self {
+        Self {
+            success: Total::default(),
+            fail: Total::default(),
+            queue: Total::default(),
+            compute: Total::default(),
+            images: AtomicU64::default(),
+            last_unix_ms: AtomicU64::default(),
+            // 0.125 ms to 2 s: from a small network on a large core to a large one on a small core.
+            latency: Histogram::new(exponential_buckets(0.000_125, 2.0, 15)),
+        }
+    }
 }
 
 /// How often, and how long in all.
@@ -82,6 +100,15 @@ impl Statistics {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         self.last_unix_ms.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn observe(&self, elapsed: Duration) {
+        self.latency.observe(elapsed.as_secs_f64());
+    }
+
+    /// Seconds of the engine on each image, in buckets; shared with these counts.
+    pub fn latency(&self) -> Histogram {
+        self.latency.clone()
     }
 
     /// The counts now.

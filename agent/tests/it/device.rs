@@ -72,6 +72,13 @@ impl Device {
         call(self.api, path.to_owned(), Some(body)).await
     }
 
+    /// What Prometheus would scrape.
+    pub(crate) async fn metrics(&self) -> String {
+        let url = format!("http://{}/metrics", self.api);
+        let blocking = move || ureq::get(&url).call().unwrap().body_mut().read_to_string().unwrap();
+        TaskTracker::new().spawn_blocking(blocking).await.unwrap()
+    }
+
     /// Waits until it serves some model.
     pub(crate) async fn ready(&self) {
         let poll = async {

@@ -117,6 +117,20 @@ async fn from_the_probe_to_the_acknowledged_telemetry() {
     assert_eq!(metadata["parameters"]["digest"], json!(model.digest().to_string()));
     assert_eq!(metadata["parameters"]["generation"], json!(1));
 
+    let text = device.metrics().await;
+    let labels = r#"model="fashion",model_version="1""#;
+    for line in [
+        r#"reconvene_agent_info{version="0.1.0",device="gw-1"} 1"#,
+        "reconvene_session_connected 1",
+        &format!("reconvene_images_total{{{labels}}} 3"),
+        &format!("reconvene_requests_answered_total{{{labels}}} 1"),
+        &format!("reconvene_inference_seconds_count{{{labels}}} 3"),
+        "# TYPE process_cpu_seconds counter",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+
     until("three images are stored", || stored_images(&fake) == 3).await;
     let (_, interval) = fake.stored().remove(0);
     assert_eq!((interval.digest, interval.generation), (model.digest(), Generation(1)));
