@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::causes::describe;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::probe::task::Prober;
@@ -59,7 +60,8 @@ pub struct App {
     state: StateDir,
     slots: Slots,
     spool: Spool,
-    lock: File,
+    /// `None` where the disk does not even take a lock.
+    lock: Option<File>,
 }
 
 impl App {
@@ -69,13 +71,26 @@ impl App {
         let refuse = |source| AppError::State { path: path.clone(), source };
         let state = StateDir::open(&path).map_err(refuse)?;
         let lock_path = path.join("lock");
-        let lock = File::create(&lock_path).map_err(FileError::of("create", &lock_path)).map_err(refuse)?;
-        let locked = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-        if locked.is_err() {
+        let lock = File::create(&lock_path).or_else(|_| File::open(&lock_path)).ok();
+        let is_taken = |lock: &File| {
+            let asked = rustix::fs::flock(lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+            asked.is_err()
+        };
+        if lock.as_ref().is_some_and(is_taken) {
             return Err(AppError::InUse { path });
         }
-        let slots = Slots::open(&state).map_err(refuse)?;
-        let spool = Spool::open(&state.spool(), spool::LIMIT).map_err(refuse)?;
+        if let Err(error) = state.prepare() {
+            let error = describe(&error);
+            tracing::error!(
+                error,
+                "the state directory takes no writes: what is installed serves, updates will fail"
+            );
+        }
+        let slots = Slots::read(&state).map_err(refuse)?;
+        let spool = Spool::open(&state.spool(), spool::LIMIT).unwrap_or_else(|error| {
+            tracing::error!(error = describe(&error), "telemetry waits in memory only");
+            Spool::in_memory(spool::LIMIT)
+        });
         Ok(Self { config, state, slots, spool, lock })
     }
 
@@ -90,12 +105,13 @@ impl App {
         let testbed =
             Testbed { engines: engines.clone(), runner: runner.clone(), tracker: inference.clone() };
         let spool = SharedSpool::new(spool, inference.clone());
-        let refuse = |source| AppError::State { path: config.state_dir.clone(), source };
-        if let Some(model) = update::restore(&state, &mut slots, &testbed).await.map_err(refuse)? {
+        if let Some(model) = update::restore(&state, &mut slots, &testbed).await {
             runner.swap(model);
         }
         let address = listeners.tcp.local_addr().map_err(AppError::Serve)?.to_string();
-        state::replace(&state.serving_address(), address.as_bytes()).map_err(refuse)?;
+        if let Err(error) = state::replace(&state.serving_address(), address.as_bytes()) {
+            tracing::warn!(error = describe(&error), "commands on this device will not find the agent");
+        }
         let parts = Parts {
             config: &config,
             engines: &engines,
@@ -131,7 +147,12 @@ impl App {
         if stopped.await.is_err() {
             tracing::warn!("not everything ended within {} s", GRACE.as_secs());
         }
-        state::remove(&state.serving_address()).map_err(refuse)?;
+        if let Err(error) = state::remove(&state.serving_address()) {
+            tracing::warn!(
+                error = describe(&error),
+                "the address of an agent that has stopped is left behind"
+            );
+        }
         drop(lock);
         match ended {
             None | Some(Ok(Ok(()))) => Ok(()),

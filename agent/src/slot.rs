@@ -71,16 +71,8 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Reads both slots, creating their folders; a slot whose model does not match its manifest is empty. If the
-    /// active one is empty, nothing is active until [`Slots::activate`] points at the other.
-    pub fn open(state: &StateDir) -> Result<Self, FileError> {
-        for slot in Slot::ALL {
-            state::make_folder(&folder(state.root(), slot))?;
-        }
-        Self::read(state)
-    }
-
-    /// As [`Slots::open`], of a state directory that another process may own: nothing is written.
+    /// Reads both slots; a slot whose model does not match its manifest is empty. If the active one is empty, nothing is
+    /// active until [`Slots::activate`] points at the other.
     pub fn read(state: &StateDir) -> Result<Self, FileError> {
         let root = state.root().to_owned();
         let contents = [read_slot(&root, Slot::A)?, read_slot(&root, Slot::B)?];

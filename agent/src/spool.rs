@@ -26,7 +26,8 @@ pub const LIMIT: ByteSize = ByteSize(1 << 20);
 #[derive(Debug)]
 pub struct Spool {
     path: PathBuf,
-    file: File,
+    /// `None` where the disk takes nothing: then intervals last as long as the process.
+    file: Option<File>,
     length: u64,
     limit: ByteSize,
     epoch: u64,
@@ -39,16 +40,9 @@ impl Spool {
     /// Reads the spool at `path`; a missing one begins a new epoch.
     pub fn open(path: &Path, limit: ByteSize) -> Result<Self, FileError> {
         let bytes = state::read(path)?.unwrap_or_default();
-        let mut spool = Self {
-            path: path.to_owned(),
-            file: open_for_append(path)?,
-            length: 0,
-            limit,
-            epoch: 0,
-            acked: 0,
-            sent: 0,
-            waiting: Vec::new(),
-        };
+        let mut spool =
+            Self { path: path.to_owned(), file: Some(open_for_append(path)?), ..Self::in_memory(limit) };
+        spool.epoch = 0;
         for record in record::read_all(&bytes) {
             spool.replay(record);
         }
@@ -59,6 +53,20 @@ impl Spool {
         // Rewriting drops a torn tail, so that what is appended next can be read again.
         spool.rewrite()?;
         Ok(spool)
+    }
+
+    /// A spool that lasts as long as the process, with an epoch of its own.
+    pub fn in_memory(limit: ByteSize) -> Self {
+        Self {
+            path: PathBuf::new(),
+            file: None,
+            length: 0,
+            limit,
+            epoch: new_epoch(),
+            acked: 0,
+            sent: 0,
+            waiting: Vec::new(),
+        }
     }
 
     /// Intervals that wait in the spool at `path`, which another process may own: nothing is written.
@@ -148,19 +156,16 @@ impl Spool {
 
     fn write(&mut self, record: &Record) -> Result<(), FileError> {
         let bytes = record.encode();
-        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
-        match written {
-            Ok(()) => {
-                self.length += bytes.len() as u64;
-                Ok(())
-            }
-            Err(error) => {
-                // A half-written record would hide whatever is appended after it.
-                let cut = self.file.set_len(self.length);
-                tracing::debug!(?cut, "cut a record that could not be written");
-                Err(FileError::of("append to", &self.path)(error))
-            }
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_data())
+        {
+            // A half-written record would hide whatever is appended after it.
+            let cut = file.set_len(self.length);
+            tracing::debug!(?cut, "cut a record that could not be written");
+            return Err(FileError::of("append to", &self.path)(error));
         }
+        self.length += bytes.len() as u64;
+        Ok(())
     }
 
     fn rewrite(&mut self) -> Result<(), FileError> {
@@ -169,8 +174,10 @@ impl Spool {
         for interval in &self.waiting {
             bytes.extend(Record::Interval(interval.clone()).encode());
         }
-        state::replace(&self.path, &bytes)?;
-        self.file = open_for_append(&self.path)?;
+        if self.file.is_some() {
+            state::replace(&self.path, &bytes)?;
+            self.file = Some(open_for_append(&self.path)?);
+        }
         self.length = bytes.len() as u64;
         Ok(())
     }

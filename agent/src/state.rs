@@ -73,21 +73,36 @@ pub fn sync_folder_of(path: &Path) -> Result<(), FileError> {
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// Opens or creates the state directory at `root`, and proves that it can be written.
+    /// Opens or creates the state directory at `root`. It need not be writable: a device whose disk is full or broken has
+    /// a model to serve all the same.
     pub fn open(root: &Path) -> Result<Self, FileError> {
         let state = Self(root.to_owned());
-        for folder in [root, &state.staging(), &state.probes()] {
+        if let Err(error) = make_folder(root)
+            && !root.is_dir()
+        {
+            return Err(error);
+        }
+        Ok(state)
+    }
+
+    /// Makes its folders, and proves that it can be written.
+    pub fn prepare(&self) -> Result<(), FileError> {
+        for folder in [self.staging(), self.probes()].iter().chain(&self.slot_folders()) {
             make_folder(folder)?;
         }
-        let probe = root.join("writable");
+        let probe = self.0.join("writable");
         replace(&probe, b"")?;
-        remove(&probe)?;
-        Ok(state)
+        remove(&probe)
     }
 
     /// The state directory at `root` as it is, for reading; nothing is created.
     pub fn existing(root: &Path) -> Self {
         Self(root.to_owned())
+    }
+
+    /// Models, as they are installed.
+    pub fn slot_folders(&self) -> [PathBuf; 2] {
+        ["a", "b"].map(|name| self.0.join("slots").join(name))
     }
 
     /// The folder itself.

@@ -15,7 +15,8 @@ use crate::reconcile::{self, Action, Desired};
 use crate::runner::ServedModel;
 use crate::runner::check::CheckError;
 use crate::runner::choose::Comparison;
-use crate::slot::{Installed, Slots};
+use crate::runner::engine::Engine;
+use crate::slot::{Installed, Slot, Slots};
 use crate::state::{self, FileError, StateDir};
 
 mod engine;
@@ -83,43 +84,53 @@ pub struct Updater {
 }
 
 /// The first model, best first, that still passes its test; the pointer follows it. One that keeps killing the agent
-/// is passed over: it would else do so at every start.
-pub async fn restore(
-    state: &StateDir,
-    slots: &mut Slots,
-    testbed: &Testbed,
-) -> Result<Option<ServedModel>, FileError> {
+/// is passed over: it would else do so at every start. A disk that takes no writes is no reason not to serve.
+pub async fn restore(state: &StateDir, slots: &mut Slots, testbed: &Testbed) -> Option<ServedModel> {
     for slot in slots.candidates() {
-        let (Some(installed), Some(bytes)) = (slots.installed(slot).cloned(), slots.model_bytes(slot)?)
-        else {
-            continue;
-        };
-        let (trials, held) = (Trials::of_checks(state), held(&installed));
-        if trials.unfinished(held)? >= trial::LIMIT {
-            tracing::error!(digest = %held.digest, error = %UpdateError::Deadly, "an installed model is passed over");
-            continue;
-        }
-        trials.begin(held)?;
-        let checked = testbed.check(bytes.clone(), &installed.model).await;
-        trials.end()?;
-        match checked {
+        let Some(installed) = slots.installed(slot).cloned() else { continue };
+        match restore_from(slot, &installed, state, slots, testbed).await {
             Ok(engine) => {
-                let engine = match engine::known(slots, installed.digest(), &testbed.engines)? {
-                    Some(known) => testbed.best_of(&known, engine, bytes, &installed.model).await,
-                    None => engine,
-                };
                 if slots.active_slot() != Some(slot) {
                     tracing::warn!(digest = %installed.digest(), "the active slot was damaged; the other one serves");
-                    slots.activate(slot)?;
+                    unless(slots.activate(slot), "a restart will find the damaged slot again");
                 }
-                return Ok(Some(ServedModel::new(installed, engine)));
+                return Some(ServedModel::new(installed, engine));
             }
             Err(error) => {
-                tracing::error!(digest = %installed.digest(), error = describe(&error), "an installed model does not pass");
+                tracing::error!(digest = %installed.digest(), error = describe(&error), "an installed model is passed over");
             }
         }
     }
-    Ok(None)
+    None
+}
+
+async fn restore_from(
+    slot: Slot,
+    installed: &Installed,
+    state: &StateDir,
+    slots: &Slots,
+    testbed: &Testbed,
+) -> Result<Engine, UpdateError> {
+    let bytes = slots.model_bytes(slot)?.ok_or_else(|| lost(state.root()))?;
+    let (trials, held) = (Trials::of_checks(state), held(installed));
+    if trials.unfinished(held).unwrap_or(0) >= trial::LIMIT {
+        return Err(UpdateError::Deadly);
+    }
+    unless(trials.begin(held), "a check that ends the agent will not be counted");
+    let checked = testbed.check(bytes.clone(), &installed.model).await;
+    unless(trials.end(), "a check that ended will count as one that did not");
+    let engine = checked?;
+    match engine::known(slots, installed.digest(), &testbed.engines)? {
+        Some(known) => Ok(testbed.best_of(&known, engine, bytes, &installed.model).await),
+        None => Ok(engine),
+    }
+}
+
+/// Says what follows from a write that failed, where that is no reason to stop.
+fn unless(written: Result<(), FileError>, consequence: &str) {
+    if let Err(error) = written {
+        tracing::warn!(error = describe(&error), consequence);
+    }
 }
 
 impl Updater {

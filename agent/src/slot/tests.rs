@@ -32,6 +32,7 @@ impl Device {
     fn with_one() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
+        state.prepare().unwrap();
         let device = Self { dir, state };
         let mut slots = device.slots();
         let slot = slots.install(&device.staged(b"one"), installed(1, b"one")).unwrap();
@@ -40,7 +41,7 @@ impl Device {
     }
 
     fn slots(&self) -> Slots {
-        Slots::open(&self.state).unwrap()
+        Slots::read(&self.state).unwrap()
     }
 
     fn staged(&self, bytes: &[u8]) -> PathBuf {
@@ -64,7 +65,7 @@ impl Device {
 #[test]
 fn an_empty_device_has_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let slots = Slots::open(&StateDir::open(dir.path()).unwrap()).unwrap();
+    let slots = Slots::read(&StateDir::open(dir.path()).unwrap()).unwrap();
     assert!(slots.active().is_none() && slots.candidates().is_empty());
     assert_eq!(slots.inactive_slot(), Slot::A);
 }

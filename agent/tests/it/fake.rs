@@ -1,15 +1,15 @@
 //! A coordinator that says what the test tells it to, over the real wire.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Welcome};
+use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Phase, Progress, Welcome};
 use proto::v1::artifact_service_server::{ArtifactService, ArtifactServiceServer};
 use proto::v1::session_service_server::{SessionService, SessionServiceServer};
-use proto::{ArtifactRef, Digest, Pieces, SpoolPosition, v1};
+use proto::{ArtifactRef, Digest, Generation, Pieces, SpoolPosition, v1};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -47,6 +47,7 @@ struct Script {
     assignment: Option<Assignment>,
     outbox: Option<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
     stored: Vec<(SpoolPosition, proto::LatencyInterval)>,
+    ended: BTreeSet<Generation>,
 }
 
 /// The coordinator; dropping it closes every connection.
@@ -134,6 +135,17 @@ impl Fake {
         self.script.lock().unwrap().stored.clone()
     }
 
+    /// Whether a generation was said to be active or given up.
+    pub(crate) fn has_ended(&self, generation: Generation) -> bool {
+        self.script.lock().unwrap().ended.contains(&generation)
+    }
+
+    /// Forgets what was heard so far.
+    pub(crate) fn forget(&mut self) {
+        while self.heard.try_recv().is_ok() {}
+        self.script.lock().unwrap().ended.clear();
+    }
+
     /// The first message from now on that `pick` takes.
     pub(crate) async fn hear<T>(
         &mut self,
@@ -196,6 +208,11 @@ impl Service {
             if let AgentMessage::Telemetry(position, interval) = &message {
                 self.store(*position, interval);
                 drop(outbox.send(Ok(CoordinatorMessage::TelemetryAck(*position).into())).await);
+            }
+            if let AgentMessage::Progress(Progress { generation, phase, .. }) = &message
+                && matches!(phase, Phase::Active | Phase::Failed { .. })
+            {
+                self.script.lock().unwrap().ended.insert(*generation);
             }
             drop(self.tell.send(message));
         }

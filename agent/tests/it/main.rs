@@ -5,6 +5,7 @@ mod device;
 mod download;
 mod engines;
 mod fake;
+mod kill_matrix;
 mod model;
 mod protocol;
 mod session;

@@ -41,7 +41,7 @@ async fn beats_with(fake: &mut Fake, expected: Holding) {
     fake.hear("a heartbeat with the expected model", is_it).await;
 }
 
-fn request(model: &Model, images: usize) -> Value {
+pub(crate) fn request(model: &Model, images: usize) -> Value {
     let [c, h, w] = model.manifest.input_shape;
     let image = &model.manifest.self_test.input;
     let data: Vec<&Vec<f32>> = vec![image; images];

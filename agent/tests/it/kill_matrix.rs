@@ -1,0 +1,353 @@
+//! The agent killed, or refused by its disk, at every call of an update that changes the disk: strace injects the signal or
+//! the error into the real process. Whatever happened, the next start serves a whole model, and what it reports is true.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use proto::session::{AgentMessage, Phase};
+use proto::{Digest, Generation};
+use serde_json::Value;
+
+use crate::device::{Device, call};
+use crate::fake::{Fake, File};
+use crate::model::Model;
+
+/// A file or folder of the state directory, and a call on it.
+#[derive(Debug, Clone)]
+struct Step {
+    path: String,
+    call: &'static str,
+}
+
+/// What happens at the step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blow {
+    Kill,
+    Error(&'static str),
+}
+
+/// What an agent is started into.
+#[derive(Debug, Clone, Copy)]
+enum Fate<'a> {
+    Spared,
+    Struck(&'a Step, Blow),
+    /// Its state directory takes no writes.
+    ReadOnly,
+}
+
+/// How often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Times {
+    Once,
+    /// At every start, so many in a row.
+    Always(usize),
+}
+
+/// Every call that an update of a device with one model makes to change its disk, in order.
+fn steps(next: Digest) -> Vec<Step> {
+    const REPLACED: [&str; 4] = ["openat", "write", "fsync", "rename"];
+    let files: [(String, &[&'static str]); 13] = [
+        (format!("staging/{next}.new"), &REPLACED),
+        (format!("staging/{next}.part"), &["openat", "write", "fdatasync", "rename"]),
+        (format!("staging/{next}.pieces"), &["unlink"]),
+        ("checking.new".to_owned(), &REPLACED),
+        ("checking.json".to_owned(), &["unlink"]),
+        ("comparing.new".to_owned(), &REPLACED),
+        ("comparing.json".to_owned(), &["unlink"]),
+        ("slots/b/manifest.new".to_owned(), &REPLACED),
+        (format!("staging/{next}"), &["rename"]),
+        ("slots/b/comparison.new".to_owned(), &REPLACED),
+        ("active.new".to_owned(), &REPLACED),
+        ("staging".to_owned(), &["fsync"]),
+        ("slots/b".to_owned(), &["fsync"]),
+    ];
+    let of = |(path, calls): (String, &'static [&'static str])| {
+        calls.iter().map(move |&call| Step { path: path.clone(), call })
+    };
+    files.into_iter().flat_map(of).collect()
+}
+
+/// Whether strace may trace here. `RECONVENE_TESTS_NEED_STRACE` says that it has to, as in continuous integration.
+#[expect(clippy::print_stderr, reason = "a test that is left out says so")]
+fn may_trace() -> bool {
+    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    let may = traced.is_ok_and(|status| status.success());
+    if !may {
+        assert!(std::env::var_os("RECONVENE_TESTS_NEED_STRACE").is_none(), "strace cannot trace here");
+        eprintln!("skipped: strace is missing, or may not trace");
+    }
+    may
+}
+
+/// An agent as a process of its own, with its tracer; both are killed when it goes out of scope.
+struct Process {
+    child: Child,
+    state: PathBuf,
+}
+
+impl Process {
+    fn start(folder: &Path, fate: Fate<'_>) -> Self {
+        let state = folder.join("state");
+        drop(fs::remove_file(state.join("serving-address")));
+        let agent = env!("CARGO_BIN_EXE_reconvene-agent");
+        let mut command = match fate {
+            Fate::Spared => Command::new(agent),
+            Fate::Struck(Step { path, call }, blow) => {
+                let injected = match blow {
+                    Blow::Kill => "signal=KILL".to_owned(),
+                    Blow::Error(errno) => format!("error={errno}"),
+                };
+                let mut strace = Command::new("strace");
+                strace.args(["-f", "-qq", "-o"]).arg(folder.join("trace")).arg("-P").arg(state.join(path));
+                strace.args(["-e", &format!("inject={call}:{injected}"), agent]);
+                strace
+            }
+            Fate::ReadOnly => {
+                let script = r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@""#;
+                let mut unshare = Command::new("unshare");
+                unshare.args(["--mount", "sh", "-c", script]).arg(&state).arg(agent);
+                unshare
+            }
+        };
+        command.args(["run", "--config"]).arg(folder.join("agent.toml")).process_group(0);
+        let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
+        Self { child: command.stderr(log).spawn().unwrap(), state }
+    }
+
+    fn has_died(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// The answer of its API, once it has one.
+    async fn get(&self, path: &str) -> Option<(u16, Value)> {
+        let address = fs::read_to_string(self.state.join("serving-address")).ok()?.parse().ok()?;
+        Some(call(address, path.to_owned(), None).await)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let group = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
+        // It may have ended by itself.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        drop(self.child.wait());
+        // The tracer has ended; the agent that it traced may hold its state directory for a moment longer.
+        let Ok(lock) = fs::File::open(self.state.join("lock")) else { return };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        while rustix::fs::flock(&lock, exclusive).is_err() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
+}
+
+async fn within<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let poll = async {
+        loop {
+            match look().await {
+                Some(found) => return found,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), poll).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+/// One device for each cell: it has `old` from generation 1, and is assigned `new` as generation 2.
+struct Cell {
+    folder: tempfile::TempDir,
+    fake: Fake,
+    old: Model,
+    new: Model,
+}
+
+impl Cell {
+    async fn new(before: &Path, old: &Model, new: &Model) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let copied = Command::new("cp").arg("-r").arg(before).arg(&state).status().unwrap();
+        assert!(copied.success());
+        let fake = Fake::start().await;
+        fake.serve_file(new.digest(), File::whole(&new.bytes));
+        fake.assign(new.assignment(2)).await;
+        let text = format!(
+            "device_id = 'gw-1'\ncoordinator = 'http://{}'\nstate_dir = '{}'\n\
+             [engine]\nthreads = 1\nonnxruntime = 'off'\n[serve]\nlisten = '127.0.0.1:0'\n",
+            fake.address,
+            state.display()
+        );
+        fs::write(folder.path().join("agent.toml"), text).unwrap();
+        Self { folder, fake, old: old.clone(), new: new.clone() }
+    }
+
+    /// How generation 2 ended, as the agent said last.
+    async fn ending(&mut self, case: &str) -> Result<(), String> {
+        let what = format!("{case}: the end of generation 2");
+        let heard = self.fake.hear(&what, |message| match message {
+            AgentMessage::Progress(progress) if progress.generation == Generation(2) => {
+                match &progress.phase {
+                    Phase::Active => Some(Ok(())),
+                    Phase::Failed { reason } => Some(Err(reason.clone())),
+                    Phase::Downloading { .. } | Phase::Verifying => None,
+                }
+            }
+            _ => None,
+        });
+        heard.await
+    }
+
+    /// Starts the agent without any blow: it serves at once, and what it says of generation 2 is what it serves.
+    async fn recovers(&mut self, case: &str) {
+        let agent = Process::start(self.folder.path(), Fate::Spared);
+        self.fake.forget();
+        within(&format!("{case}: it serves at once"), async || {
+            agent.get("/v2/health/ready").await.filter(|(status, _)| *status == 200)
+        })
+        .await;
+        let ended = self.ending(case).await;
+        let expected = if ended.is_ok() { &self.new } else { &self.old };
+        let metadata = agent.get("/v2/models/fashion").await.unwrap().1;
+        let serves = metadata["parameters"]["digest"].as_str().unwrap();
+        assert_eq!(serves, expected.digest().to_string(), "{case}: {ended:?}");
+        let address = fs::read_to_string(agent.state.join("serving-address")).unwrap().parse().unwrap();
+        let body = crate::session::request(expected, 1);
+        let (status, answer) = call(address, "/v2/models/fashion/infer".to_owned(), Some(body)).await;
+        assert_eq!(status, 200, "{case}: {answer}");
+        if let Err(reason) = ended {
+            assert!(reason.contains("died 3 times"), "{case}: {reason}");
+        }
+    }
+
+    async fn killed(mut self, step: Step, times: Times) {
+        let case = format!("{} of {} {times:?}", step.call, step.path);
+        let starts = match times {
+            Times::Once => 1,
+            Times::Always(starts) => starts,
+        };
+        for start in 0..starts {
+            self.fake.forget();
+            let mut agent = Process::start(self.folder.path(), Fate::Struck(&step, Blow::Kill));
+            let what = format!("{case}: start {start} ends");
+            let died = within(&what, async || match (agent.has_died(), self.fake.has_ended(Generation(2))) {
+                (true, _) => Some(true),
+                (false, true) => Some(false),
+                (false, false) => None,
+            })
+            .await;
+            assert!(died || start > 0, "{case}: the step was never taken");
+        }
+        self.recovers(&case).await;
+    }
+
+    async fn refused(mut self, step: Step, errno: &'static str) {
+        let case = format!("{errno} at {} of {}", step.call, step.path);
+        let mut agent = Process::start(self.folder.path(), Fate::Struck(&step, Blow::Error(errno)));
+        let ended = self.ending(&case).await;
+        assert!(!agent.has_died(), "{case}: it died");
+        let metadata = agent.get("/v2/models/fashion").await.unwrap().1;
+        let serves = metadata["parameters"]["digest"].as_str().unwrap().to_owned();
+        let (old, new) = (self.old.digest().to_string(), self.new.digest().to_string());
+        match ended {
+            Ok(()) => assert_eq!(serves, new, "{case}"),
+            Err(reason) => {
+                assert_eq!(serves, old, "{case}");
+                assert!(reason.contains("cannot "), "{case}: {reason}");
+            }
+        }
+        drop(agent);
+        self.recovers(&case).await;
+    }
+}
+
+/// The state directory of a device that serves `model` from generation 1.
+async fn installed(model: &Model, folder: &Path) {
+    let fake = Fake::start().await;
+    fake.serve_file(model.digest(), File::whole(&model.bytes));
+    fake.assign(model.assignment(1)).await;
+    let device = Device::start(folder.to_owned(), fake.address).await;
+    device.ready().await;
+    within("the comparison is on the disk", async || {
+        folder.join("slots/a/comparison.json").exists().then_some(())
+    })
+    .await;
+    device.stop().await;
+}
+
+/// Runs cells a few at a time: most of each is waiting.
+async fn all(mut cells: Vec<impl Future<Output = ()>>) {
+    let mut lane = |share: usize| {
+        let own = cells.split_off(cells.len() - cells.len() / share);
+        async {
+            for cell in own {
+                cell.await;
+            }
+        }
+    };
+    let (a, b, c, d) = (lane(4), lane(3), lane(2), lane(1));
+    tokio::join!(a, b, c, d);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_step_once_or_again_it_serves_and_tells_the_truth() {
+    if !may_trace() {
+        return;
+    }
+    let (old, new, dir) = (Model::of_seed(1), Model::of_seed(2), tempfile::tempdir().unwrap());
+    let before = dir.path().join("before");
+    installed(&old, &before).await;
+    let mut cells = Vec::new();
+    for step in steps(new.digest()) {
+        for times in [Times::Once, Times::Always(4)] {
+            let (cell, step) = (Cell::new(&before, &old, &new).await, step.clone());
+            cells.push(cell.killed(step, times));
+        }
+    }
+    assert!(cells.len() >= 60, "{} cells", cells.len());
+    all(cells).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_full_or_broken_costs_an_update_and_nothing_else() {
+    if !may_trace() {
+        return;
+    }
+    let (old, new, dir) = (Model::of_seed(1), Model::of_seed(2), tempfile::tempdir().unwrap());
+    let before = dir.path().join("before");
+    installed(&old, &before).await;
+    let mut cells = Vec::new();
+    for step in steps(new.digest()) {
+        let errno = if step.call == "write" || step.call == "openat" { "ENOSPC" } else { "EIO" };
+        cells.push(Cell::new(&before, &old, &new).await.refused(step, errno));
+    }
+    all(cells).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_state_directory_is_served_from_and_updates_fail_with_their_reason() {
+    if !may_trace() {
+        return;
+    }
+    let (old, new, dir) = (Model::of_seed(1), Model::of_seed(2), tempfile::tempdir().unwrap());
+    let before = dir.path().join("before");
+    installed(&old, &before).await;
+    let mut cell = Cell::new(&before, &old, &new).await;
+    // Nobody can read the address from a file that cannot be written.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = cell.folder.path().join("agent.toml");
+    let text = fs::read_to_string(&config).unwrap().replace("127.0.0.1:0", &port.to_string());
+    fs::write(&config, text).unwrap();
+    let agent = Process::start(cell.folder.path(), Fate::ReadOnly);
+    let reason = cell.ending("read-only").await.unwrap_err();
+    assert!(reason.contains("Read-only file system"), "{reason}");
+    let body = crate::session::request(&old, 1);
+    let (status, answer) = call(port, "/v2/models/fashion/infer".to_owned(), Some(body)).await;
+    assert_eq!(status, 200, "{answer}");
+    cell.fake
+        .hear("telemetry all the same", |m| matches!(m, AgentMessage::Telemetry(..)).then_some(()))
+        .await;
+    drop(agent);
+    cell.recovers("writable again").await;
+}
