@@ -141,13 +141,42 @@ fn load_with(
         .prefix_separator("__")
         .separator("__")
         .source(Some(variables));
-    let file: ConfigFile = config::Config::builder()
-        .add_source(config::File::from(path).format(config::FileFormat::Toml))
+    let toml = |path: &Path| config::File::from(path).format(config::FileFormat::Toml);
+    let unreadable = |path: &Path, error: &config::ConfigError| ConfigError::Unreadable {
+        path: path.to_owned(),
+        problem: one_line(error),
+    };
+    let mut all = config::Config::builder();
+    for part in std::iter::once(path.to_owned()).chain(drop_ins(path)?) {
+        // Each by itself, so that what is wrong is looked for in the right file.
+        let alone = config::Config::builder().add_source(toml(&part)).build();
+        let read = alone.and_then(config::Config::try_deserialize::<ConfigFile>);
+        read.map_err(|error| unreadable(&part, &error))?;
+        all = all.add_source(toml(&part));
+    }
+    let file: ConfigFile = all
         .add_source(environment)
         .build()
         .and_then(config::Config::try_deserialize)
-        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), problem: one_line(&error) })?;
+        .map_err(|error| unreadable(path, &error))?;
     file.check(path)
+}
+
+/// The drop-ins of `agent.toml`: every `agent.d/*.toml`, in the order of their names; a later one has its way.
+fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let folder = path.with_extension("d");
+    let unreadable =
+        |error: std::io::Error| ConfigError::Unreadable { path: folder.clone(), problem: error.to_string() };
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let paths: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let mut paths = paths.map_err(unreadable)?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    Ok(paths)
 }
 
 fn one_line(error: &config::ConfigError) -> String {

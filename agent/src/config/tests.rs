@@ -72,3 +72,22 @@ fn hostnames_become_device_names() {
     }
     assert!(sanitise(&"x".repeat(80)).parse::<DeviceId>().is_ok());
 }
+
+#[test]
+fn drop_ins_have_their_way_in_the_order_of_their_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    std::fs::write(&path, "device_id = 'gw-1'\n[engine]\nthreads = 1\n[labels]\nsite = 'berlin'").unwrap();
+    let drop_ins = dir.path().join("agent.d");
+    std::fs::create_dir(&drop_ins).unwrap();
+    std::fs::write(drop_ins.join("20-site.toml"), "[labels]\nsite = 'paris'\nroom = '7'").unwrap();
+    std::fs::write(drop_ins.join("10-engine.toml"), "[engine]\nthreads = 2\n[labels]\nsite = 'rome'")
+        .unwrap();
+    std::fs::write(drop_ins.join("30-later.toml.disabled"), "colour = 'red'").unwrap();
+    let config = load_with(&path, std::iter::empty()).unwrap();
+    assert_eq!((config.device_id.as_str(), config.engine.threads), ("gw-1", 2));
+    assert_eq!((config.labels["site"].as_str(), config.labels["room"].as_str()), ("paris", "7"));
+    std::fs::write(drop_ins.join("40-wrong.toml"), "colour = 'red'").unwrap();
+    let message = load_with(&path, std::iter::empty()).unwrap_err().to_string();
+    assert!(message.contains("40-wrong.toml") && message.contains("colour"), "{message}");
+}
