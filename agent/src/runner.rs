@@ -78,10 +78,14 @@ pub enum InferError {
 }
 
 enum Job {
-    Infer(Request, oneshot::Sender<Result<Vec<f32>, EngineError>>),
+    Infer(Request, Reply),
     Ping(oneshot::Sender<()>),
+    /// Let go of the last model.
+    Leave,
     Stop,
 }
+
+type Reply = oneshot::Sender<Result<Vec<f32>, EngineError>>;
 
 struct Request {
     model: Arc<ServedModel>,
@@ -121,6 +125,8 @@ impl Runner {
     /// Requests from now on get `model`; those that wait end on the one they were meant for.
     pub fn swap(&self, model: ServedModel) {
         self.active.send_replace(Some(Arc::new(model)));
+        // Else the inference thread would hold the last model until it is asked for this one. Where the queue is full, it is.
+        drop(self.jobs.try_send(Job::Leave));
     }
 
     /// Outputs of `model` for `images`, a whole number of its inputs, one after another.
@@ -187,15 +193,44 @@ struct Bench {
 }
 
 impl Bench {
+    /// Serves until it is told to stop.
     fn run(&self, mut queue: mpsc::Receiver<Job>) {
-        while let Some(job) = queue.blocking_recv() {
-            match job {
-                // Whoever asked may have given up by now; then nobody reads the answer.
-                Job::Ping(reply) => drop(reply.send(())),
-                Job::Infer(_, reply) if reply.is_closed() => {}
-                Job::Infer(request, reply) => drop(reply.send(self.infer(&request))),
+        let mut next = queue.blocking_recv();
+        while let Some(job) = next {
+            next = match job {
+                Job::Infer(request, reply) => {
+                    let model = request.model.clone();
+                    model.engine.enter(|| self.serve((request, reply), &mut queue))
+                }
+                Job::Ping(reply) => {
+                    pong(reply);
+                    queue.blocking_recv()
+                }
+                Job::Leave => queue.blocking_recv(),
                 Job::Stop => return,
+            };
+        }
+    }
+
+    /// Serves requests to one model, within its engine, until something else is wanted.
+    fn serve(&self, (request, reply): (Request, Reply), queue: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        let model = request.model.clone();
+        self.answer(&request, reply);
+        loop {
+            match queue.blocking_recv()? {
+                Job::Infer(request, reply) if Arc::ptr_eq(&request.model, &model) => {
+                    self.answer(&request, reply);
+                }
+                Job::Ping(reply) => pong(reply),
+                other @ (Job::Infer(..) | Job::Leave | Job::Stop) => return Some(other),
             }
+        }
+    }
+
+    fn answer(&self, request: &Request, reply: Reply) {
+        if !reply.is_closed() {
+            // Whoever asked may have given up meanwhile; then nobody reads the answer.
+            drop(reply.send(self.infer(request)));
         }
     }
 
@@ -226,6 +261,11 @@ impl Bench {
         record(&mut lock(&self.tallies), &model.installed, outcome);
         (result, elapsed)
     }
+}
+
+/// Says that the thread is alive; whoever asked may have given up.
+fn pong(reply: oneshot::Sender<()>) {
+    let _ = reply.send(());
 }
 
 fn record(tallies: &mut Tallies, installed: &Installed, outcome: Outcome) {

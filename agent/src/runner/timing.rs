@@ -36,6 +36,10 @@ pub struct Times {
 
 /// Times a model; requests to the one that serves take turns with it.
 pub fn time(engine: &Engine, effort: &Effort, runner: &Runner) -> Result<Times, EngineError> {
+    engine.enter(|| time_within(engine, effort, runner))
+}
+
+fn time_within(engine: &Engine, effort: &Effort, runner: &Runner) -> Result<Times, EngineError> {
     let image = image(engine.numel());
     let run = || {
         pause();

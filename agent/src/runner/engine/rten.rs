@@ -20,6 +20,7 @@ struct Loaded {
     output: NodeId,
     shape: [usize; 3],
     options: RunOptions,
+    pool: Arc<ThreadPool>,
 }
 
 /// Loads an ONNX model; one inference uses `threads` threads, which are this engine's alone.
@@ -78,8 +79,8 @@ impl Loaded {
         let (input, output) = (*input, *output);
         let shape = image_shape(&model)?;
         let pool = Arc::new(ThreadPool::with_num_threads(threads));
-        let options = RunOptions::default().with_thread_pool(Some(pool));
-        Ok(Self { model, input, output, shape, options })
+        let options = RunOptions::default().with_thread_pool(Some(pool.clone()));
+        Ok(Self { model, input, output, shape, options, pool })
     }
 }
 
@@ -98,6 +99,10 @@ impl Run for Loaded {
             got: "another type".to_owned(),
         })?;
         Ok(tensor.into_data())
+    }
+
+    fn enter(&self, work: &mut (dyn FnMut() + Send)) {
+        self.pool.run(work);
     }
 }
 
