@@ -4,7 +4,7 @@ use std::path::Path;
 
 use proto::{ByteSize, HardwareProfile, ProbeTiming};
 
-use crate::runner::engine::{EngineKind, rten};
+use crate::runner::engine::EngineKind;
 use crate::runner::engines::Engines;
 
 mod cgroup;
@@ -15,8 +15,8 @@ pub mod timings;
 
 /// The profile of this device with the given times of probe models.
 pub fn profile(engines: &Engines, probes: Vec<ProbeTiming>) -> HardwareProfile {
-    let other = engines.version(EngineKind::Onnxruntime).map(|version| (EngineKind::Onnxruntime, version));
-    let (engine, version) = other.unwrap_or((EngineKind::Rten, rten::VERSION));
+    let other = engines.version(EngineKind::Onnxruntime);
+    let engine = if other.is_some() { EngineKind::Onnxruntime } else { EngineKind::Rten };
     let root = Path::new("/");
     let uname = rustix::system::uname();
     let text = |name: &std::ffi::CStr| name.to_string_lossy().into_owned();
@@ -34,7 +34,7 @@ pub fn profile(engines: &Engines, probes: Vec<ProbeTiming>) -> HardwareProfile {
         cpu_quota_cores: limits.cpu_cores,
         inference_threads: u32::try_from(engines.usual().threads).unwrap_or(u32::MAX),
         engine: engine.name().to_owned(),
-        engine_version: version.to_owned(),
+        engine_version: engines.version(engine).unwrap_or_default().to_owned(),
         probes,
     }
 }

@@ -107,7 +107,7 @@ fn nothing_is_left_undone() {
 
 #[test]
 fn engines_and_wire_stay_behind_their_borders() {
-    let rules: [(&str, &[&str]); 3] = [
+    let rules: [(&str, &[&str]); 4] = [
         ("sled::", &["coordinator/src/store"]),
         (
             "tonic::",
@@ -118,6 +118,8 @@ fn engines_and_wire_stay_behind_their_borders() {
                 "coordinator/src/cli",
                 "agent/src/session",
                 "agent/src/fetch",
+                "agent/src/serve",
+                "agent/benches/",
                 // The channel is handed through these.
                 "agent/src/app.rs",
                 "agent/src/config.rs",
@@ -126,8 +128,17 @@ fn engines_and_wire_stay_behind_their_borders() {
                 "tests/",
             ],
         ),
-        // The example measures what the latency model predicts, the study what networks take.
-        ("rten::", &["agent/src/runner/engine.rs", "pruner-core/examples/", "tests/src/study/timing.rs"]),
+        // The example measures what the latency model predicts, the study what networks take, the bench what serving adds.
+        (
+            "rten::",
+            &[
+                "agent/src/runner/engine",
+                "agent/benches/",
+                "pruner-core/examples/",
+                "tests/src/study/timing.rs",
+            ],
+        ),
+        ("ort::", &["agent/src/runner/engine/onnxruntime.rs"]),
     ];
     for (word, allowed) in rules {
         let strays = sources().into_iter().filter(|source| {
