@@ -23,6 +23,7 @@ use crate::slot::Slots;
 use crate::spool::shared::SharedSpool;
 use crate::spool::{self, Spool};
 use crate::state::{self, FileError, StateDir};
+use crate::update::trial::Trials;
 use crate::update::{self, Testbed, Updater};
 use crate::{report, serve, systemd};
 
@@ -86,7 +87,7 @@ impl App {
                 "the state directory takes no writes: what is installed serves, updates will fail"
             );
         }
-        let slots = Slots::read(&state).map_err(refuse)?;
+        let slots = Slots::read(&state);
         let spool = Spool::open(&state.spool(), spool::LIMIT).unwrap_or_else(|error| {
             tracing::error!(error = describe(&error), "telemetry waits in memory only");
             Spool::in_memory(spool::LIMIT)
@@ -101,7 +102,7 @@ impl App {
         let (tasks, inference) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
         let runner = Runner::start(&inference);
-        let engines = Arc::new(config.engine.engines());
+        let engines = Arc::new(config.engine.engines().with_library_tried(&Trials::of_libraries(&state)));
         let testbed =
             Testbed { engines: engines.clone(), runner: runner.clone(), tracker: inference.clone() };
         let spool = SharedSpool::new(spool, inference.clone());
@@ -140,13 +141,14 @@ impl App {
             tasks.close();
             tasks.wait().await;
             runner.stop().await;
-            report::close(&runner, &spool, stopping.elapsed()).await;
             inference.close();
             inference.wait().await;
         });
         if stopped.await.is_err() {
             tracing::warn!("not everything ended within {} s", GRACE.as_secs());
         }
+        // Whatever was served until now, whether or not all has ended.
+        report::close(&runner, &spool, stopping.elapsed()).await;
         if let Err(error) = state::remove(&state.serving_address()) {
             tracing::warn!(
                 error = describe(&error),

@@ -93,7 +93,7 @@ impl From<PartError> for Setback {
 impl From<Status> for Setback {
     fn from(status: Status) -> Self {
         match status.code() {
-            Code::NotFound | Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented => {
+            Code::NotFound | Code::InvalidArgument | Code::PermissionDenied => {
                 Self::Fatal(FetchError::Refused(status.message().to_owned()))
             }
             _ => Self::Interrupted(status.message().to_owned()),
@@ -183,9 +183,11 @@ impl Download<'_> {
         (self.on_bytes)(part.proven());
         if let Err(setback) = self.receive(&mut part).await {
             if let Setback::Corrupt(_) = setback {
-                part.drop_piece();
+                // What the pieces must be may be wrong as well: it is asked anew, and what is on the disk proven by it.
+                state::remove(&self.pieces_path())?;
+            } else {
+                self.part = Some(part);
             }
-            self.part = Some(part);
             return Err(setback);
         }
         let digest = part.digest().await?;

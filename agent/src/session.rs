@@ -58,8 +58,6 @@ enum SessionError {
     Greeting(#[source] Invalid),
     #[error("the coordinator's first message is no welcome")]
     NoWelcome,
-    #[error(transparent)]
-    Spool(#[from] FileError),
 }
 
 /// When the session's loop last turned: what the watchdog looks at.
@@ -320,7 +318,15 @@ impl Flow {
                 spool.mark_sent(position.sequence)?;
                 Ok::<_, FileError>(Some((position, interval)))
             });
-            let Some((position, interval)) = next.await? else { return Ok(()) };
+            let (position, interval) = match next.await {
+                Ok(Some(next)) => next,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    // A disk that takes no writes holds up telemetry, not the session; the next interval tries again.
+                    tracing::warn!(error = describe(&error), "telemetry waits");
+                    return Ok(());
+                }
+            };
             outbox.send(AgentMessage::Telemetry(position, interval)).await?;
             self.sent = position.sequence;
             self.deadline.get_or_insert_with(|| tokio::time::Instant::now() + PATIENCE);
@@ -334,7 +340,14 @@ impl Flow {
         spool: &SharedSpool,
         outbox: &Outbox,
     ) -> Result<(), SessionError> {
-        let acked = spool.with(move |spool| spool.acknowledge(position).map(|()| spool.acked())).await?;
+        let acked = spool.with(move |spool| {
+            if let Err(error) = spool.acknowledge(position) {
+                // It may be sent again after a restart; the coordinator knows its number.
+                tracing::warn!(error = describe(&error), "an acknowledgement is not on the disk");
+            }
+            spool.acked()
+        });
+        let acked = acked.await;
         if acked > self.acked {
             self.acked = acked;
             self.sent = self.sent.max(acked);

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use proto::{Digest, Generation, ModelManifest};
 use serde::{Deserialize, Serialize};
 
+use crate::causes::describe;
 use crate::state::{self, FileError, StateDir};
 
 /// One of the two places.
@@ -73,14 +74,14 @@ pub struct Slots {
 impl Slots {
     /// Reads both slots; a slot whose model does not match its manifest is empty. If the active one is empty, nothing is
     /// active until [`Slots::activate`] points at the other.
-    pub fn read(state: &StateDir) -> Result<Self, FileError> {
+    pub fn read(state: &StateDir) -> Self {
         let root = state.root().to_owned();
-        let contents = [read_slot(&root, Slot::A)?, read_slot(&root, Slot::B)?];
-        let pointer = state::read(&root.join("active"))?;
+        let contents = Slot::ALL.map(|slot| readable(read_slot(&root, slot)));
+        let pointer = readable(state::read(&root.join("active")));
         let named =
             pointer.and_then(|text| Slot::ALL.into_iter().find(|slot| slot.name().as_bytes() == text));
         let active = named.filter(|slot| contents[*slot as usize].is_some());
-        Ok(Self { root, active, contents })
+        Self { root, active, contents }
     }
 
     /// The active slot's place.
@@ -150,6 +151,11 @@ impl Slots {
         Ok(())
     }
 
+    /// Takes it that `slot` is active, whatever the disk says: the next model then goes into the other.
+    pub fn serves_from(&mut self, slot: Slot) {
+        self.active = Some(slot);
+    }
+
     fn write_manifest(&mut self, slot: Slot, installed: &Installed) -> Result<(), FileError> {
         self.contents[slot as usize] = None;
         let json = serde_json::to_vec_pretty(installed).expect("a manifest is plain data");
@@ -163,6 +169,14 @@ fn folder(root: &Path, slot: Slot) -> PathBuf {
 
 fn model_path(root: &Path, slot: Slot) -> PathBuf {
     folder(root, slot).join("model.onnx")
+}
+
+/// What a disk cannot read any more is as good as not there: the rest has to serve.
+fn readable<T>(read: Result<Option<T>, FileError>) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        tracing::error!(error = describe(&error), "left out");
+        None
+    })
 }
 
 /// A slot's content, if it is whole and intact.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use proto::{ByteSize, LatencyInterval, SpoolPosition};
 
+use crate::causes::describe;
 use crate::state::{self, FileError};
 
 pub(crate) mod merge;
@@ -143,6 +144,7 @@ impl Spool {
     fn shrink(&mut self) -> Result<(), FileError> {
         let sent = (self.sent - self.acked.min(self.sent)) as usize;
         let goal = self.limit.0 / 4 * 3;
+        let whole = self.waiting.clone();
         let mut size = record::encoded_len_of(&self.waiting);
         while size > goal && self.waiting.len() > sent + 1 {
             if !merge::oldest_pair(&mut self.waiting, sent) {
@@ -151,7 +153,15 @@ impl Spool {
             }
             size = record::encoded_len_of(&self.waiting);
         }
-        self.rewrite()
+        if let Err(error) = self.rewrite() {
+            // Numbers must mean the same in memory as on the disk.
+            tracing::warn!(
+                error = describe(&error),
+                "the telemetry spool is over its limit, and cannot be rewritten"
+            );
+            self.waiting = whole;
+        }
+        Ok(())
     }
 
     fn write(&mut self, record: &Record) -> Result<(), FileError> {

@@ -93,6 +93,7 @@ pub async fn restore(state: &StateDir, slots: &mut Slots, testbed: &Testbed) -> 
                 if slots.active_slot() != Some(slot) {
                     tracing::warn!(digest = %installed.digest(), "the active slot was damaged; the other one serves");
                     unless(slots.activate(slot), "a restart will find the damaged slot again");
+                    slots.serves_from(slot);
                 }
                 return Some(ServedModel::new(installed, engine));
             }
@@ -116,21 +117,29 @@ async fn restore_from(
     if trials.unfinished(held).unwrap_or(0) >= trial::LIMIT {
         return Err(UpdateError::Deadly);
     }
-    unless(trials.begin(held), "a check that ends the agent will not be counted");
+    let begun = unless(trials.begin(held), "a check that ends the agent will not be counted");
     let checked = testbed.check(bytes.clone(), &installed.model).await;
-    unless(trials.end(), "a check that ended will count as one that did not");
-    let engine = checked?;
-    match engine::known(slots, installed.digest(), &testbed.engines)? {
-        Some(known) => Ok(testbed.best_of(&known, engine, bytes, &installed.model).await),
-        None => Ok(engine),
+    if let Some(begun) = begun {
+        unless(begun.end(), "a check that ended will count as one that did not");
     }
+    let engine = checked?;
+    let trials = Trials::of_comparisons(state);
+    let has_died = trials.unfinished(held).unwrap_or(0) >= trial::FOREIGN_LIMIT;
+    let Some(known) = engine::known(slots, installed.digest(), &testbed.engines).filter(|_| !has_died) else {
+        return Ok(engine);
+    };
+    let begun = unless(trials.begin(held), "an engine that ends the agent will not be counted");
+    let engine = testbed.best_of(&known, engine, bytes, &installed.model).await;
+    if let Some(begun) = begun {
+        unless(begun.end(), "an engine that loaded will count as one that did not");
+    }
+    Ok(engine)
 }
 
 /// Says what follows from a write that failed, where that is no reason to stop.
-fn unless(written: Result<(), FileError>, consequence: &str) {
-    if let Err(error) = written {
-        tracing::warn!(error = describe(&error), consequence);
-    }
+fn unless<T>(written: Result<T, FileError>, consequence: &str) -> Option<T> {
+    let said = |error: &FileError| tracing::warn!(error = describe(error), consequence);
+    written.inspect_err(said).ok()
 }
 
 impl Updater {
@@ -216,6 +225,7 @@ impl Updater {
         source: Source,
         newer: &mut watch::Receiver<Option<Assignment>>,
     ) -> Result<Ending, UpdateError> {
+        self.state.prepare()?;
         if let Source::Coordinator = source {
             let is_newer = |wanted: &Option<Assignment>| {
                 wanted.as_ref().is_some_and(|wanted| wanted.generation > assignment.generation)
@@ -263,9 +273,9 @@ impl Updater {
         if trials.unfinished(desired(assignment))? >= trial::LIMIT {
             return Err(UpdateError::Deadly);
         }
-        trials.begin(desired(assignment))?;
+        let begun = trials.begin(desired(assignment))?;
         let checked = self.testbed.check(bytes.clone(), &installed.model).await;
-        trials.end()?;
+        begun.end()?;
         let engine = match checked {
             Ok(engine) => engine,
             Err(error) => {
@@ -291,7 +301,7 @@ impl Updater {
 
     /// The comparison of engines on a model: the one on disk, or else a new one.
     async fn compare(&self, installed: &Installed, bytes: &[u8]) -> Result<Comparison, MeasureError> {
-        if let Some(known) = engine::known(&self.slots, installed.digest(), &self.testbed.engines)? {
+        if let Some(known) = engine::known(&self.slots, installed.digest(), &self.testbed.engines) {
             return Ok(known);
         }
         if let Some(complaint) = self.testbed.engines.complaint() {
@@ -313,7 +323,7 @@ impl Updater {
             return Ok(());
         };
         let installed = active.installed.clone();
-        if engine::known(&self.slots, installed.digest(), &self.testbed.engines)?.is_some() {
+        if engine::known(&self.slots, installed.digest(), &self.testbed.engines).is_some() {
             return Ok(());
         }
         let Some(bytes) = self.slots.model_bytes(slot)? else { return Ok(()) };

@@ -122,20 +122,25 @@ impl BlobStore {
         Err(BlobError::Damaged { path: self.path(artifact.digest), problem })
     }
 
-    /// The pieces of a file as it is.
+    /// The pieces of a file, which is read through and checked.
     pub fn pieces(&self, digest: Digest) -> Result<Pieces, BlobError> {
         let path = self.path(digest);
         let mut file = self.open_blob(digest)?.file;
-        let mut digests = Vec::new();
-        let mut piece = Vec::new();
+        let (mut digests, mut piece, mut hash) = (Vec::new(), Vec::new(), Sha256::new());
         loop {
             piece.clear();
             let mut next = (&mut file).take(PIECE_BYTES);
             match next.read_to_end(&mut piece).map_err(failed("read", &path))? {
-                0 => return Ok(Pieces::from_digests(digests)),
+                0 => break,
                 _ => digests.push(Digest::of(&piece)),
             }
+            hash.update(&piece);
         }
+        let found = Digest::from_bytes(hash.finalize().into());
+        if found == digest {
+            return Ok(Pieces::from_digests(digests));
+        }
+        Err(BlobError::Damaged { path, problem: format!("its digest is {found}") })
     }
 
     /// Reads a file through and checks length and digest.
@@ -202,6 +207,9 @@ mod tests {
             let bytes: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
             let artifact = store.put(&bytes).unwrap();
             assert_eq!(store.pieces(artifact.digest).unwrap(), Pieces::of(&bytes));
+            fs::write(store.path(artifact.digest), vec![7; length as usize]).unwrap();
+            let damaged = store.pieces(artifact.digest).unwrap_err();
+            assert!(matches!(damaged, BlobError::Damaged { .. }), "{damaged:?}");
         }
     }
 

@@ -52,7 +52,7 @@ fn read(config: &Config) -> Result<Status, CliError> {
         return Err(CliError::NoState { path: config.state_dir.clone() });
     }
     let state = StateDir::existing(&config.state_dir);
-    let slots = Slots::read(&state)?;
+    let slots = Slots::read(&state);
     let model = |slot: Slot| slots.installed(slot).map(Model::of);
     let address = serving_address(&state)?;
     let api = address.map(|address| Api::new(&address.to_string()));

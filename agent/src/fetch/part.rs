@@ -49,7 +49,11 @@ impl Part {
         while self.proven < self.size {
             let mut piece = Vec::new();
             let wanted = self.piece_bytes();
-            (&mut self.file).take(wanted).read_to_end(&mut piece).await.map_err(self.failed("read"))?;
+            if let Err(error) = (&mut self.file).take(wanted).read_to_end(&mut piece).await {
+                // What the disk cannot read is fetched again.
+                tracing::warn!(path = %self.path.display(), %error, "cannot be read on");
+                break;
+            }
             if Some(Digest::of(&piece)) != self.pieces.at(self.proven) {
                 break;
             }
@@ -82,11 +86,6 @@ impl Part {
     /// Whether all is there.
     pub(super) fn is_whole(&self) -> bool {
         self.proven == self.size
-    }
-
-    /// Forgets what came of the piece that is next.
-    pub(super) fn drop_piece(&mut self) {
-        self.piece.clear();
     }
 
     /// Takes what came next. A piece that is complete is proven and made durable, or refused and forgotten.

@@ -19,7 +19,7 @@ use crate::runner::Runner;
 use crate::runner::engine::{Choice, EngineError, EngineKind};
 use crate::runner::engines::Engines;
 use crate::state::{self, FileError, StateDir};
-use crate::update::trial::Trials;
+use crate::update::trial::{self, Trials};
 
 /// How often the device's means are looked at.
 const RECHECK: Duration = Duration::from_secs(60);
@@ -33,6 +33,8 @@ enum ProbeError {
     File(#[from] FileError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error("the agent died {} times while timing this probe", trial::LIMIT)]
+    Deadly,
     #[error("the timing was cut short")]
     Cut(#[from] tokio::task::JoinError),
 }
@@ -101,16 +103,21 @@ impl Prober {
     }
 
     async fn time(&self, probe: &ArtifactRef) -> Result<ProbeTiming, ProbeError> {
+        self.state.prepare()?;
         let path = fetch::fetch(&self.channel, probe, &self.state.probes(), &|_| ()).await?;
         let bytes = state::read(&path)?.unwrap_or_default();
         let (runner, engines) = (self.runner.clone(), self.engines.clone());
         let (trials, desired) = (Trials::of_probes(&self.state), Desired::probe(probe.digest));
-        let has_died = trials.unfinished(desired)? > 0;
-        trials.begin(desired)?;
+        let deaths = trials.unfinished(desired)?;
+        if deaths >= trial::LIMIT {
+            return Err(ProbeError::Deadly);
+        }
+        let has_died = deaths >= trial::FOREIGN_LIMIT;
+        let begun = trials.begin(desired)?;
         let may_try = move |choice: Choice| !has_died || choice.engine == EngineKind::Rten;
         let timed =
             self.tracker.spawn_blocking(move || timings::time(bytes, &engines, &runner, may_try)).await;
-        trials.end()?;
+        begun.end()?;
         let timing = timed??;
         tracing::info!(digest = %timing.digest, runs = timing.runs, p50_ms = timing.p50_ms, p95_ms = timing.p95_ms, "probe timed");
         state::remove(&path)?;

@@ -2,7 +2,7 @@
 //! a restart under the same conditions does not measure again. An engine whose answers differ is never chosen.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::{Digest, ModelManifest};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ const EFFORT: Effort = Effort {
     fewest: 30,
     longest: Duration::from_millis(1500),
 };
+
+/// No further choice is tried after so long: a model that is so slow gains little by the last of them.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What costs more threads, or another library's memory, has to be faster by so much.
 const WORTH_IT: f64 = 0.95;
@@ -126,6 +129,7 @@ pub fn contenders<E: std::error::Error + From<EngineError>>(
     runner: &Runner,
     load: impl Fn(Choice) -> Result<Engine, E>,
 ) -> Vec<Contender> {
+    let until = Instant::now() + PATIENCE;
     let time = |choice: Choice| -> Result<Contender, E> {
         let Times { p50_ms, p95_ms, .. } = timing::time(&load(choice)?, &EFFORT, runner)?;
         Ok(Contender { choice, p50_ms, p95_ms })
@@ -134,7 +138,8 @@ pub fn contenders<E: std::error::Error + From<EngineError>>(
         let said = |error: &E| tracing::warn!(%choice, error = describe(error), "left out");
         time(choice).inspect_err(said).ok()
     };
-    choices.iter().filter_map(timed).collect()
+    let in_time = |_: &&Choice| Instant::now() < until;
+    choices.iter().take_while(in_time).filter_map(timed).collect()
 }
 
 #[cfg(test)]

@@ -2,9 +2,13 @@
 
 use std::path::PathBuf;
 
+use proto::Digest;
+
 use super::engine::onnxruntime::{self, Library};
 use super::engine::{Choice, Engine, EngineError, EngineKind, rten};
 use crate::causes::describe;
+use crate::reconcile::Desired;
+use crate::update::trial::{self, Begun, Trials};
 
 /// Which onnxruntime may be used.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,6 +44,24 @@ impl Engines {
     /// rten alone.
     pub fn rten(threads: usize) -> Self {
         Self::new(threads, &LibraryConfig::Off)
+    }
+
+    /// Loads the library where there is one, and goes without it where that has ended the process again and again.
+    pub(crate) fn with_library_tried(self, trials: &Trials) -> Self {
+        let Some(path) = &self.library else { return self };
+        let desired = Desired::probe(Digest::of(path.as_os_str().as_encoded_bytes()));
+        if trials.unfinished(desired).unwrap_or(0) >= trial::FOREIGN_LIMIT {
+            tracing::error!(path = %path.display(), "loading onnxruntime has ended the agent twice; it is left out");
+            return Self { library: None, ..self };
+        }
+        let begun = trials.begin(desired);
+        if let Some(complaint) = self.complaint() {
+            tracing::warn!(complaint, "onnxruntime is left out");
+        }
+        if let Err(error) = begun.and_then(Begun::end) {
+            tracing::warn!(error = describe(&error), "loading a library is not counted");
+        }
+        self
     }
 
     /// What runs a model until something else was measured to be faster.

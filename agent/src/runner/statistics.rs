@@ -40,7 +40,7 @@ struct Total {
     ns: AtomicU64,
 }
 
-/// A [`Total`] at one moment.
+/// How often, and how long in all, at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     /// How often.

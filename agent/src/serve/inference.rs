@@ -164,7 +164,10 @@ impl Tensor {
         let [c, h, w] = shape.map(i64::from);
         let batch = match self.shape.as_slice() {
             [n, rest @ ..] if rest == [c, h, w] => *n,
-            got => return Err(format!("the input's shape is [N, {c}, {h}, {w}], not {got:?}")),
+            got => {
+                let (got, more) = (&got[..got.len().min(8)], if got.len() > 8 { " and more" } else { "" });
+                return Err(format!("the input's shape is [N, {c}, {h}, {w}], not {got:?}{more}"));
+            }
         };
         let batch = usize::try_from(batch).ok().filter(|n| (1..=BATCH_LIMIT).contains(n));
         let batch = batch.ok_or_else(|| format!("N must be 1 to {BATCH_LIMIT}, not {}", self.shape[0]))?;

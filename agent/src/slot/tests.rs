@@ -41,7 +41,7 @@ impl Device {
     }
 
     fn slots(&self) -> Slots {
-        Slots::read(&self.state).unwrap()
+        Slots::read(&self.state)
     }
 
     fn staged(&self, bytes: &[u8]) -> PathBuf {
@@ -65,7 +65,7 @@ impl Device {
 #[test]
 fn an_empty_device_has_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let slots = Slots::read(&StateDir::open(dir.path()).unwrap()).unwrap();
+    let slots = Slots::read(&StateDir::open(dir.path()).unwrap());
     assert!(slots.active().is_none() && slots.candidates().is_empty());
     assert_eq!(slots.inactive_slot(), Slot::A);
 }
@@ -146,4 +146,22 @@ fn bytes_of_the_other_slot_serve_again_under_a_new_generation() {
     device.serves(2, b"two");
     slots.activate(slot).unwrap();
     device.serves(3, b"one");
+}
+
+#[test]
+fn what_the_disk_cannot_read_is_as_good_as_not_there() {
+    let device = Device::with_one();
+    let mut slots = device.slots();
+    let two = slots.install(&device.staged(b"two"), installed(2, b"two")).unwrap();
+    slots.activate(two).unwrap();
+    // A folder in its place is refused by every read, as a bad block is.
+    for broken in ["slots/b/manifest.json", "active"] {
+        let path = device.dir.path().join(broken);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+    }
+    let slots = device.slots();
+    assert_eq!(slots.active_slot(), None);
+    assert_eq!(slots.candidates(), [Slot::A]);
+    assert_eq!(slots.installed(Slot::A).map(Installed::digest), Some(Digest::of(b"one")));
 }

@@ -2,11 +2,12 @@
 //! foreign library that may have done so is not tried on that model again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::{Digest, ModelManifest};
 use tokio_util::task::TaskTracker;
 
-use super::trial::Trials;
+use super::trial::{FOREIGN_LIMIT, Trials};
 use crate::causes::describe;
 use crate::reconcile::Desired;
 use crate::runner::Runner;
@@ -16,6 +17,9 @@ use crate::runner::engine::{Choice, Engine, EngineError, EngineKind};
 use crate::runner::engines::Engines;
 use crate::slot::{Slot, Slots};
 use crate::state::FileError;
+
+/// A comparison that takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Where models are tried before they serve.
 #[derive(Clone)]
@@ -38,17 +42,14 @@ pub(super) enum MeasureError {
 }
 
 /// The comparison of engines on the model `digest` that either slot holds, if it holds under the present conditions.
-pub(super) fn known(
-    slots: &Slots,
-    digest: Digest,
-    engines: &Engines,
-) -> Result<Option<Comparison>, FileError> {
-    for slot in Slot::ALL {
-        if let Some(known) = Comparison::load(&slots.comparison(slot), digest, engines)? {
-            return Ok(Some(known));
-        }
-    }
-    Ok(None)
+pub(super) fn known(slots: &Slots, digest: Digest, engines: &Engines) -> Option<Comparison> {
+    Slot::ALL.into_iter().find_map(|slot| {
+        let loaded = Comparison::load(&slots.comparison(slot), digest, engines);
+        loaded.unwrap_or_else(|error| {
+            tracing::warn!(error = describe(&error), "engines will be compared anew");
+            None
+        })
+    })
 }
 
 impl Testbed {
@@ -97,17 +98,18 @@ impl Testbed {
         bytes: Vec<u8>,
         manifest: &ModelManifest,
     ) -> Result<Comparison, MeasureError> {
-        let has_died = trials.unfinished(desired)? > 0;
-        trials.begin(desired)?;
+        let has_died = trials.unfinished(desired)? >= FOREIGN_LIMIT;
+        let begun = trials.begin(desired)?;
         let (manifest, Self { engines, runner, tracker }) = (manifest.clone(), self.clone());
         let may_try = move |choice: Choice| !has_died || choice.engine == EngineKind::Rten;
         let work = tracker.spawn_blocking(move || compare(&bytes, &manifest, &engines, &runner, may_try));
-        let compared = work.await;
-        trials.end()?;
+        let compared = tokio::time::timeout(LIMIT, work).await;
+        begun.end()?;
+        let late = |_| EngineError::Run(format!("engines were not compared within {} s", LIMIT.as_secs()));
         let panicked = |panic: tokio::task::JoinError| EngineError::Panic {
             step: "comparing engines on",
             message: panic.to_string(),
         };
-        Ok(compared.map_err(panicked)?)
+        Ok(compared.map_err(late)?.map_err(panicked)?)
     }
 }

@@ -6,11 +6,15 @@ use std::path::PathBuf;
 use proto::{Digest, Generation};
 use serde::{Deserialize, Serialize};
 
+use crate::causes::describe;
 use crate::reconcile::Desired;
 use crate::state::{self, FileError, StateDir};
 
 /// So many deaths are no accident: one may be a power cut, three of the same check are not.
-pub(super) const LIMIT: u32 = 3;
+pub(crate) const LIMIT: u32 = 3;
+
+/// A library is not part of the agent: after so many it is left out.
+pub(crate) const FOREIGN_LIMIT: u32 = 2;
 
 /// The check under way, if any.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,6 +39,11 @@ impl Trials {
         Self(state.root().join("comparing.json"))
     }
 
+    /// Of the loading of a library.
+    pub(crate) fn of_libraries(state: &StateDir) -> Self {
+        Self(state.root().join("loading.json"))
+    }
+
     /// Of the timing of probes.
     pub(crate) fn of_probes(state: &StateDir) -> Self {
         Self(state.root().join("probing.json"))
@@ -47,16 +56,32 @@ impl Trials {
         Ok(stored.filter(same).map_or(0, |trial| trial.begun))
     }
 
-    /// Notes that a check of `desired` begins.
-    pub(crate) fn begin(&self, desired: Desired) -> Result<(), FileError> {
+    /// Notes that a check of `desired` begins. It ends with the guard: only the death of the process leaves it unfinished.
+    pub(crate) fn begin(&self, desired: Desired) -> Result<Begun, FileError> {
         let begun = self.unfinished(desired)? + 1;
         let trial = Trial { generation: desired.generation, digest: desired.digest, begun };
-        state::replace(&self.0, &serde_json::to_vec(&trial).expect("a trial is plain data"))
+        state::replace(&self.0, &serde_json::to_vec(&trial).expect("a trial is plain data"))?;
+        Ok(Begun(Some(self.0.clone())))
     }
+}
 
+/// A check under way.
+#[must_use]
+pub(crate) struct Begun(Option<PathBuf>);
+
+impl Begun {
     /// Notes that the check ended, one way or the other.
-    pub(crate) fn end(&self) -> Result<(), FileError> {
-        state::remove(&self.0)
+    pub(crate) fn end(mut self) -> Result<(), FileError> {
+        self.0.take().map_or(Ok(()), |path| state::remove(&path))
+    }
+}
+
+impl Drop for Begun {
+    /// A check that is broken off because the agent stops has not ended it.
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(|path| state::remove(&path)) {
+            tracing::warn!(error = describe(&error), "a check that was broken off will count as a death");
+        }
     }
 }
 
@@ -70,13 +95,22 @@ mod tests {
         let trials = Trials::of_checks(&StateDir::open(dir.path()).unwrap());
         let desired = |generation| Desired { generation: Generation(generation), digest: Digest::of(b"m") };
         assert_eq!(trials.unfinished(desired(1)).unwrap(), 0);
-        trials.begin(desired(1)).unwrap();
-        trials.begin(desired(1)).unwrap();
+        std::mem::forget(trials.begin(desired(1)).unwrap());
+        std::mem::forget(trials.begin(desired(1)).unwrap());
         assert_eq!(trials.unfinished(desired(1)).unwrap(), 2);
         assert_eq!(trials.unfinished(desired(2)).unwrap(), 0);
-        trials.begin(desired(2)).unwrap();
+        std::mem::forget(trials.begin(desired(2)).unwrap());
         assert_eq!(trials.unfinished(desired(2)).unwrap(), 1);
-        trials.end().unwrap();
+        trials.begin(desired(2)).unwrap().end().unwrap();
         assert_eq!(trials.unfinished(desired(2)).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_check_that_is_broken_off_is_no_death() {
+        let dir = tempfile::tempdir().unwrap();
+        let trials = Trials::of_checks(&StateDir::open(dir.path()).unwrap());
+        let desired = Desired { generation: Generation(1), digest: Digest::of(b"m") };
+        drop(trials.begin(desired).unwrap());
+        assert_eq!(trials.unfinished(desired).unwrap(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! One model in onnxruntime, through the library that the device has. Owns finding and loading the library; a process has
 //! one, for ever.
 
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -59,6 +60,11 @@ impl Library {
     }
 
     fn open(path: &Path) -> Result<Self, LibraryError> {
+        let opened = catch_unwind(|| Self::open_unguarded(path));
+        opened.unwrap_or_else(|_| Err(LibraryError::Load(format!("{} is no sound library", path.display()))))
+    }
+
+    fn open_unguarded(path: &Path) -> Result<Self, LibraryError> {
         let refuse = |error: &dyn std::error::Error| LibraryError::Load(error.to_string());
         let builder = ort::init_from(path).map_err(|error| refuse(&error))?;
         let environment = builder.with_telemetry(false).build().map_err(|error| refuse(&error))?;

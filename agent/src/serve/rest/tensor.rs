@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -28,7 +28,15 @@ pub(super) struct InferRequest {
     outputs: Vec<RequestedOutput>,
 }
 
-type Parameters = BTreeMap<String, Value>;
+type Parameters = BTreeMap<String, Parameter>;
+
+/// A parameter, as far as any is understood here: what is nested is read over, not kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Parameter {
+    Bool(bool),
+    Count(u64),
+    Other,
+}
 
 #[derive(Debug, Deserialize)]
 struct InputTensor {
@@ -48,6 +56,72 @@ struct RequestedOutput {
     parameters: Parameters,
 }
 
+impl Parameter {
+    fn bool(self) -> Option<bool> {
+        match self {
+            Self::Bool(is_it) => Some(is_it),
+            Self::Count(_) | Self::Other => None,
+        }
+    }
+
+    fn count(self) -> Option<u64> {
+        match self {
+            Self::Count(count) => Some(count),
+            Self::Bool(_) | Self::Other => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Parameter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Parameter;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a parameter")
+            }
+
+            fn visit_bool<E>(self, is_it: bool) -> Result<Parameter, E> {
+                Ok(Parameter::Bool(is_it))
+            }
+
+            fn visit_u64<E>(self, count: u64) -> Result<Parameter, E> {
+                Ok(Parameter::Count(count))
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Parameter, E> {
+                Ok(Parameter::Other)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Parameter, E> {
+                Ok(Parameter::Other)
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Parameter, E> {
+                Ok(Parameter::Other)
+            }
+
+            fn visit_unit<E>(self) -> Result<Parameter, E> {
+                Ok(Parameter::Other)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Parameter, A::Error> {
+                while items.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Parameter::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Parameter, A::Error> {
+                while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Parameter::Other)
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
+}
+
 impl InferRequest {
     /// A request's body; `head` is its header's value for the length of the JSON. Numbers that follow the JSON are put
     /// to the inputs that announce them.
@@ -64,7 +138,7 @@ impl InferRequest {
         let mut request: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         for input in &mut request.inputs {
             let Some(size) = input.parameters.get("binary_data_size") else { continue };
-            let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
+            let size = size.count().and_then(|size| usize::try_from(size).ok());
             let (own, rest) = size.and_then(|size| raw.split_at_checked(size)).ok_or_else(|| {
                 format!("input '{}': binary_data_size is more than the body holds", input.name)
             })?;
@@ -83,7 +157,8 @@ impl InferRequest {
 
     /// The form that the answer is to have.
     pub(super) fn form(&self) -> Form {
-        let says = |parameters: &Parameters, name| parameters.get(name).and_then(Value::as_bool);
+        let says =
+            |parameters: &Parameters, name| parameters.get(name).and_then(|parameter| parameter.bool());
         let own = self.outputs.first().and_then(|output| says(&output.parameters, "binary_data"));
         let is_raw = own.or_else(|| says(&self.parameters, "binary_data_output")).unwrap_or(false);
         Form { id: self.id.clone(), is_raw }
