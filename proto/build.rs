@@ -25,15 +25,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "reconvene/v1/session.proto",
         "reconvene/v1/artifact.proto",
         "reconvene/v1/operator.proto",
-        "inference/grpc_service.proto",
     ];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
-    // Tensors are not copied out of the request that they came in.
-    let mut build = tonic_prost_build::configure().bytes(".inference");
-    for message in SAID_IN_JSON {
-        build = build.type_attribute(format!("inference.{message}"), SERIALIZE);
-    }
+    let mut build = tonic_prost_build::configure();
     // The operator's messages are what `-o json|yaml` prints; the others, and those of files, never leave the wire.
     for message in descriptors.file.iter().filter(|f| f.name() == "reconvene/v1/operator.proto") {
         let is_of_file = |name: &str| FILES.iter().any(|call| name.starts_with(call));
@@ -43,6 +38,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             build = build.type_attribute(&path, SERIALIZE);
             build = build.type_attribute(&path, "#[serde(rename_all = \"camelCase\")]");
         }
+    }
+    build.compile_fds(descriptors)?;
+    compile_inference()
+}
+
+/// The protocol that agents serve. Tensors are not copied out of the request that they came in, and a request is looked at
+/// before it is decoded.
+fn compile_inference() -> Result<(), Box<dyn std::error::Error>> {
+    let descriptors = protox::compile(["inference/grpc_service.proto"], ["proto"])?;
+    let mut build = tonic_prost_build::configure().bytes(".inference").codec_path("crate::frugal::Codec");
+    for message in SAID_IN_JSON {
+        build = build.type_attribute(format!("inference.{message}"), SERIALIZE);
     }
     build.compile_fds(descriptors)?;
     Ok(())

@@ -96,6 +96,8 @@ impl From<Status> for Setback {
             Code::NotFound | Code::InvalidArgument | Code::PermissionDenied => {
                 Self::Fatal(FetchError::Refused(status.message().to_owned()))
             }
+            // The coordinator's own file is damaged: it may be mended, but not for ever waited for.
+            Code::DataLoss => Self::Corrupt(status.message().to_owned()),
             _ => Self::Interrupted(status.message().to_owned()),
         }
     }

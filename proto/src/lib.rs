@@ -3,6 +3,7 @@
 //! time or stores anything.
 
 pub mod artifact;
+pub mod frugal;
 pub mod id;
 pub mod inference;
 pub mod profile;

@@ -69,6 +69,7 @@ async fn asks_in_every_way(client: &mut GrpcInferenceServiceClient<Channel>, mod
     let many = ModelInferRequest { raw_input_contents: vec![vec![0; 4].into(); 2], ..request(model) };
     let version = ModelInferRequest { model_version: "3".to_owned(), ..as_raw.clone() };
     let other = ModelInferRequest { model_name: "other".to_owned(), ..as_raw.clone() };
+    let swollen = ModelInferRequest { inputs: vec![Default::default(); 300], ..request(model) };
     let huge = ModelInferRequest { raw_input_contents: vec![vec![0; 17 << 20].into()], ..request(model) };
     for (case, code, named) in [
         (both, Code::InvalidArgument, "not both"),
@@ -77,6 +78,7 @@ async fn asks_in_every_way(client: &mut GrpcInferenceServiceClient<Channel>, mod
         (request(model), Code::InvalidArgument, "data holds 0"),
         (version, Code::NotFound, "it serves '4'"),
         (other, Code::NotFound, "it serves 'fashion'"),
+        (swollen, Code::InvalidArgument, "more than 256"),
         (huge, Code::OutOfRange, "limit"),
     ] {
         let status = client.model_infer(case).await.unwrap_err();
