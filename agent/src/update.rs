@@ -304,9 +304,6 @@ impl Updater {
         if let Some(known) = engine::known(&self.slots, installed.digest(), &self.testbed.engines) {
             return Ok(known);
         }
-        if let Some(complaint) = self.testbed.engines.complaint() {
-            tracing::warn!(complaint, "onnxruntime is left out");
-        }
         let (trials, manifest) = (Trials::of_comparisons(&self.state), &installed.model);
         let compared = self.testbed.compare(&trials, held(installed), bytes.to_vec(), manifest).await?;
         if let Some(best) = compared.best() {

@@ -12,18 +12,15 @@ use crate::state::StateDir;
 
 /// The profile as text.
 pub fn answer(config: Option<&Path>, format: Format) -> Result<String, CliError> {
-    let engines = match config {
-        None => Engines::new(probe::default_threads(), &LibraryConfig::Auto),
-        Some(path) => config::load(path)?.engine.engines(),
-    };
-    let probes = match config {
-        None => Vec::new(),
+    let profile = match config {
+        None => probe::profile(&Engines::new(probe::default_threads(), &LibraryConfig::Auto), Vec::new()),
         Some(path) => {
-            let state = StateDir::existing(&config::load(path)?.state_dir);
-            Timings::load(&state, &engines)?.all().to_vec()
+            let config = config::load(path)?;
+            let engines = config.engine.engines();
+            let timings = Timings::load(&StateDir::existing(&config.state_dir), &engines)?;
+            probe::profile(&engines, timings.all().to_vec())
         }
     };
-    let profile = probe::profile(&engines, probes);
     Ok(match format {
         Format::Json => serde_json::to_string_pretty(&profile).expect("a profile is plain data"),
         Format::Table => as_table(&profile),

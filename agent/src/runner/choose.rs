@@ -91,11 +91,7 @@ impl Comparison {
 
     /// The choice to run the model with: the first, unless a later one is clearly faster.
     pub fn best(&self) -> Option<&Contender> {
-        self.contenders.iter().reduce(
-            |best, next| {
-                if next.p50_ms < best.p50_ms * WORTH_IT { next } else { best }
-            },
-        )
+        best(&self.contenders)
     }
 }
 

@@ -262,7 +262,22 @@ impl Cell {
     }
 }
 
-/// The state directory of a device that serves `model` from generation 1.
+/// What every cell begins with: the state directory of a device that serves `old`, and the model that it is to have.
+struct Before {
+    old: Model,
+    new: Model,
+    dir: tempfile::TempDir,
+}
+
+impl Before {
+    async fn new() -> Self {
+        let (old, new, dir) = (Model::of_seed(1), Model::of_seed(2), tempfile::tempdir().unwrap());
+        installed(&old, dir.path()).await;
+        Self { old, new, dir }
+    }
+}
+
+/// Makes the state directory of a device that serves `model` from generation 1.
 async fn installed(model: &Model, folder: &Path) {
     let fake = Fake::start().await;
     fake.serve_file(model.digest(), File::whole(&model.bytes));
@@ -295,13 +310,11 @@ async fn killed_at_any_step_once_or_again_it_serves_and_tells_the_truth() {
     if !may_trace() {
         return;
     }
-    let (old, new, dir) = (Model::of_seed(1), Model::of_seed(2), tempfile::tempdir().unwrap());
-    let before = dir.path().join("before");
-    installed(&old, &before).await;
+    let Before { old, new, dir } = Before::new().await;
     let mut cells = Vec::new();
     for step in steps(new.digest()) {
         for times in [Times::Once, Times::Always(4)] {
-            let (cell, step) = (Cell::new(&before, &old, &new).await, step.clone());
+            let (cell, step) = (Cell::new(dir.path(), &old, &new).await, step.clone());
             cells.push(cell.killed(step, times));
         }
     }
@@ -314,13 +327,11 @@ async fn a_disk_that_is_full_or_broken_costs_an_update_and_nothing_else() {
     if !may_trace() {
         return;
     }
-    let (old, new, dir) = (Model::of_seed(1), Model::of_seed(2), tempfile::tempdir().unwrap());
-    let before = dir.path().join("before");
-    installed(&old, &before).await;
+    let Before { old, new, dir } = Before::new().await;
     let mut cells = Vec::new();
     for step in steps(new.digest()) {
         let errno = if step.call == "write" || step.call == "openat" { "ENOSPC" } else { "EIO" };
-        cells.push(Cell::new(&before, &old, &new).await.refused(step, errno));
+        cells.push(Cell::new(dir.path(), &old, &new).await.refused(step, errno));
     }
     all(cells).await;
 }
@@ -330,10 +341,8 @@ async fn a_read_only_state_directory_is_served_from_and_updates_fail_with_their_
     if !may_trace() {
         return;
     }
-    let (old, new, dir) = (Model::of_seed(1), Model::of_seed(2), tempfile::tempdir().unwrap());
-    let before = dir.path().join("before");
-    installed(&old, &before).await;
-    let mut cell = Cell::new(&before, &old, &new).await;
+    let Before { old, new, dir } = Before::new().await;
+    let mut cell = Cell::new(dir.path(), &old, &new).await;
     // Nobody can read the address from a file that cannot be written.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = cell.folder.path().join("agent.toml");
