@@ -1,4 +1,4 @@
-//! `cargo demo`: runs the demonstration and prints its table. Ends with 1 when a row is neither met nor explained, with
+//! `cargo demo`: runs the demonstration and prints its table. Ends with 1 when a step fails or a count is over its ceiling, with
 //! 130 when interrupted; the processes that it started end with it either way.
 
 use std::process::ExitCode;
@@ -28,10 +28,10 @@ async fn main() -> ExitCode {
     match ended {
         Ok(Some(report)) => {
             println!("{}", report.to_text());
-            if report.is_met_or_explained() {
+            if report.is_sound() {
                 return ExitCode::SUCCESS;
             }
-            eprintln!("demo: a budget was missed without a cause; see the table's last column");
+            eprintln!("demo: a model is larger than its budget allows; see the table's last column");
             ExitCode::FAILURE
         }
         Ok(None) => {

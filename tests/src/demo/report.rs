@@ -26,9 +26,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every row is met or explained.
-    pub fn is_met_or_explained(&self) -> bool {
-        self.rows.iter().all(|row| row.outcome.is_met_or_explained())
+    /// Whether every row is as it may be on any machine.
+    pub fn is_sound(&self) -> bool {
+        self.rows.iter().all(|row| row.outcome.is_sound())
     }
 
     /// Writes `table.json` and `demo.svg`.
@@ -134,7 +134,8 @@ fn verdict(outcome: &Outcome) -> &'static str {
         Outcome::Unbounded => "-",
         Outcome::Met => "met",
         Outcome::NoFit { .. } => "no fit",
-        Outcome::Disturbed { .. } | Outcome::Missed { .. } => "missed",
+        Outcome::Late { .. } => "late",
+        Outcome::Over { .. } => "over",
     }
 }
 
@@ -143,8 +144,9 @@ fn explanation(row: &Row) -> Option<String> {
     let why = match &row.outcome {
         Outcome::Unbounded | Outcome::Met => return None,
         Outcome::NoFit { reason } => reason.clone(),
-        Outcome::Disturbed { miss, cause } => format!("{miss}; {cause}"),
-        Outcome::Missed { miss } => miss.clone(),
+        Outcome::Late { miss, cause: Some(cause) } => format!("{miss}; {cause}"),
+        Outcome::Late { miss, cause: None } => format!("{miss}; nothing was counted that explains it"),
+        Outcome::Over { miss } => miss.clone(),
     };
     Some(format!("{} {}: {why}\n", row.device, row.model))
 }

@@ -67,27 +67,28 @@ pub enum Outcome {
         /// Which ceiling, in the coordinator's words.
         reason: String,
     },
-    /// A ceiling does not hold, and the measurement shows a cause outside the model.
-    Disturbed {
+    /// A time is over its ceiling, though it was measured again and again.
+    Late {
         /// By how much.
         miss: String,
-        /// What was counted meanwhile.
-        cause: String,
+        /// What was counted meanwhile and is not the model's doing, if anything was.
+        cause: Option<String>,
     },
-    /// A ceiling does not hold.
-    Missed {
+    /// A count is over its ceiling.
+    Over {
         /// By how much.
         miss: String,
     },
 }
 
 impl Outcome {
-    /// Whether this is how a run may end.
-    pub fn is_met_or_explained(&self) -> bool {
+    /// Whether a run may end so on any machine. A count over its ceiling is a defect of the planner; a time depends on
+    /// whoever else uses the machine, so it is reported and never fails a run.
+    pub fn is_sound(&self) -> bool {
         match self {
-            Self::Unbounded | Self::Met | Self::Disturbed { .. } => true,
+            Self::Unbounded | Self::Met | Self::Late { .. } => true,
             Self::NoFit { reason } => !reason.is_empty(),
-            Self::Missed { .. } => false,
+            Self::Over { .. } => false,
         }
     }
 }
@@ -159,44 +160,28 @@ fn judge(
     ];
     for (name, allowed, got) in counts {
         if let Some(allowed) = allowed.filter(|&allowed| got > allowed) {
-            return Ok(Outcome::Missed { miss: format!("{got} {name}, {allowed} allowed") });
+            return Ok(Outcome::Over { miss: format!("{got} {name}, {allowed} allowed") });
         }
     }
-    let p95 = measurement.telemetry.p95_ms;
-    let p50 = measurement.telemetry.p50_ms;
-    if let Some(allowed) = latency_p50_ms.filter(|&allowed| p50 > allowed) {
-        let miss = format!("p50 {p50:.3} ms, {:.0} % over {allowed:.3} ms", (p50 / allowed - 1.0) * 100.0);
-        return Ok(Outcome::Missed { miss });
-    }
-    Ok(match latency_p95_ms.filter(|&allowed| p95 > allowed) {
-        None => Outcome::Met,
-        Some(allowed) => {
-            let miss =
-                format!("p95 {p95:.3} ms, {:.0} % over {allowed:.3} ms", (p95 / allowed - 1.0) * 100.0);
-            match cause(measurement, outcome.predicted_p95_ms, allowed) {
-                Some(cause) => Outcome::Disturbed { miss, cause },
-                None => Outcome::Missed { miss },
-            }
+    let telemetry = &measurement.telemetry;
+    let times = [
+        ("p50", latency_p50_ms, telemetry.p50_ms, outcome.predicted_p50_ms),
+        ("p95", latency_p95_ms, telemetry.p95_ms, outcome.predicted_p95_ms),
+    ];
+    for (name, allowed, ms, predicted) in times {
+        if let Some(allowed) = allowed.filter(|&allowed| ms > allowed) {
+            let share = (ms / allowed - 1.0) * 100.0;
+            let predicted = predicted.map(|ms| format!(", {ms:.3} ms predicted")).unwrap_or_default();
+            let miss = format!("{name} {ms:.3} ms, {share:.0} % over {allowed:.3} ms{predicted}");
+            return Ok(Outcome::Late { miss, cause: cause(measurement) });
         }
-    })
+    }
+    Ok(Outcome::Met)
 }
 
-/// A miss of at most this share of the ceiling can be the prediction's error; a larger one is a defect.
-const PREDICTION_ERROR: f64 = 0.15;
-
-/// Why a measurement is slower than the ceiling: what was counted meanwhile and is not the model's doing, or a plan that
-/// rested on a prediction which was a little too low.
-fn cause(measurement: &Measurement, predicted: Option<f64>, allowed: f64) -> Option<String> {
+/// What was counted meanwhile that slows a device down and is not its model's doing.
+fn cause(measurement: &Measurement) -> Option<String> {
     let mut causes = Vec::new();
-    let measured = measurement.telemetry.p95_ms;
-    if let Some(predicted) =
-        predicted.filter(|&ms| ms <= allowed && measured <= allowed * (1.0 + PREDICTION_ERROR))
-    {
-        causes.push(format!(
-            "the latency model said {predicted:.3} ms, {:.0} % too little",
-            (1.0 - predicted / measured) * 100.0
-        ));
-    }
     if measurement.throttled > 0 {
         causes.push(format!("its CPU quota stopped it {} times meanwhile", measurement.throttled));
     }
@@ -244,33 +229,25 @@ mod tests {
         assert_eq!(judged("Active", v1::Ceilings::default(), &quiet), Outcome::Unbounded);
         assert_eq!(judged("Active", budget(100, 0.5), &quiet), Outcome::Met);
         assert_eq!(judged("NoFit", budget(1, 0.5), &quiet), Outcome::NoFit { reason: "why".into() });
-        let missed = judged("Active", budget(99, 0.5), &quiet);
-        assert_eq!(missed, Outcome::Missed { miss: "100 params, 99 allowed".into() });
-        let slow = judged("Active", budget(100, 0.4), &quiet);
-        assert_eq!(slow, Outcome::Missed { miss: "p95 0.500 ms, 25 % over 0.400 ms".into() });
-        assert!(!slow.is_met_or_explained());
+        let over = judged("Active", budget(99, 0.5), &quiet);
+        assert_eq!(over, Outcome::Over { miss: "100 params, 99 allowed".into() });
+        assert!(!over.is_sound(), "a count is the planner's own affair");
+        let late = judged("Active", budget(100, 0.4), &quiet);
+        assert_eq!(late, Outcome::Late { miss: "p95 0.500 ms, 25 % over 0.400 ms".into(), cause: None });
+        assert!(late.is_sound(), "a time is the machine's");
     }
 
     #[test]
-    fn a_miss_is_explained_only_by_what_was_counted() {
+    fn a_late_answer_is_explained_only_by_what_was_counted() {
         let budget = v1::Ceilings { latency_p95_ms: Some(0.4), ..Default::default() };
         for (measurement, word) in
             [(measured(0.5, 7, 0.0), "quota"), (measured(0.5, 0, 0.9), "other processes")]
         {
             match judged("Active", budget, &measurement) {
-                Outcome::Disturbed { cause, .. } => assert!(cause.contains(word), "{cause}"),
+                Outcome::Late { cause: Some(cause), .. } => assert!(cause.contains(word), "{cause}"),
                 other => panic!("{other:?}"),
             }
         }
-    }
-
-    #[test]
-    fn a_small_miss_can_be_the_predictions_error_and_a_large_one_cannot() {
-        let quiet = |p95_ms| measured(p95_ms, 0, 0.0);
-        assert!(cause(&quiet(0.44), Some(0.38), 0.4).unwrap().contains("0.380 ms, 14 % too little"));
-        assert_eq!(cause(&quiet(0.47), Some(0.38), 0.4), None, "too far over");
-        assert_eq!(cause(&quiet(0.44), Some(0.41), 0.4), None, "it was planned over the ceiling");
-        assert_eq!(cause(&quiet(0.44), None, 0.4), None);
     }
 
     #[test]
