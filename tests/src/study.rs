@@ -44,10 +44,11 @@ pub fn run(plan: &Plan) -> Result<()> {
     let wanted: Vec<&Arm> = plan.arms.iter().filter(|arm| !results.has(arm)).collect();
     if !wanted.is_empty() {
         let dataset = padded(&dataset::read_idx(&fashion_mnist(&plan.cache)?)?);
+        let mut teachers = train::Teachers::default();
         for (index, arm) in wanted.iter().enumerate() {
             let title = format!("{}/{} {}", index + 1, wanted.len(), arm.title());
-            let outcome =
-                train::train(arm, &dataset, &title).with_context(|| format!("arm {}", arm.title()))?;
+            let outcome = train::train(arm, &dataset, &mut teachers, &title)
+                .with_context(|| format!("arm {}", arm.title()))?;
             results.add(outcome, &plan.command)?;
         }
     }

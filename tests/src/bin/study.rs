@@ -73,7 +73,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let arms = arms.filter(|arm| only.is_empty() || only.iter().any(|text| arm.title().contains(text)));
     let docs = docs.clone().unwrap_or_else(|| workspace_root().join("docs"));
     std::fs::create_dir_all(&docs)?;
-    let typed: Vec<String> = std::env::args().skip(1).collect();
+    let typed = typed(std::env::args().skip(1));
     let plan = Plan {
         arms: if *pages_only { Vec::new() } else { arms.collect() },
         results: docs.join("study.jsonl"),
@@ -83,4 +83,28 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(*threads).build()?;
     pool.install(|| study::run(&plan))
+}
+
+/// The command line as the page gives it: where a page lies on this machine is nobody's business.
+fn typed(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut typed = Vec::new();
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--docs" => _ = arguments.next(),
+            same if same.starts_with("--docs=") => {}
+            _ => typed.push(argument),
+        }
+    }
+    typed
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_folder_of_the_page_is_not_in_the_page() {
+        let line = "--seeds 1 --docs /a/b --batch 64 --docs=/c";
+        let typed = super::typed(line.split(' ').map(str::to_owned));
+        assert_eq!(typed.join(" "), "--seeds 1 --batch 64");
+    }
 }

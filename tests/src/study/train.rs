@@ -40,8 +40,24 @@ fn recipe(arm: &Arm) -> Recipe {
     }
 }
 
-/// Prunes, trains and evaluates.
-pub(super) fn train(arm: &Arm, dataset: &Dataset, title: &str) -> Result<Trained> {
+/// Trained dense networks, each with the arm that it was trained in: the teachers of distilled arms.
+#[derive(Debug, Default)]
+pub(super) struct Teachers(Vec<(Arm, Network)>);
+
+impl Teachers {
+    /// The arm that trains the teacher of `arm`.
+    fn arm_of(arm: &Arm) -> Arm {
+        Arm { ratio: 1.0, method: Method::Dense, ..arm.clone() }
+    }
+
+    fn of(&self, arm: &Arm) -> Option<&Network> {
+        let teacher = Self::arm_of(arm);
+        self.0.iter().find(|(arm, _)| *arm == teacher).map(|(_, network)| network)
+    }
+}
+
+/// Prunes, trains and evaluates. A dense network stays among the teachers.
+pub(super) fn train(arm: &Arm, dataset: &Dataset, teachers: &mut Teachers, title: &str) -> Result<Trained> {
     let dataset = dataset.with_train(arm.images);
     let dense = dense(arm, &dataset)?;
     let started = processor_seconds();
@@ -54,23 +70,23 @@ pub(super) fn train(arm: &Arm, dataset: &Dataset, title: &str) -> Result<Trained
     let costs = cost(&network.graph);
 
     let recipe = recipe(arm);
-    let teacher = match arm.method {
-        Method::Distilled => {
-            let trainer = Trainer::new(dense.clone(), &dataset, &recipe)?;
-            Some(follow(trainer, &format!("{title}: teacher"))?)
-        }
-        Method::Dense | Method::Unstructured | Method::Structured { .. } | Method::RandomChannels => None,
-    };
+    if arm.method == Method::Distilled && teachers.of(arm).is_none() {
+        let trainer = Trainer::new(dense.clone(), &dataset, &recipe)?;
+        teachers.0.push((Teachers::arm_of(arm), follow(trainer, &format!("{title}: teacher"))?));
+    }
     let started = processor_seconds();
     let mut trainer = Trainer::new(network, &dataset, &recipe)?;
     if let Some(mask) = &mask {
         trainer = trainer.masked(mask)?;
     }
-    if let Some(teacher) = &teacher {
-        trainer = trainer.taught(teacher)?;
+    if arm.method == Method::Distilled {
+        trainer = trainer.taught(teachers.of(arm).context("its teacher was just trained")?)?;
     }
     let trained = follow(trainer, title)?;
     let seconds_to_train = processor_seconds() - started;
+    if arm.method == Method::Dense {
+        teachers.0.push((arm.clone(), trained.clone()));
+    }
     let evaluation = evaluate(&trained, &dataset, &dataset.test)?;
     Ok(Trained {
         arm: arm.clone(),
