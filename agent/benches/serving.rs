@@ -41,6 +41,7 @@ fn install(folder: &Path, model: &Model) {
     let slot = folder.join("state/slots/a");
     fs::create_dir_all(&slot).unwrap();
     let installed = Installed {
+        probation: Default::default(),
         generation: Generation(1),
         deployment: "bench".to_owned(),
         model: model.manifest.clone(),

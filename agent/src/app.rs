@@ -189,17 +189,12 @@ impl Parts<'_> {
         let (progress_tx, progress) = watch::channel(None);
         let (profile_tx, profile) = watch::channel(None);
         let (telemetry_interval, interval) = watch::channel(report::DEFAULT_INTERVAL);
-        let updater = Updater {
-            state: self.state.clone(),
-            slots,
-            testbed: Testbed {
-                engines: self.engines.clone(),
-                runner: self.runner.clone(),
-                tracker: self.tasks.clone(),
-            },
-            channel: channel.clone(),
-            progress: progress_tx,
+        let testbed = Testbed {
+            engines: self.engines.clone(),
+            runner: self.runner.clone(),
+            tracker: self.tasks.clone(),
         };
+        let updater = Updater::new(self.state.clone(), slots, testbed, channel.clone(), progress_tx);
         let prober = Prober {
             state: self.state.clone(),
             runner: self.runner.clone(),

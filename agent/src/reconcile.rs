@@ -32,9 +32,9 @@ pub struct Installed {
 /// The one next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It is older than what serves, or contradicts it: change nothing.
+    /// It is older than what serves or was given up, or contradicts it: change nothing.
     Refuse {
-        /// The generation that serves.
+        /// The generation that it would have to be above.
         held: Generation,
     },
     /// It serves already: say so again.
@@ -59,8 +59,13 @@ pub fn next(desired: Desired, installed: Installed) -> Action {
             return Action::Refuse { held: active.generation };
         }
     }
-    if installed.failed == Some(desired) {
-        return Action::RepeatFailure;
+    if let Some(failed) = installed.failed {
+        if failed == desired {
+            return Action::RepeatFailure;
+        }
+        if desired.generation <= failed.generation {
+            return Action::Refuse { held: failed.generation };
+        }
     }
     if installed.active.is_some_and(|active| active.digest == desired.digest) {
         return Action::ReuseActive;
@@ -101,6 +106,12 @@ mod tests {
             ("newer, unknown bytes", at(6, "c"), a5_b, Action::Fetch),
             ("given up, sent again", at(6, "c"), failed, Action::RepeatFailure),
             ("given up, newer generation", at(7, "c"), failed, Action::Fetch),
+            (
+                "between what serves and what was given up",
+                at(6, "d"),
+                Installed { failed: Some(at(7, "c")), ..a5 },
+                Action::Refuse { held: Generation(7) },
+            ),
             (
                 "nothing serves, bytes are there",
                 at(1, "b"),

@@ -47,7 +47,8 @@ pub struct ServedModel {
 impl ServedModel {
     /// A model that has done nothing yet.
     pub fn new(installed: Installed, engine: Engine) -> Self {
-        Self { installed, engine, statistics: Statistics::default() }
+        let statistics = Statistics::with_limit(installed.probation.late_above());
+        Self { installed, engine, statistics }
     }
 }
 
@@ -256,7 +257,7 @@ impl Bench {
         let elapsed = started.elapsed();
         drop(exclusive);
         self.images.fetch_add(1, Ordering::Relaxed);
-        model.statistics.observe(elapsed);
+        model.statistics.observe(elapsed, result.is_ok());
         let outcome = if result.is_ok() { Outcome::Answered(elapsed) } else { Outcome::Failed };
         record(&mut lock(&self.tallies), &model.installed, outcome);
         (result, elapsed)

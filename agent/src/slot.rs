@@ -10,7 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
-use proto::{Digest, Generation, ModelManifest};
+use proto::{Digest, Generation, ModelManifest, Probation};
 use serde::{Deserialize, Serialize};
 
 use crate::causes::describe;
@@ -54,6 +54,9 @@ pub struct Installed {
     pub deployment: String,
     /// The model.
     pub model: ModelManifest,
+    /// What it has to stand while it serves.
+    #[serde(default)]
+    pub probation: Probation,
 }
 
 impl Installed {

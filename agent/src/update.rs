@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proto::session::{Assignment, Phase, Progress};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -15,16 +16,21 @@ use crate::reconcile::{self, Action, Desired};
 use crate::runner::ServedModel;
 use crate::runner::check::CheckError;
 use crate::runner::choose::Comparison;
-use crate::runner::engine::Engine;
-use crate::slot::{Installed, Slot, Slots};
+use crate::slot::{Installed, Slots};
 use crate::state::{self, FileError, StateDir};
 
 mod engine;
+mod given_up;
+mod probation;
+mod restore;
 pub(crate) mod trial;
 
 pub use engine::Testbed;
+pub use restore::{is_on_probation, restore};
 
 use engine::MeasureError;
+use given_up::GivenUp;
+use probation::{Found, Term, Watch};
 use trial::Trials;
 
 /// How often it is looked at whether the device is still the one that engines were compared on.
@@ -41,6 +47,10 @@ enum UpdateError {
     Measure(#[from] MeasureError),
     #[error("the agent died {} times while checking this model", trial::LIMIT)]
     Deadly,
+    #[error("the agent died {} times while this model was on probation", trial::LIMIT)]
+    DeadlyInService,
+    #[error("it was given up: {0}")]
+    GivenUp(String),
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -49,7 +59,7 @@ impl UpdateError {
     fn is_retryable(&self) -> bool {
         match self {
             Self::Fetch(error) => error.is_retryable(),
-            Self::Check(_) | Self::Deadly => false,
+            Self::Check(_) | Self::Deadly | Self::DeadlyInService | Self::GivenUp(_) => false,
             Self::File(_) | Self::Measure(_) => true,
         }
     }
@@ -81,59 +91,17 @@ pub struct Updater {
     pub channel: Channel,
     /// How far the last assignment has come.
     pub progress: watch::Sender<Option<Progress>>,
+    given_up: Option<GivenUp>,
+    watch: Option<Watch>,
+    term: Option<Term>,
 }
 
-/// The first model, best first, that still passes its test; the pointer follows it. One that keeps killing the agent
-/// is passed over: it would else do so at every start. A disk that takes no writes is no reason not to serve.
-pub async fn restore(state: &StateDir, slots: &mut Slots, testbed: &Testbed) -> Option<ServedModel> {
-    for slot in slots.candidates() {
-        let Some(installed) = slots.installed(slot).cloned() else { continue };
-        match restore_from(slot, &installed, state, slots, testbed).await {
-            Ok(engine) => {
-                if slots.active_slot() != Some(slot) {
-                    tracing::warn!(digest = %installed.digest(), "the active slot was damaged; the other one serves");
-                    unless(slots.activate(slot), "a restart will find the damaged slot again");
-                    slots.serves_from(slot);
-                }
-                return Some(ServedModel::new(installed, engine));
-            }
-            Err(error) => {
-                tracing::error!(digest = %installed.digest(), error = describe(&error), "an installed model is passed over");
-            }
-        }
+/// When the model that is on probation is to be looked at; never, where none is.
+async fn next_look(watch: Option<&Watch>) {
+    match watch {
+        Some(watch) => tokio::time::sleep(watch.period()).await,
+        None => std::future::pending().await,
     }
-    None
-}
-
-async fn restore_from(
-    slot: Slot,
-    installed: &Installed,
-    state: &StateDir,
-    slots: &Slots,
-    testbed: &Testbed,
-) -> Result<Engine, UpdateError> {
-    let bytes = slots.model_bytes(slot)?.ok_or_else(|| lost(state.root()))?;
-    let (trials, held) = (Trials::of_checks(state), held(installed));
-    if trials.unfinished(held).unwrap_or(0) >= trial::LIMIT {
-        return Err(UpdateError::Deadly);
-    }
-    let begun = unless(trials.begin(held), "a check that ends the agent will not be counted");
-    let checked = testbed.check(bytes.clone(), &installed.model).await;
-    if let Some(begun) = begun {
-        unless(begun.end(), "a check that ended will count as one that did not");
-    }
-    let engine = checked?;
-    let trials = Trials::of_comparisons(state);
-    let has_died = trials.unfinished(held).unwrap_or(0) >= trial::FOREIGN_LIMIT;
-    let Some(known) = engine::known(slots, installed.digest(), &testbed.engines).filter(|_| !has_died) else {
-        return Ok(engine);
-    };
-    let begun = unless(trials.begin(held), "an engine that ends the agent will not be counted");
-    let engine = testbed.best_of(&known, engine, bytes, &installed.model).await;
-    if let Some(begun) = begun {
-        unless(begun.end(), "an engine that loaded will count as one that did not");
-    }
-    Ok(engine)
 }
 
 /// Says what follows from a write that failed, where that is no reason to stop.
@@ -143,22 +111,60 @@ fn unless<T>(written: Result<T, FileError>, consequence: &str) -> Option<T> {
 }
 
 impl Updater {
+    /// For what `state` and `slots` hold, and `testbed` serves.
+    pub fn new(
+        state: StateDir,
+        slots: Slots,
+        testbed: Testbed,
+        channel: Channel,
+        progress: watch::Sender<Option<Progress>>,
+    ) -> Self {
+        let given_up = unless(GivenUp::load(&state), "an assignment that was given up may be tried again");
+        let given_up = given_up.flatten();
+        let mut updater =
+            Self { state, slots, testbed, channel, progress, given_up, watch: None, term: None };
+        updater.resume_probation();
+        updater
+    }
+
+    /// A model that was on probation when the agent stopped is watched anew.
+    fn resume_probation(&mut self) {
+        let Some(active) = self.testbed.runner.active() else { return };
+        let found = Term::find(&self.state, held(&active.installed));
+        if let Some(Found::Term(term) | Found::Deadly(term)) = unless(found, "the model is not on probation")
+        {
+            self.watch = Some(Watch::new(held(&active.installed), active.installed.probation));
+            self.term = Some(term);
+        }
+    }
+
     /// Follows `assignments`, the newest first, until `stop`.
     pub async fn run(
         mut self,
         mut assignments: watch::Receiver<Option<Assignment>>,
         stop: CancellationToken,
     ) {
-        let mut failed = None;
         self.reconsider_until(&stop).await;
+        self.go_on(&mut assignments, &stop).await;
+        if let Some(term) = &self.term {
+            unless(term.pause(), "this stop will count as a death");
+        }
+    }
+
+    async fn go_on(
+        &mut self,
+        assignments: &mut watch::Receiver<Option<Assignment>>,
+        stop: &CancellationToken,
+    ) {
         loop {
             let wanted = assignments.borrow_and_update().clone();
             if let Some(assignment) = wanted
                 && let Some(Ending::Superseded) =
-                    stop.run_until_cancelled(self.follow(&assignment, &mut failed, &mut assignments)).await
+                    stop.run_until_cancelled(self.follow(&assignment, assignments)).await
             {
                 continue;
             }
+            let mut recheck = Instant::now() + RECHECK;
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -166,7 +172,13 @@ impl Updater {
                         Ok(()) => break,
                         Err(_) => return,
                     },
-                    () = tokio::time::sleep(RECHECK) => self.reconsider_until(&stop).await,
+                    () = tokio::time::sleep_until(recheck) => {
+                        self.reconsider_until(stop).await;
+                        recheck = Instant::now() + RECHECK;
+                    }
+                    () = next_look(self.watch.as_ref()) => {
+                        stop.run_until_cancelled(self.look()).await;
+                    }
                 }
             }
         }
@@ -181,14 +193,13 @@ impl Updater {
     async fn follow(
         &mut self,
         assignment: &Assignment,
-        failed: &mut Option<(Desired, String)>,
         newer: &mut watch::Receiver<Option<Assignment>>,
     ) -> Ending {
         let desired = desired(assignment);
         let installed = reconcile::Installed {
             active: self.testbed.runner.active().map(|model| held(&model.installed)),
             other: self.slots.installed(self.slots.inactive_slot()).map(Installed::digest),
-            failed: failed.as_ref().map(|(desired, _)| *desired),
+            failed: self.given_up.as_ref().map(GivenUp::desired),
         };
         let action = reconcile::next(desired, installed);
         tracing::info!(generation = %desired.generation, digest = %desired.digest, ?action, "assignment");
@@ -199,7 +210,7 @@ impl Updater {
                 return Ending::Done;
             }
             Action::RepeatFailure => {
-                let reason = failed.as_ref().map(|(_, reason)| reason.clone()).unwrap_or_default();
+                let reason = self.given_up.as_ref().map(|it| it.reason.clone()).unwrap_or_default();
                 self.report(desired, Phase::Failed { reason });
                 return Ending::Done;
             }
@@ -212,7 +223,11 @@ impl Updater {
             Err(error) => {
                 let reason = describe(&error);
                 tracing::error!(generation = %desired.generation, reason, "assignment given up");
-                *failed = (!error.is_retryable()).then(|| (desired, reason.clone()));
+                if !error.is_retryable() {
+                    let given_up = GivenUp::new(desired, reason.clone());
+                    unless(given_up.save(&self.state), "a restart will try it again");
+                    self.given_up = Some(given_up);
+                }
                 self.report(desired, Phase::Failed { reason });
                 Ending::Done
             }
@@ -255,6 +270,7 @@ impl Updater {
             generation: assignment.generation,
             deployment: assignment.deployment.clone(),
             model: assignment.model.clone(),
+            probation: assignment.probation,
         };
         let staged = self.state.staging().join(installed.digest().to_string());
         let bytes = match source {
@@ -290,8 +306,12 @@ impl Updater {
             Source::Other => self.slots.adopt(installed.clone())?,
         };
         comparison.save(&self.slots.comparison(slot))?;
+        let (of, rules) = (held(&installed), installed.probation);
+        self.watch = None;
+        self.term = Some(Term::begin(&self.state, of)?);
         self.slots.activate(slot)?;
         self.testbed.runner.swap(ServedModel::new(installed, engine));
+        self.watch = Some(Watch::new(of, rules));
         if let Err(error) = self.clear_staging() {
             // The model serves and is on the disk: leftovers do not make that a failure.
             tracing::warn!(error = crate::causes::describe(&error), "superseded downloads are left behind");

@@ -3,6 +3,7 @@
 mod check;
 mod dataset;
 mod place;
+mod probation;
 mod read;
 mod trainer;
 mod usual;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use dataset::{DatasetRef, DatasetSpec};
 pub use place::Place;
+pub use probation::{ProbationSpec, Span};
 pub use pruner_core::dataset::Format as DatasetFormat;
 pub use read::ManifestError;
 pub use trainer::TrainerKind;
@@ -189,6 +191,9 @@ pub struct BudgetRule {
 pub struct RolloutSpec {
     /// Share of the matched devices that each wave has reached, in percent, rising; a last wave of 100 is implied.
     pub waves: Vec<u8>,
+    /// How a new model is watched on its device.
+    #[serde(skip_serializing_if = "usual::is_default")]
+    pub probation: ProbationSpec,
 }
 
 impl<D> DeploymentManifest<D> {
@@ -267,6 +272,6 @@ impl TrainingSpec {
 
 impl Default for RolloutSpec {
     fn default() -> Self {
-        Self { waves: vec![100] }
+        Self { waves: vec![100], probation: ProbationSpec::default() }
     }
 }

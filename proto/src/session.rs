@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     ArtifactRef, DeviceId, Digest, Generation, HardwareProfile, Invalid, LatencyInterval, ModelManifest,
-    SpoolPosition, v1,
+    Probation, SpoolPosition, v1,
 };
 
 /// From a device.
@@ -77,6 +77,8 @@ pub struct Assignment {
     pub deployment: String,
     /// The model.
     pub model: ModelManifest,
+    /// What it has to stand.
+    pub probation: Probation,
 }
 
 /// How far an assignment has come.
@@ -235,6 +237,7 @@ impl TryFrom<v1::CoordinatorMessage> for CoordinatorMessage {
                     generation: Generation(assignment.generation),
                     deployment: assignment.deployment,
                     model: assignment.model.ok_or_else(|| Invalid::missing("model"))?.try_into()?,
+                    probation: assignment.probation.map_or(Ok(Probation::default()), Probation::try_from)?,
                 })
             }
             Kind::TelemetryAck(ack) => {
@@ -257,6 +260,7 @@ impl From<CoordinatorMessage> for v1::CoordinatorMessage {
                 generation: assignment.generation.0,
                 deployment: assignment.deployment,
                 model: Some(assignment.model.into()),
+                probation: Some(assignment.probation.into()),
             }),
             CoordinatorMessage::TelemetryAck(position) => {
                 Kind::TelemetryAck(v1::TelemetryAck { epoch: position.epoch, sequence: position.sequence })

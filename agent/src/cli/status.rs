@@ -12,6 +12,7 @@ use crate::runner::choose::{Comparison, Contender};
 use crate::slot::{Installed, Slot, Slots};
 use crate::spool::Spool;
 use crate::state::{FileError, StateDir};
+use crate::update::is_on_probation;
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -24,6 +25,8 @@ struct Status {
     active: Option<Model>,
     /// What may run the active model, and how fast it did.
     engines: Vec<Contender>,
+    /// Whether the active model is new, and watched.
+    on_probation: bool,
     previous: Option<Model>,
     telemetry_waiting: usize,
 }
@@ -67,6 +70,7 @@ fn read(config: &Config) -> Result<Status, CliError> {
         serving_address: address.filter(|_| running).map(|address| address.to_string()),
         active: slots.active_slot().and_then(model),
         engines: engines(&slots)?,
+        on_probation: slots.active().is_some_and(|active| is_on_probation(&state, active)),
         previous: model(slots.inactive_slot()),
         telemetry_waiting: Spool::count_waiting(&state.spool())?,
     })
@@ -109,7 +113,7 @@ fn as_table(status: &Status) -> String {
         ("Device", status.device_id.clone()),
         ("Agent", state.to_owned()),
         ("Listens on", status.serving_address.clone().unwrap_or_else(|| "-".to_owned())),
-        ("Active", model(&status.active)),
+        ("Active", model(&status.active) + if status.on_probation { ", new: on probation" } else { "" }),
         ("Engine", engines_line(&status.engines)),
         ("Previous", model(&status.previous)),
         ("Telemetry waiting", format!("{} intervals", status.telemetry_waiting)),

@@ -16,11 +16,17 @@ pub struct Statistics {
     images: AtomicU64,
     last_unix_ms: AtomicU64,
     latency: Histogram,
+    late_above: Option<Duration>,
+    answers: AtomicU64,
+    bad: AtomicU64,
 }
 
 impl Default for Statistics {
     fn default() -> Self {
         Self {
+            late_above: None,
+            answers: AtomicU64::default(),
+            bad: AtomicU64::default(),
             success: Total::default(),
             fail: Total::default(),
             queue: Total::default(),
@@ -66,6 +72,28 @@ pub struct Counts {
     pub last_unix_ms: u64,
 }
 
+/// What became of images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Answers {
+    /// All of them.
+    pub images: u64,
+    /// Those that took the engine too long, or that it failed on.
+    pub bad: u64,
+}
+
+impl Answers {
+    /// What came after `before`.
+    pub fn since(self, before: Self) -> Self {
+        let Self { images, bad } = before;
+        Self { images: self.images.saturating_sub(images), bad: self.bad.saturating_sub(bad) }
+    }
+
+    /// Both together.
+    pub fn and(self, other: Self) -> Self {
+        Self { images: self.images + other.images, bad: self.bad + other.bad }
+    }
+}
+
 /// One request.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Served {
@@ -102,8 +130,24 @@ impl Statistics {
         self.last_unix_ms.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    pub(super) fn observe(&self, elapsed: Duration) {
+    /// Counts of nothing yet; an answer that takes longer than `late_above` is late.
+    pub(super) fn with_limit(late_above: Option<Duration>) -> Self {
+        Self { late_above, ..Self::default() }
+    }
+
+    /// One image.
+    pub(super) fn observe(&self, elapsed: Duration, is_answered: bool) {
         self.latency.observe(elapsed.as_secs_f64());
+        if !is_answered || self.late_above.is_some_and(|limit| elapsed > limit) {
+            self.bad.fetch_add(1, Ordering::Relaxed);
+        }
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What became of the images so far.
+    pub fn answers(&self) -> Answers {
+        let images = self.answers.load(Ordering::Relaxed);
+        Answers { images, bad: self.bad.load(Ordering::Relaxed) }
     }
 
     /// Seconds of the engine on each image, in buckets; shared with these counts.
@@ -140,5 +184,20 @@ mod tests {
         assert_eq!((counts.queue, counts.compute), (span(2, 3), span(4, 10)));
         assert_eq!(counts.images, 3);
         assert!(counts.last_unix_ms > 1_700_000_000_000);
+    }
+
+    #[test]
+    fn an_answer_is_bad_when_it_is_late_or_none() {
+        let ms = Duration::from_millis;
+        let observed = |late_above| {
+            let statistics = Statistics::with_limit(late_above);
+            for (elapsed, is_answered) in [(ms(1), true), (ms(3), true), (ms(1), false), (ms(9), false)] {
+                statistics.observe(elapsed, is_answered);
+            }
+            statistics.answers()
+        };
+        assert_eq!(observed(Some(ms(2))), Answers { images: 4, bad: 3 });
+        assert_eq!(observed(None), Answers { images: 4, bad: 2 });
+        assert_eq!(observed(None).since(Answers { images: 1, bad: 1 }), Answers { images: 3, bad: 1 });
     }
 }

@@ -8,6 +8,7 @@ use super::*;
 
 fn installed(generation: u64, bytes: &[u8]) -> Installed {
     Installed {
+        probation: Default::default(),
         generation: Generation(generation),
         deployment: "fashion".into(),
         model: ModelManifest {

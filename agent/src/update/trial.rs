@@ -39,6 +39,11 @@ impl Trials {
         Self(state.root().join("comparing.json"))
     }
 
+    /// Of the time that a new model is watched while it serves.
+    pub(super) fn of_probations(state: &StateDir) -> Self {
+        Self(state.root().join("probation.json"))
+    }
+
     /// Of the loading of a library.
     pub(crate) fn of_libraries(state: &StateDir) -> Self {
         Self(state.root().join("loading.json"))
@@ -51,16 +56,30 @@ impl Trials {
 
     /// How often a check of `desired` was begun and did not end.
     pub(crate) fn unfinished(&self, desired: Desired) -> Result<u32, FileError> {
+        Ok(self.under_way(desired)?.unwrap_or(0))
+    }
+
+    /// As [`Trials::unfinished`]; `None` where none is noted.
+    pub(super) fn under_way(&self, desired: Desired) -> Result<Option<u32>, FileError> {
         let stored = state::read(&self.0)?.and_then(|json| serde_json::from_slice::<Trial>(&json).ok());
         let same = |trial: &Trial| trial.generation == desired.generation && trial.digest == desired.digest;
-        Ok(stored.filter(same).map_or(0, |trial| trial.begun))
+        Ok(stored.filter(same).map(|trial| trial.begun))
+    }
+
+    /// Notes that a check of `desired` was begun so often.
+    pub(super) fn note(&self, desired: Desired, begun: u32) -> Result<(), FileError> {
+        let trial = Trial { generation: desired.generation, digest: desired.digest, begun };
+        state::replace(&self.0, &serde_json::to_vec(&trial).expect("a trial is plain data"))
+    }
+
+    /// Notes that none is under way.
+    pub(super) fn clear(&self) -> Result<(), FileError> {
+        state::remove(&self.0)
     }
 
     /// Notes that a check of `desired` begins. It ends with the guard: only the death of the process leaves it unfinished.
     pub(crate) fn begin(&self, desired: Desired) -> Result<Begun, FileError> {
-        let begun = self.unfinished(desired)? + 1;
-        let trial = Trial { generation: desired.generation, digest: desired.digest, begun };
-        state::replace(&self.0, &serde_json::to_vec(&trial).expect("a trial is plain data"))?;
+        self.note(desired, self.unfinished(desired)? + 1)?;
         Ok(Begun(Some(self.0.clone())))
     }
 }

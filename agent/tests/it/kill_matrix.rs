@@ -49,7 +49,7 @@ enum Times {
 /// Every call that an update of a device with one model makes to change its disk, in order.
 fn steps(next: Digest) -> Vec<Step> {
     const REPLACED: [&str; 4] = ["openat", "write", "fsync", "rename"];
-    let files: [(String, &[&'static str]); 13] = [
+    let files: [(String, &[&'static str]); 14] = [
         (format!("staging/{next}.new"), &REPLACED),
         (format!("staging/{next}.part"), &["openat", "write", "fdatasync", "rename"]),
         (format!("staging/{next}.pieces"), &["unlink"]),
@@ -60,11 +60,26 @@ fn steps(next: Digest) -> Vec<Step> {
         ("slots/b/manifest.new".to_owned(), &REPLACED),
         (format!("staging/{next}"), &["rename"]),
         ("slots/b/comparison.new".to_owned(), &REPLACED),
+        ("probation.new".to_owned(), &REPLACED),
         ("active.new".to_owned(), &REPLACED),
         ("staging".to_owned(), &["fsync"]),
         ("slots/b".to_owned(), &["fsync"]),
     ];
     let of = |(path, calls): (String, &'static [&'static str])| {
+        calls.iter().map(move |&call| Step { path: path.clone(), call })
+    };
+    files.into_iter().flat_map(of).collect()
+}
+
+/// Every call that changes the disk when a start gives a model up that killed the agent too often, in order.
+fn steps_back() -> Vec<Step> {
+    let files: [(&str, &[&'static str]); 3] = [
+        ("given-up.new", &["openat", "write", "fsync", "rename"]),
+        ("probation.json", &["unlink"]),
+        ("active.new", &["openat", "write", "fsync", "rename"]),
+    ];
+    let of = |(path, calls): (&str, &'static [&'static str])| {
+        let path = path.to_owned();
         calls.iter().map(move |&call| Step { path: path.clone(), call })
     };
     files.into_iter().flat_map(of).collect()
@@ -320,6 +335,32 @@ async fn killed_at_any_step_once_or_again_it_serves_and_tells_the_truth() {
     }
     assert!(cells.len() >= 60, "{} cells", cells.len());
     all(cells).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_takes_the_agent_down_is_left_and_the_way_back_stands_kills_too() {
+    if !may_trace() {
+        return;
+    }
+    let Before { old, new, dir } = Before::new().await;
+    let mut cell = Cell::new(dir.path(), &old, &new).await;
+    for start in 0..3 {
+        cell.fake.forget();
+        let _killed = Process::start(cell.folder.path(), Fate::Spared);
+        assert_eq!(cell.ending(&format!("start {start}")).await, Ok(()), "it is given three chances");
+    }
+    // What three deaths have left is what each cell begins with.
+    let deadly = cell.folder.path().join("state");
+    let mut cells = Vec::new();
+    for step in steps_back() {
+        for times in [Times::Once, Times::Always(3)] {
+            cells.push(Cell::new(&deadly, &old, &new).await.killed(step.clone(), times));
+        }
+    }
+    all(cells).await;
+    cell.recovers("three deaths").await;
+    let given_up = fs::read_to_string(deadly.join("given-up.json")).unwrap();
+    assert!(given_up.contains("died 3 times while this model was on probation"), "{given_up}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

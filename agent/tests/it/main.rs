@@ -7,5 +7,6 @@ mod engines;
 mod fake;
 mod kill_matrix;
 mod model;
+mod probation;
 mod protocol;
 mod session;

@@ -47,6 +47,7 @@ impl Model {
 
     pub(crate) fn assignment(&self, generation: u64) -> Assignment {
         Assignment {
+            probation: Default::default(),
             generation: Generation(generation),
             deployment: "fashion".into(),
             model: self.manifest.clone(),

@@ -17,7 +17,7 @@ fn whole(model: &Model) -> File {
 }
 
 /// The end of an assignment: active, or the reason why not.
-async fn ending(fake: &mut Fake, generation: u64) -> Result<(), String> {
+pub(crate) async fn ending(fake: &mut Fake, generation: u64) -> Result<(), String> {
     let what = format!("the end of generation {generation}");
     fake.hear(&what, |message| match message {
         AgentMessage::Progress(progress) if progress.generation == Generation(generation) => {
@@ -32,11 +32,11 @@ async fn ending(fake: &mut Fake, generation: u64) -> Result<(), String> {
     .await
 }
 
-fn holding(model: &Model, generation: u64) -> Holding {
+pub(crate) fn holding(model: &Model, generation: u64) -> Holding {
     Holding { generation: Generation(generation), digest: Some(model.digest()) }
 }
 
-async fn beats_with(fake: &mut Fake, expected: Holding) {
+pub(crate) async fn beats_with(fake: &mut Fake, expected: Holding) {
     let is_it = |message: &AgentMessage| (*message == AgentMessage::Heartbeat(expected)).then_some(());
     fake.hear("a heartbeat with the expected model", is_it).await;
 }

@@ -156,4 +156,14 @@ fn rollout(spec: &RolloutSpec) -> Problem {
             "{waves:?} is not allowed; percentages from 1 to 100, each above the one before, as in [25, 100]"
         )
     })
+    .or_else(|| {
+        refuse_if(spec.probation.period.millis() == 0, "spec.rollout.probation.period", || {
+            "0 is not allowed; as in 10s".into()
+        })
+    })
+    .or_else(|| {
+        refuse_if(spec.probation.failure_threshold == 0, "spec.rollout.probation.failureThreshold", || {
+            "0 is not allowed; at least 1".into()
+        })
+    })
 }

@@ -1,7 +1,7 @@
 //! What one device shall serve. Its generation only goes up.
 
 use proto::session::Assignment;
-use proto::{DeviceId, Digest, Generation, ModelManifest};
+use proto::{DeviceId, Digest, Generation, ModelManifest, Probation};
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
@@ -15,6 +15,9 @@ pub struct AssignmentOrder {
     pub deployment_generation: Generation,
     /// The model.
     pub model: ModelManifest,
+    /// What it has to stand on the device.
+    #[serde(default)]
+    pub probation: Probation,
 }
 
 /// What one device shall serve.
@@ -47,6 +50,7 @@ impl AssignmentRecord {
             generation: self.generation,
             deployment: self.order.deployment.clone(),
             model: self.order.model.clone(),
+            probation: self.order.probation,
         }
     }
 }

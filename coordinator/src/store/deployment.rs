@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::{DeviceId, Digest, Generation};
+use proto::{DeviceId, Digest, Generation, Probation};
 use serde::{Deserialize, Serialize};
 
 use super::DerivationKey;
@@ -74,6 +74,15 @@ pub struct OutcomeRecord {
     pub predicted: Option<PredictedLatency>,
     /// The wave that it was placed in, from 0; `None` until placed.
     pub wave: Option<u32>,
+}
+
+impl DeploymentRecord {
+    /// What a device's new model has to stand: the rules of the rollout, against the device's latency ceiling.
+    pub fn probation(&self, device: &DeviceId) -> Probation {
+        let budget = self.outcomes.get(device).map(|outcome| outcome.budget);
+        let ceiling = budget.and_then(|budget| budget.latency_p95_ms.or(budget.latency_p50_ms));
+        self.manifest.spec.rollout.probation.with_ceiling(ceiling)
+    }
 }
 
 /// A predicted time of one image.

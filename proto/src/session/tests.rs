@@ -60,6 +60,7 @@ fn coordinator_messages_round_trip() {
             probes: vec![manifest().artifact],
         }),
         CoordinatorMessage::Assignment(Assignment {
+            probation: crate::Probation { late_above_ms: Some(2.5), ..Default::default() },
             generation: Generation(1),
             deployment: "fashion".into(),
             model: manifest(),

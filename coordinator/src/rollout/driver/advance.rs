@@ -115,6 +115,7 @@ impl Driver {
                 deployment: next.record.name.clone(),
                 deployment_generation: next.record.generation,
                 model: artifact.model(&next.record.name),
+                probation: next.record.probation(&placement.device),
             };
             next.assign.push((placement.device.clone(), placement.wave, order));
         }

@@ -49,6 +49,7 @@ fn manifest(epochs: u32) -> DeploymentManifest {
 
 fn order(bytes: &[u8]) -> AssignmentOrder {
     AssignmentOrder {
+        probation: Default::default(),
         deployment: "mnist".to_owned(),
         deployment_generation: Generation(1),
         model: ModelManifest {

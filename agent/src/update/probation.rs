@@ -1,0 +1,197 @@
+//! A new model on probation: watched while it serves, kept if it stands it. Owns the verdict, which is pure, and the count
+//! of deaths meanwhile, which is on disk; who serves instead is decided elsewhere.
+
+use std::time::{Duration, Instant};
+
+use proto::Probation;
+
+use super::trial::{LIMIT, Trials};
+use crate::reconcile::Desired;
+use crate::runner::statistics::Answers;
+use crate::state::{FileError, StateDir};
+
+/// A look at fewer answers says nothing: they count at the next.
+const FEWEST: u64 = 20;
+
+/// What a look makes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is watched on.
+    GoesOn,
+    /// It stood its time.
+    Kept,
+    /// So many answers in the looks that failed, and how many of them were late or no answers at all.
+    Failed(Answers),
+}
+
+/// The looks at one model.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) of: Desired,
+    rules: Probation,
+    began: Instant,
+    seen: Answers,
+    /// Answers in the looks that failed in a row.
+    failing: Answers,
+    in_a_row: u32,
+}
+
+impl Watch {
+    /// Begins now.
+    pub(super) fn new(of: Desired, rules: Probation) -> Self {
+        let none = Answers::default();
+        Self { of, rules, began: Instant::now(), seen: none, failing: none, in_a_row: 0 }
+    }
+
+    /// From one look to the next.
+    pub(super) fn period(&self) -> Duration {
+        self.rules.period()
+    }
+
+    /// What the model has done since it serves, looked at now.
+    pub(super) fn look(&mut self, answers: Answers) -> Verdict {
+        self.judge(answers, self.began.elapsed())
+    }
+
+    fn judge(&mut self, answers: Answers, elapsed: Duration) -> Verdict {
+        let new = answers.since(self.seen);
+        if new.images >= FEWEST {
+            self.seen = answers;
+            if new.bad * 2 > new.images {
+                self.in_a_row += 1;
+                self.failing = self.failing.and(new);
+            } else {
+                (self.in_a_row, self.failing) = (0, Answers::default());
+            }
+        }
+        if self.in_a_row >= self.rules.failure_threshold {
+            Verdict::Failed(self.failing)
+        } else if elapsed >= self.rules.duration() {
+            Verdict::Kept
+        } else {
+            Verdict::GoesOn
+        }
+    }
+}
+
+/// A probation under way, as the disk has it. It outlives the process; only [`Term::end`] ends it.
+#[derive(Debug)]
+pub(super) struct Term {
+    trials: Trials,
+    of: Desired,
+}
+
+/// What a start finds of a probation.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// The model was kept, or never was on probation.
+    None,
+    /// It goes on.
+    Term(Term),
+    /// The agent died too often meanwhile.
+    Deadly(Term),
+}
+
+impl Term {
+    /// Begins for a model that is about to serve: from here on a death counts.
+    pub(super) fn begin(state: &StateDir, of: Desired) -> Result<Self, FileError> {
+        let trials = Trials::of_probations(state);
+        trials.note(of, 1)?;
+        Ok(Self { trials, of })
+    }
+
+    /// The one of `of`, if it is under way.
+    pub(super) fn find(state: &StateDir, of: Desired) -> Result<Found, FileError> {
+        let trials = Trials::of_probations(state);
+        let begun = trials.under_way(of)?;
+        let term = Self { trials, of };
+        Ok(match begun {
+            None => Found::None,
+            Some(deaths) if deaths >= LIMIT => Found::Deadly(term),
+            Some(_) => Found::Term(term),
+        })
+    }
+
+    /// One more start: a death from here on counts.
+    pub(super) fn resume(&self) -> Result<(), FileError> {
+        self.trials.note(self.of, self.trials.unfinished(self.of)? + 1)
+    }
+
+    /// The agent stops as it should: this start was no death.
+    pub(super) fn pause(&self) -> Result<(), FileError> {
+        self.trials.note(self.of, self.trials.unfinished(self.of)?.saturating_sub(1))
+    }
+
+    /// It has ended, one way or the other.
+    pub(super) fn end(&self) -> Result<(), FileError> {
+        self.trials.clear()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{Digest, Generation};
+
+    use super::*;
+
+    fn desired() -> Desired {
+        Desired { generation: Generation(2), digest: Digest::of(b"m") }
+    }
+
+    /// Looks at (images, bad) counts, one second apart, for at most five seconds.
+    fn verdicts(looks: &[(u64, u64)]) -> Vec<Verdict> {
+        let rules = Probation { duration_ms: 5_000, failure_threshold: 2, ..Probation::default() };
+        let mut watch = Watch::new(desired(), rules);
+        let look = |(second, &(images, bad)): (usize, &(u64, u64))| {
+            watch.judge(Answers { images, bad }, Duration::from_secs(second as u64 + 1))
+        };
+        looks.iter().enumerate().map(look).collect()
+    }
+
+    #[test]
+    fn a_model_is_kept_after_its_time_and_fails_by_looks_in_a_row() {
+        use Verdict::{Failed, GoesOn, Kept};
+        let failed = |images, bad| Failed(Answers { images, bad });
+        type Case = (&'static str, &'static [(u64, u64)], Vec<Verdict>);
+        let table: [Case; 6] = [
+            ("idle", &[(0, 0); 5], vec![GoesOn, GoesOn, GoesOn, GoesOn, Kept]),
+            ("late twice in a row", &[(30, 20), (60, 50)], vec![GoesOn, failed(60, 50)]),
+            ("late, in time, late", &[(30, 20), (60, 25), (90, 50)], vec![GoesOn, GoesOn, GoesOn]),
+            ("half is not more than half", &[(30, 15), (60, 30)], vec![GoesOn, GoesOn]),
+            (
+                "few answers count at the next look",
+                &[(19, 19), (30, 30), (60, 60)],
+                vec![GoesOn, GoesOn, failed(60, 60)],
+            ),
+            (
+                "late at the end of its time",
+                &[(0, 0), (0, 0), (0, 0), (30, 30), (60, 60)],
+                vec![GoesOn, GoesOn, GoesOn, GoesOn, failed(60, 60)],
+            ),
+        ];
+        for (case, looks, expected) in table {
+            assert_eq!(verdicts(looks), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn deaths_are_counted_over_starts_and_stops_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        assert!(matches!(Term::find(&state, desired()).unwrap(), Found::None));
+        let term = Term::begin(&state, desired()).unwrap();
+        for _ in 0..5 {
+            term.pause().unwrap();
+            assert!(matches!(Term::find(&state, desired()).unwrap(), Found::Term(_)));
+            term.resume().unwrap();
+        }
+        term.resume().unwrap();
+        assert!(matches!(Term::find(&state, desired()).unwrap(), Found::Term(_)));
+        term.resume().unwrap();
+        assert!(matches!(Term::find(&state, desired()).unwrap(), Found::Deadly(_)));
+        let other = Desired { generation: Generation(3), ..desired() };
+        assert!(matches!(Term::find(&state, other).unwrap(), Found::None));
+        term.end().unwrap();
+        assert!(matches!(Term::find(&state, desired()).unwrap(), Found::None));
+    }
+}
