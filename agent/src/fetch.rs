@@ -12,6 +12,7 @@ use proto::{ArtifactRef, ByteSize, Digest, Pieces, v1};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::probe;
 use crate::session::backoff::Backoff;
 use crate::state::{self, FileError};
 
@@ -42,6 +43,14 @@ pub enum FetchError {
         /// What the agent may use.
         free: ByteSize,
     },
+    /// It could not be loaded.
+    #[error("not enough memory to load it: {needed} needed, {available} available")]
+    NoMemory {
+        /// The file and its weights, which are there side by side for a moment.
+        needed: ByteSize,
+        /// What the agent may have.
+        available: ByteSize,
+    },
     /// What was received is not what was announced, again and again.
     #[error("corrupt download, {attempts} times: {problem}")]
     Corrupt {
@@ -59,7 +68,7 @@ impl FetchError {
     /// Whether the same assignment may succeed later on this device.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::File(_) | Self::NoSpace { .. } => true,
+            Self::File(_) | Self::NoSpace { .. } | Self::NoMemory { .. } => true,
             Self::Corrupt { .. } | Self::Refused(_) => false,
         }
     }
@@ -115,6 +124,7 @@ pub async fn fetch(
     if state::read(&whole)?.is_some_and(|bytes| Digest::of(&bytes) == artifact.digest) {
         return Ok(whole);
     }
+    check_memory(artifact.size, probe::memory_available())?;
     let mut download = Download { channel, artifact, whole, part: None, on_bytes };
     let mut backoff = Backoff::new();
     let (mut corrupt, mut proven) = (0, 0);
@@ -253,6 +263,15 @@ impl Download<'_> {
 async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Setback> {
     let silent = |_| Setback::Interrupted(format!("no answer for {} s", SILENCE.as_secs()));
     Ok(tokio::time::timeout(SILENCE, call).await.map_err(silent)??)
+}
+
+/// A model is read whole, and its engine copies the weights.
+fn check_memory(size: ByteSize, available: Option<ByteSize>) -> Result<(), FetchError> {
+    let needed = ByteSize(size.0.saturating_mul(2));
+    match available {
+        Some(available) if available < needed => Err(FetchError::NoMemory { needed, available }),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn check_space(path: &Path, missing: u64) -> Result<(), Setback> {

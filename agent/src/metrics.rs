@@ -100,13 +100,11 @@ fn register_model(registry: &mut Registry, model: &ServedModel) {
 
 /// As every Prometheus client names them.
 fn register_process(registry: &mut Registry) {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    let busy = time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9;
     registry.register_with_unit(
         "cpu",
         "Processor time of all threads",
         Unit::Seconds,
-        ConstCounter::new(busy),
+        ConstCounter::new(probe::processor_time().as_secs_f64()),
     );
     if let Some(resident) = probe::resident_memory() {
         let resident = ConstGauge::new(i64::try_from(resident.0).unwrap_or(i64::MAX));

@@ -41,7 +41,7 @@ pub async fn run(
 
 /// Closes the interval that has lasted `elapsed`.
 pub async fn close(runner: &Runner, spool: &SharedSpool, elapsed: Duration) {
-    let intervals = telemetry(runner.take_tallies(), elapsed);
+    let intervals = telemetry(runner.take_tallies(), runner.take_processor_time(), elapsed);
     if intervals.is_empty() {
         return;
     }
@@ -51,15 +51,18 @@ pub async fn close(runner: &Runner, spool: &SharedSpool, elapsed: Duration) {
 }
 
 /// One interval per assignment that served.
-fn telemetry(tallies: Tallies, elapsed: Duration) -> Vec<LatencyInterval> {
-    let rss = probe::resident_memory();
+fn telemetry(tallies: Tallies, busy: Duration, elapsed: Duration) -> Vec<LatencyInterval> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let (rss, millicelsius) = (probe::resident_memory(), probe::thermal::millicelsius());
     let interval = |((digest, generation), tally): ((_, _), crate::runner::Tally)| LatencyInterval {
         digest,
         generation,
-        interval_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        interval_ms: millis(elapsed),
         histogram: merge::encode(&tally.histogram),
         errors: tally.errors,
         rss,
+        cpu_ms: Some(millis(busy)),
+        millicelsius,
     };
     tallies.into_iter().map(interval).collect()
 }

@@ -165,6 +165,15 @@ impl Runner {
         std::mem::take(&mut *lock(&self.bench.tallies))
     }
 
+    /// Takes the processor time of the agent since the last call.
+    pub fn take_processor_time(&self) -> Duration {
+        let now = crate::probe::processor_time();
+        let mut counted = lock(&self.bench.counted);
+        let busy = now.saturating_sub(*counted);
+        *counted = now;
+        busy
+    }
+
     /// Keeps the engine to oneself while the guard lives: probes and requests take turns, image by image.
     pub fn turn(&self) -> MutexGuard<'_, ()> {
         lock(&self.bench.turn)
@@ -187,6 +196,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Default)]
 struct Bench {
     tallies: Mutex<Tallies>,
+    /// Processor time that was reported.
+    counted: Mutex<Duration>,
     /// Held while the engine computes.
     turn: Mutex<()>,
     /// Images that were finished, well or not.

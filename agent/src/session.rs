@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Hello, Progress, Welcome};
+use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Heartbeat, Hello, Progress, Welcome};
 use proto::v1::session_service_client::SessionServiceClient;
 use proto::{ArtifactRef, HardwareProfile, Invalid, SpoolPosition, v1};
 use tokio::sync::{mpsc, watch};
@@ -273,7 +273,9 @@ impl Session {
 }
 
 fn heartbeat_of(active: &watch::Receiver<Option<Arc<ServedModel>>>) -> AgentMessage {
-    AgentMessage::Heartbeat(holding(active.borrow().as_ref()))
+    let active = active.borrow();
+    let engine = active.as_ref().map(|model| model.engine.choice().to_string()).unwrap_or_default();
+    AgentMessage::Heartbeat(Heartbeat { holding: holding(active.as_ref()), engine })
 }
 
 /// The way out, which must not block for ever.

@@ -125,6 +125,11 @@ impl StateDir {
         self.0.join("probe-timings.json")
     }
 
+    /// The last profile that was published.
+    pub fn profile(&self) -> PathBuf {
+        self.0.join("profile.json")
+    }
+
     /// Telemetry that is not acknowledged.
     pub fn spool(&self) -> PathBuf {
         self.0.join("telemetry.spool")

@@ -137,6 +137,12 @@ mod tests {
             engine: "rten".to_owned(),
             engine_version: "0.27.0".to_owned(),
             probes: Vec::new(),
+            swap_total: None,
+            disk_free: None,
+            cpu_max_mhz: None,
+            cpu_governor: None,
+            thermal_zone: None,
+            revision: 1,
         }
     }
 

@@ -135,6 +135,12 @@ mod tests {
             engine: "rten".to_owned(),
             engine_version: "0.27.0".to_owned(),
             probes: vec![probe(b"small", 0.2, 0.25), probe(b"large", 5.0, 6.0)],
+            swap_total: None,
+            disk_free: None,
+            cpu_max_mhz: None,
+            cpu_governor: None,
+            thermal_zone: None,
+            revision: 1,
         }
     }
 

@@ -38,6 +38,8 @@ pub struct Presence {
     pub last_seen_unix_ms: u64,
     /// What it serves.
     pub holding: Holding,
+    /// What runs that; empty until it said.
+    pub engine: String,
     /// How far its present assignment has come.
     pub progress: Option<Progress>,
 }
@@ -121,7 +123,14 @@ mod tests {
     use super::*;
 
     fn presence() -> Presence {
-        Presence { connected_unix_ms: 1, last_seen_unix_ms: 1, holding: Holding::default(), progress: None }
+        let engine = "rten, 1 thread".to_owned();
+        Presence {
+            connected_unix_ms: 1,
+            last_seen_unix_ms: 1,
+            holding: Holding::default(),
+            engine,
+            progress: None,
+        }
     }
 
     #[test]

@@ -35,6 +35,24 @@ pub struct HardwareProfile {
     pub engine_version: String,
     /// Times of the coordinator's probe models.
     pub probes: Vec<ProbeTiming>,
+    /// Swap, used or not.
+    #[serde(default)]
+    pub swap_total: Option<ByteSize>,
+    /// Free to the agent where models lie, rounded down so that it seldom changes.
+    #[serde(default)]
+    pub disk_free: Option<ByteSize>,
+    /// The most that the kernel lets the first core run at, MHz.
+    #[serde(default)]
+    pub cpu_max_mhz: Option<u32>,
+    /// What decides the first core's clock.
+    #[serde(default)]
+    pub cpu_governor: Option<String>,
+    /// The sensor that temperatures in telemetry are of, as the kernel names it.
+    #[serde(default)]
+    pub thermal_zone: Option<String>,
+    /// Goes up with every profile that differs from the one before; 0 where it was not counted.
+    #[serde(default)]
+    pub revision: u64,
 }
 
 /// One cache.
@@ -124,6 +142,12 @@ impl TryFrom<v1::HardwareProfile> for HardwareProfile {
             engine: wire.engine,
             engine_version: wire.engine_version,
             probes: wire.probes.into_iter().map(ProbeTiming::try_from).collect::<Result<_, _>>()?,
+            swap_total: wire.swap_total_bytes.map(ByteSize),
+            disk_free: wire.disk_free_bytes.map(ByteSize),
+            cpu_max_mhz: wire.cpu_max_mhz,
+            cpu_governor: wire.cpu_governor,
+            thermal_zone: wire.thermal_zone,
+            revision: wire.revision,
         })
     }
 }
@@ -145,6 +169,12 @@ impl From<HardwareProfile> for v1::HardwareProfile {
             engine: profile.engine,
             engine_version: profile.engine_version,
             probes: profile.probes.into_iter().map(v1::ProbeTiming::from).collect(),
+            swap_total_bytes: profile.swap_total.map(|size| size.0),
+            disk_free_bytes: profile.disk_free.map(|size| size.0),
+            cpu_max_mhz: profile.cpu_max_mhz,
+            cpu_governor: profile.cpu_governor,
+            thermal_zone: profile.thermal_zone,
+            revision: profile.revision,
         }
     }
 }

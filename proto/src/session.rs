@@ -15,7 +15,7 @@ pub enum AgentMessage {
     /// After the probes were timed, and again whenever the device's means change.
     Profile(HardwareProfile),
     /// At the interval that the coordinator asked for.
-    Heartbeat(Holding),
+    Heartbeat(Heartbeat),
     /// How far an assignment has come.
     Progress(Progress),
     /// One interval of latencies; sent until acknowledged.
@@ -46,6 +46,15 @@ pub struct Hello {
     pub holding: Holding,
     /// Where its inference API listens; empty where it does not.
     pub serving_address: String,
+}
+
+/// What a device says again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Heartbeat {
+    /// What it serves.
+    pub holding: Holding,
+    /// What runs that, and in how many threads, for an operator; empty where nothing does.
+    pub engine: String,
 }
 
 /// What a device serves.
@@ -136,7 +145,10 @@ impl TryFrom<v1::AgentMessage> for AgentMessage {
                 serving_address: hello.serving_address,
             }),
             Kind::Profile(profile) => Self::Profile(profile.try_into()?),
-            Kind::Heartbeat(beat) => Self::Heartbeat(Holding::parse(beat.generation, &beat.active_digest)?),
+            Kind::Heartbeat(beat) => Self::Heartbeat(Heartbeat {
+                holding: Holding::parse(beat.generation, &beat.active_digest)?,
+                engine: beat.engine,
+            }),
             Kind::Progress(progress) => Self::Progress(progress.try_into()?),
             Kind::Telemetry(telemetry) => Self::Telemetry(
                 SpoolPosition { epoch: telemetry.epoch, sequence: telemetry.sequence },
@@ -159,9 +171,10 @@ impl From<AgentMessage> for v1::AgentMessage {
                 serving_address: hello.serving_address,
             }),
             AgentMessage::Profile(profile) => Kind::Profile(profile.into()),
-            AgentMessage::Heartbeat(holding) => Kind::Heartbeat(v1::Heartbeat {
+            AgentMessage::Heartbeat(Heartbeat { holding, engine }) => Kind::Heartbeat(v1::Heartbeat {
                 generation: holding.generation.0,
                 active_digest: holding.digest_text(),
+                engine,
             }),
             AgentMessage::Progress(progress) => Kind::Progress(progress.into()),
             AgentMessage::Telemetry(position, interval) => Kind::Telemetry(v1::Telemetry {

@@ -19,6 +19,12 @@ pub struct LatencyInterval {
     pub errors: u64,
     /// Resident memory of the agent at the end.
     pub rss: Option<ByteSize>,
+    /// Processor time of the agent meanwhile, all threads, whichever model served.
+    #[serde(default)]
+    pub cpu_ms: Option<u64>,
+    /// Temperature at the end, thousandths of a degree Celsius.
+    #[serde(default)]
+    pub millicelsius: Option<i32>,
 }
 
 /// Where an interval stands in a device's spool: an epoch is one life of the spool, sequences have no gaps within it.
@@ -47,6 +53,8 @@ impl TryFrom<v1::LatencyInterval> for LatencyInterval {
             histogram: wire.histogram,
             errors: wire.errors,
             rss: wire.rss_bytes.map(ByteSize),
+            cpu_ms: wire.cpu_ms,
+            millicelsius: wire.millicelsius,
         })
     }
 }
@@ -60,6 +68,8 @@ impl From<LatencyInterval> for v1::LatencyInterval {
             histogram: interval.histogram,
             errors: interval.errors,
             rss_bytes: interval.rss.map(|size| size.0),
+            cpu_ms: interval.cpu_ms,
+            millicelsius: interval.millicelsius,
         }
     }
 }

@@ -6,6 +6,7 @@ use proto::{ByteSize, EngineTiming, HardwareProfile};
 
 use super::{CliError, Format, table};
 use crate::config;
+use crate::probe::published::Published;
 use crate::probe::{self, timings::Timings};
 use crate::runner::engines::{Engines, LibraryConfig};
 use crate::state::StateDir;
@@ -13,12 +14,16 @@ use crate::state::StateDir;
 /// The profile as text.
 pub fn answer(config: Option<&Path>, format: Format) -> Result<String, CliError> {
     let profile = match config {
-        None => probe::profile(&Engines::new(probe::default_threads(), &LibraryConfig::Auto), Vec::new()),
+        None => {
+            probe::profile(&Engines::new(probe::default_threads(), &LibraryConfig::Auto), None, Vec::new())
+        }
         Some(path) => {
             let config = config::load(path)?;
             let engines = config.engine.engines();
             let timings = Timings::load(&StateDir::existing(&config.state_dir), &engines)?;
-            probe::profile(&engines, timings.all().to_vec())
+            let profile = probe::profile(&engines, Some(&config.state_dir), timings.all().to_vec());
+            let revision = Published::load(&StateDir::existing(&config.state_dir))?.revision;
+            HardwareProfile { revision, ..profile }
         }
     };
     Ok(match format {
@@ -40,13 +45,18 @@ fn as_table(profile: &HardwareProfile) -> String {
         ("Cores", profile.logical_cores.to_string()),
         ("Caches", caches.collect::<Vec<_>>().join(", ")),
         ("Memory", profile.memory_total.map_or_else(unknown, size)),
+        ("Swap", profile.swap_total.map_or_else(unknown, size)),
         ("Memory limit", profile.memory_limit.map_or_else(unlimited, size)),
         ("CPU quota", profile.cpu_quota_cores.map_or_else(unlimited, |cores| format!("{cores} cores"))),
+        ("Clock", clock(profile)),
+        ("Thermal zone", profile.thermal_zone.clone().unwrap_or_else(unknown)),
+        ("Disk free, about", profile.disk_free.map_or_else(unknown, size)),
         ("Engine", format!("{} {}", profile.engine, profile.engine_version)),
         ("Inference threads", profile.inference_threads.to_string()),
     ];
+    let revision = (profile.revision > 0).then(|| ("Revision", profile.revision.to_string()));
     let mut table = table();
-    for (name, value) in rows {
+    for (name, value) in rows.into_iter().chain(revision) {
         table.add_row([name.to_owned(), value]);
     }
     for probe in &profile.probes {
@@ -58,4 +68,12 @@ fn as_table(profile: &HardwareProfile) -> String {
         }
     }
     table.trim_fmt()
+}
+
+/// What the kernel lets the first core do.
+fn clock(profile: &HardwareProfile) -> String {
+    let most = profile.cpu_max_mhz.map(|mhz| format!("at most {mhz} MHz"));
+    let governor = profile.cpu_governor.as_ref().map(|name| format!("governor {name}"));
+    let known: Vec<String> = [most, governor].into_iter().flatten().collect();
+    if known.is_empty() { "unknown".to_owned() } else { known.join(", ") }
 }

@@ -17,30 +17,52 @@ const NO_LIMIT: u64 = 1 << 60;
 
 /// The limits of the group that `proc/self/cgroup` under `root` names.
 pub(super) fn limits(root: &Path) -> Limits {
-    let membership = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut limits = Limits::default();
+    each_folder(root, |controllers, folder| {
+        let has = |name: &str| controllers.split(',').any(|controller| controller == name);
+        if controllers.is_empty() {
+            limits.lower_memory(number(&folder.join("memory.max")));
+            limits.lower_cpu(quota_v2(&folder.join("cpu.max")));
+        }
+        if has("memory") {
+            limits.lower_memory(number(&folder.join("memory.limit_in_bytes")));
+        }
+        if has("cpu") {
+            limits.lower_cpu(quota_v1(folder));
+        }
+    });
+    limits
+}
+
+/// Visits the folders of the own group and of its ancestors, each with the controllers of its hierarchy: none in version 2.
+fn each_folder(root: &Path, mut visit: impl FnMut(&str, &Path)) {
+    let membership = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     for line in membership.lines() {
         let mut fields = line.splitn(3, ':');
         let (Some(_), Some(controllers), Some(group)) = (fields.next(), fields.next(), fields.next()) else {
             continue;
         };
-        let has = |name: &str| controllers.split(',').any(|controller| controller == name);
         for base in mounts(root, controllers) {
             for folder in ancestry(&base, group) {
-                if controllers.is_empty() {
-                    limits.lower_memory(number(&folder.join("memory.max")));
-                    limits.lower_cpu(quota_v2(&folder.join("cpu.max")));
-                }
-                if has("memory") {
-                    limits.lower_memory(number(&folder.join("memory.limit_in_bytes")));
-                }
-                if has("cpu") {
-                    limits.lower_cpu(quota_v1(&folder));
-                }
+                visit(controllers, &folder);
             }
         }
     }
-    limits
+}
+
+/// What the groups leave of their memory, by the tightest of them; `None` where none has a limit.
+pub(super) fn memory_left(root: &Path) -> Option<ByteSize> {
+    let mut tightest = None;
+    each_folder(root, |controllers, folder| {
+        let (limit, used) = match controllers {
+            "" => ("memory.max", "memory.current"),
+            _ => ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        };
+        let limit = number(&folder.join(limit)).filter(|&bytes| bytes < NO_LIMIT);
+        let left = limit.zip(number(&folder.join(used))).map(|(limit, used)| limit.saturating_sub(used));
+        tightest = [tightest, left].into_iter().flatten().min();
+    });
+    tightest.map(ByteSize)
 }
 
 impl Limits {
@@ -95,13 +117,35 @@ mod tests {
     use super::*;
 
     fn limits_of(files: &[(&str, &str)]) -> Limits {
+        limits(root_of(files).path())
+    }
+
+    fn root_of(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        limits(root.path())
+        root
+    }
+
+    #[test]
+    fn the_tightest_group_says_what_is_left() {
+        let root = root_of(&[
+            ("proc/self/cgroup", "0::/a/b\n"),
+            ("sys/fs/cgroup/a/memory.max", "1000\n"),
+            ("sys/fs/cgroup/a/memory.current", "900\n"),
+            ("sys/fs/cgroup/a/b/memory.max", "500\n"),
+            ("sys/fs/cgroup/a/b/memory.current", "200\n"),
+        ]);
+        assert_eq!(memory_left(root.path()), Some(ByteSize(100)));
+        let root = root_of(&[
+            ("proc/self/cgroup", "4:memory:/m\n"),
+            ("sys/fs/cgroup/memory/m/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("sys/fs/cgroup/memory/m/memory.usage_in_bytes", "5\n"),
+        ]);
+        assert_eq!(memory_left(root.path()), None);
     }
 
     #[test]

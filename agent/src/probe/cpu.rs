@@ -24,6 +24,13 @@ fn brand() -> Option<String> {
     None
 }
 
+/// The most that the kernel lets the first core run at, MHz.
+pub(super) fn max_mhz(root: &Path) -> Option<u32> {
+    let path = root.join("sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq");
+    let khz: u32 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    Some(khz / 1000).filter(|&mhz| mhz > 0)
+}
+
 /// What decides the clock of the first core, where the kernel does.
 pub(super) fn governor(root: &Path) -> Option<String> {
     let path = root.join("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
@@ -130,6 +137,8 @@ mod tests {
         let folder = root.path().join("sys/devices/system/cpu/cpu0/cpufreq");
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("scaling_governor"), "powersave\n").unwrap();
+        fs::write(folder.join("cpuinfo_max_freq"), "1800000\n").unwrap();
+        assert_eq!(max_mhz(root.path()), Some(1800));
         assert_eq!(governor(root.path()).as_deref(), Some("powersave"));
     }
 

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
 use super::profile;
+use super::published::Published;
 use super::timings::{self, Timings};
 use crate::causes::describe;
 use crate::fetch::{self, FetchError};
@@ -76,7 +77,7 @@ impl Prober {
 
     /// Times what is not timed yet under the present conditions, and publishes the profile if it is a new one.
     async fn measure(&self, probes: &[ArtifactRef]) {
-        let facts = profile(&self.engines, Vec::new());
+        let facts = profile(&self.engines, Some(self.state.root()), Vec::new());
         let mut timings = match Timings::load(&self.state, &self.engines) {
             Ok(timings) => timings,
             Err(error) => return tracing::error!(error = describe(&error), "no profile"),
@@ -95,6 +96,13 @@ impl Prober {
         }
         let times = probes.iter().filter_map(|probe| timings.get(probe.digest).cloned()).collect();
         let profile = HardwareProfile { probes: times, ..facts };
+        let profile = match Published::publish(&self.state, profile.clone()) {
+            Ok(profile) => profile,
+            Err(error) => {
+                tracing::warn!(error = describe(&error), "this profile has no revision");
+                profile
+            }
+        };
         self.profile.send_if_modified(|published| {
             let is_new = published.as_ref() != Some(&profile);
             *published = Some(profile);

@@ -32,6 +32,8 @@ fn merge(older: &LatencyInterval, newer: &LatencyInterval) -> Option<LatencyInte
         histogram: encode(&sum),
         errors: older.errors + newer.errors,
         rss: newer.rss.or(older.rss),
+        cpu_ms: older.cpu_ms.zip(newer.cpu_ms).map(|(older, newer)| older + newer),
+        millicelsius: older.millicelsius.max(newer.millicelsius),
     })
 }
 

@@ -16,6 +16,8 @@ fn interval(model: &str, micros: u64) -> LatencyInterval {
         histogram: merge::encode(&histogram),
         errors: 1,
         rss: Some(ByteSize(7)),
+        cpu_ms: Some(10),
+        millicelsius: Some(40_000),
     }
 }
 

@@ -37,7 +37,13 @@ pub(crate) fn holding(model: &Model, generation: u64) -> Holding {
 }
 
 pub(crate) async fn beats_with(fake: &mut Fake, expected: Holding) {
-    let is_it = |message: &AgentMessage| (*message == AgentMessage::Heartbeat(expected)).then_some(());
+    let is_it = |message: &AgentMessage| match message {
+        AgentMessage::Heartbeat(beat) => {
+            assert_eq!(beat.engine.is_empty(), beat.holding.digest.is_none(), "{beat:?}");
+            (beat.holding == expected).then_some(())
+        }
+        _ => None,
+    };
     fake.hear("a heartbeat with the expected model", is_it).await;
 }
 
@@ -213,10 +219,16 @@ async fn what_does_not_pass_fails_with_a_reason_and_the_previous_model_serves() 
     let reason = ending(&mut fake, 6).await.unwrap_err();
     assert!(reason.contains("no such artifact"), "{reason}");
 
+    let mut vast = next.assignment(7);
+    vast.model.artifact.size = proto::ByteSize(1 << 50);
+    fake.assign(vast).await;
+    let reason = ending(&mut fake, 7).await.unwrap_err();
+    assert!(reason.starts_with("not enough memory to load it: "), "{reason}");
+
     answers_as(&device, &model, 1).await;
     beats_with(&mut fake, holding(&model, 1)).await;
-    fake.assign(next.assignment(7)).await;
-    assert_eq!(ending(&mut fake, 7).await, Ok(()));
+    fake.assign(next.assignment(8)).await;
+    assert_eq!(ending(&mut fake, 8).await, Ok(()));
     answers_as(&device, &next, 1).await;
     device.stop().await;
 }

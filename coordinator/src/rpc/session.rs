@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 
-use proto::session::{AgentMessage, CoordinatorMessage, Hello, Phase, Welcome};
+use proto::session::{AgentMessage, CoordinatorMessage, Heartbeat, Hello, Phase, Welcome};
 use proto::v1::session_service_server::SessionService;
 use proto::{DeviceId, HardwareProfile, Invalid, LatencyInterval, SpoolPosition, v1};
 use tokio::sync::mpsc;
@@ -99,7 +99,13 @@ impl SessionRpc {
         let queue = |message| outbox.try_send(Outgoing::Message(message)).expect("a fresh outbox has room");
         queue(CoordinatorMessage::Welcome(welcome));
         let now = unix_ms();
-        let presence = Presence { connected_unix_ms: now, last_seen_unix_ms: now, holding, progress: None };
+        let presence = Presence {
+            connected_unix_ms: now,
+            last_seen_unix_ms: now,
+            holding,
+            engine: String::new(),
+            progress: None,
+        };
         let key = self.core.fleet.connect(device.clone(), outbox.clone(), presence);
         // Read only now: whatever is assigned after this is sent to the session that was just connected.
         match self.core.store.call(move |store| store.assignment(&device)).await {
@@ -186,8 +192,10 @@ impl SessionRpc {
         match message {
             AgentMessage::Hello(_) => Err(End::Refused(Invalid::new("kind", "a second hello"))),
             AgentMessage::Profile(profile) => Ok(self.profiled(device, profile).await?),
-            AgentMessage::Heartbeat(holding) => {
-                self.core.fleet.update(key, |presence| presence.holding = holding);
+            AgentMessage::Heartbeat(Heartbeat { holding, engine }) => {
+                self.core.fleet.update(key, |presence| {
+                    (presence.holding, presence.engine) = (holding, engine.clone());
+                });
                 Ok(())
             }
             AgentMessage::Progress(report) => {

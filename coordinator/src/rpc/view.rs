@@ -31,6 +31,7 @@ pub(super) fn device(record: &DeviceRecord, presence: Option<Presence>, probes: 
         status: if presence.is_some() { "Online" } else { "Offline" }.to_owned(),
         generation: holding.generation.0,
         active_digest: holding.digest.map(|digest| digest.to_string()).unwrap_or_default(),
+        serving_engine: presence.as_ref().map(|presence| presence.engine.clone()).unwrap_or_default(),
         last_seen_unix_ms: presence.map_or(record.last_seen_unix_ms, |presence| presence.last_seen_unix_ms),
         agent_version: record.agent_version.clone(),
         serving_address: record.serving_address.clone(),
@@ -48,6 +49,12 @@ pub(super) fn device(record: &DeviceRecord, presence: Option<Presence>, probes: 
     view.memory_limit_bytes = profile.memory_limit.map(|size| size.0);
     view.engine = format!("{} {}", profile.engine, profile.engine_version);
     view.vector_lanes = profile.vector_lanes();
+    view.swap_total_bytes = profile.swap_total.map(|size| size.0);
+    view.disk_free_bytes = profile.disk_free.map(|size| size.0);
+    view.cpu_max_mhz = profile.cpu_max_mhz;
+    view.cpu_governor = profile.cpu_governor.clone();
+    view.thermal_zone = profile.thermal_zone.clone();
+    view.profile_revision = profile.revision;
     let model = probes.latency_model(profile).ok();
     for probe in probes.iter() {
         let timing = profile.probes.iter().find(|timing| timing.digest == probe.artifact.digest);
@@ -141,6 +148,7 @@ pub(super) fn telemetry(intervals: &[TelemetryRecord]) -> Vec<v1::TelemetrySumma
             records.iter().filter(|record| tally.add(&record.interval.histogram).is_err()).count() as u64;
         let summary = tally.summary();
         let last = records.last()?;
+        let hottest = records.iter().filter_map(|record| record.interval.millicelsius).max();
         let of = |figure: fn(&Summary) -> f64| summary.as_ref().map_or(0.0, figure);
         Some(v1::TelemetrySummary {
             device_id: last.device.to_string(),
@@ -155,9 +163,19 @@ pub(super) fn telemetry(intervals: &[TelemetryRecord]) -> Vec<v1::TelemetrySumma
             max_ms: of(|summary| summary.max_ms),
             intervals: records.len() as u64,
             rss_bytes: last.interval.rss.map(|size| size.0),
+            cpu_cores: cores(&records),
+            temperature: hottest.map(|millicelsius| f64::from(millicelsius) / 1e3),
         })
     });
     summaries.collect()
+}
+
+/// Cores that the agent kept busy on average, over the intervals that say so.
+fn cores(records: &[&TelemetryRecord]) -> Option<f64> {
+    let told =
+        records.iter().filter_map(|record| Some((record.interval.cpu_ms?, record.interval.interval_ms)));
+    let (busy, lasted) = told.fold((0, 0), |(busy, lasted), (ms, of)| (busy + ms, lasted + of));
+    (lasted > 0).then(|| busy as f64 / lasted as f64)
 }
 
 pub(super) fn deployment(

@@ -65,6 +65,13 @@ fn devices() -> Vec<v1::Device> {
         agent_version: "0.1.0".to_owned(),
         serving_address: "127.0.0.1:8081".to_owned(),
         vector_lanes: Some(8),
+        swap_total_bytes: Some(0),
+        disk_free_bytes: Some(7 << 30),
+        cpu_max_mhz: Some(1800),
+        cpu_governor: Some("schedutil".to_owned()),
+        thermal_zone: Some("cpu-thermal".to_owned()),
+        profile_revision: 2,
+        serving_engine: "rten, 1 thread".to_owned(),
     };
     let hub = v1::Device {
         id: "hub-2".to_owned(),
@@ -194,6 +201,8 @@ pub(crate) fn replies() -> Replies {
             max_ms: 12.0,
             intervals: 7,
             rss_bytes: Some(14 << 20),
+            cpu_cores: Some(0.125),
+            temperature: Some(51.5),
         }],
         plan: v1::PlanResponse {
             name: "fashion-mnist".to_owned(),

@@ -30,6 +30,8 @@ fn agent_messages_round_trip() {
         histogram: vec![1, 2],
         errors: 1,
         rss: Some(ByteSize(9)),
+        cpu_ms: Some(12),
+        millicelsius: Some(-1500),
     };
     let messages = [
         AgentMessage::Hello(Hello {
@@ -39,7 +41,10 @@ fn agent_messages_round_trip() {
             holding: Holding::default(),
             serving_address: "127.0.0.1:1".into(),
         }),
-        AgentMessage::Heartbeat(Holding { generation: Generation(2), digest: Some(digest()) }),
+        AgentMessage::Heartbeat(Heartbeat {
+            holding: Holding { generation: Generation(2), digest: Some(digest()) },
+            engine: "rten, 2 threads".into(),
+        }),
         progress(Phase::Downloading { done: 7 }),
         progress(Phase::Verifying),
         progress(Phase::Active),

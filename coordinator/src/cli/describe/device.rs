@@ -51,10 +51,17 @@ fn facts(sheet: &mut Sheet, device: &v1::Device) {
     );
     sheet.known("Memory", device.memory_total_bytes, bytes);
     sheet.fact("Memory limit", device.memory_limit_bytes.map_or("none".to_owned(), bytes));
+    sheet.known("Swap", device.swap_total_bytes, bytes);
+    sheet.known("Clock", device.cpu_max_mhz, |mhz| format!("at most {mhz} MHz"));
+    sheet.fact("Governor", device.cpu_governor.as_deref().unwrap_or_default());
+    sheet.fact("Thermal zone", device.thermal_zone.as_deref().unwrap_or_default());
+    sheet.known("Disk free", device.disk_free_bytes, |free| format!("about {}", bytes(free)));
+    sheet.fact("Profile", format!("revision {}", device.profile_revision));
     sheet.fact("Engine", &device.engine);
     sheet.fact("Agent", &device.agent_version);
     sheet.fact("Serves at", &device.serving_address);
     sheet.fact("Model", short(&device.active_digest));
+    sheet.fact("Runs in", &device.serving_engine);
     sheet.fact("Generation", device.generation.to_string());
 }
 

@@ -101,6 +101,8 @@ pub(super) const TELEMETRY: &[Column<v1::TelemetrySummary>] = &[
     wide("MAX", |t| Entry::figure(measured(t, t.max_ms))),
     wide("INTERVALS", |t| Entry::figure(count(t.intervals))),
     wide("RSS", |t| Entry::figure_or_dash(t.rss_bytes, bytes)),
+    wide("CPU", |t| Entry::figure_or_dash(t.cpu_cores, |cores| format!("{cores:.2}"))),
+    wide("TEMPERATURE", |t| Entry::figure_or_dash(t.temperature, |celsius| format!("{celsius:.1} C"))),
 ];
 
 /// A latency, where anything was measured at all.

@@ -75,6 +75,8 @@ fn interval(device: &str, epoch: u64, sequence: u64, errors: u64) -> TelemetryRe
             histogram: vec![1, 2, 3],
             errors,
             rss: Some(ByteSize(4096)),
+            cpu_ms: Some(10),
+            millicelsius: None,
         },
         received_unix_ms: 7,
     }
