@@ -307,11 +307,14 @@ impl Updater {
         };
         comparison.save(&self.slots.comparison(slot))?;
         let (of, rules) = (held(&installed), installed.probation);
-        self.watch = None;
-        self.term = Some(Term::begin(&self.state, of)?);
+        let is_watched = !rules.duration().is_zero();
+        (self.watch, self.term) = (None, None);
+        if is_watched {
+            self.term = Some(Term::begin(&self.state, of)?);
+        }
         self.slots.activate(slot)?;
         self.testbed.runner.swap(ServedModel::new(installed, engine));
-        self.watch = Some(Watch::new(of, rules));
+        self.watch = is_watched.then(|| Watch::new(of, rules));
         if let Err(error) = self.clear_staging() {
             // The model serves and is on the disk: leftovers do not make that a failure.
             tracing::warn!(error = crate::causes::describe(&error), "superseded downloads are left behind");

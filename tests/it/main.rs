@@ -8,5 +8,6 @@ mod kill;
 mod named_dataset;
 mod own_network;
 mod scene;
+mod telemetry;
 mod tidy;
 mod whole_loop;
