@@ -23,6 +23,7 @@ use crate::slot::Slots;
 use crate::spool::shared::SharedSpool;
 use crate::spool::{self, Spool};
 use crate::state::{self, FileError, StateDir};
+use crate::trust::Trust;
 use crate::update::trial::Trials;
 use crate::update::{self, Testbed, Updater};
 use crate::{report, serve, systemd};
@@ -61,6 +62,7 @@ pub struct App {
     state: StateDir,
     slots: Slots,
     spool: Spool,
+    trust: Trust,
     /// `None` where the disk does not even take a lock.
     lock: Option<File>,
 }
@@ -87,18 +89,25 @@ impl App {
                 "the state directory takes no writes: what is installed serves, updates will fail"
             );
         }
+        let trust = Trust::open(&config.coordinator_keys, &state).unwrap_or_else(|error| {
+            tracing::error!(
+                error = describe(&error),
+                "no assignment is followed: whose keys are trusted is lost"
+            );
+            Trust::nobody()
+        });
         let slots = Slots::read(&state);
         let spool = Spool::open(&state.spool(), spool::LIMIT).unwrap_or_else(|error| {
             tracing::error!(error = describe(&error), "telemetry waits in memory only");
             Spool::in_memory(spool::LIMIT)
         });
-        Ok(Self { config, state, slots, spool, lock })
+        Ok(Self { config, state, slots, spool, trust, lock })
     }
 
     /// Serves on `listeners` and follows the coordinator until `shutdown`; then ends what has begun, within a grace
     /// period.
     pub async fn run(self, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { config, state, mut slots, spool, lock } = self;
+        let Self { config, state, mut slots, spool, trust, lock } = self;
         let (tasks, inference) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
         let runner = Runner::start(&inference);
@@ -122,7 +131,7 @@ impl App {
             tasks: &tasks,
         };
         let pulse = Pulse::new();
-        parts.spawn(slots, address.clone(), pulse.clone(), &stop)?;
+        parts.spawn(slots, trust, address.clone(), pulse.clone(), &stop)?;
         let metrics =
             Metrics { device: config.device_id.clone(), runner: runner.clone(), spool: spool.clone(), pulse };
         let mut server = tasks.spawn(serve::run(listeners, metrics, stop.clone()));
@@ -179,6 +188,7 @@ impl Parts<'_> {
     fn spawn(
         &self,
         slots: Slots,
+        trust: Trust,
         serving_address: String,
         pulse: Pulse,
         stop: &CancellationToken,
@@ -206,6 +216,7 @@ impl Parts<'_> {
         let session = Session {
             config: self.config.clone(),
             serving_address,
+            trust,
             channel,
             runner: self.runner.clone(),
             spool: self.spool.clone(),

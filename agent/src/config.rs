@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use proto::DeviceId;
+use proto::{DeviceId, VerifyingKey};
 use serde::Deserialize;
 
 use crate::probe;
@@ -23,6 +23,8 @@ pub struct Config {
     pub device_id: DeviceId,
     /// Where the coordinator listens: `http://host:port`.
     pub coordinator: String,
+    /// Whose assignments count; empty: those of the first coordinator.
+    pub coordinator_keys: Vec<VerifyingKey>,
     /// Where models, telemetry and timings are kept.
     pub state_dir: PathBuf,
     /// For selectors.
@@ -93,6 +95,7 @@ pub enum ConfigError {
 struct ConfigFile {
     device_id: Option<String>,
     coordinator: Option<String>,
+    coordinator_keys: Vec<String>,
     state_dir: Option<PathBuf>,
     labels: BTreeMap<String, String>,
     engine: EngineFile,
@@ -192,6 +195,9 @@ impl ConfigFile {
         };
         let coordinator = self.coordinator.unwrap_or_else(|| "http://127.0.0.1:7370".to_owned());
         check_coordinator(&coordinator).map_err(|problem| refuse("coordinator", problem))?;
+        let keys = self.coordinator_keys.iter().map(|key| key.parse::<VerifyingKey>());
+        let coordinator_keys = keys.collect::<Result<_, _>>();
+        let coordinator_keys = coordinator_keys.map_err(|error| refuse("coordinator_keys", error.problem))?;
         let threads = match self.engine.threads {
             Some(threads @ 1..=THREADS_LIMIT) => threads as usize,
             Some(threads) => {
@@ -220,6 +226,7 @@ impl ConfigFile {
         Ok(Config {
             device_id,
             coordinator,
+            coordinator_keys,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/reconvene-agent")),
             labels: self.labels,
             engine: EngineConfig { threads, onnxruntime },

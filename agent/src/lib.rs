@@ -17,6 +17,7 @@ pub mod slot;
 pub mod spool;
 pub mod state;
 pub mod systemd;
+pub mod trust;
 pub mod update;
 
 pub use app::{App, AppError};

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Heartbeat, Hello, Progress, Welcome};
+use proto::session::{
+    AgentMessage, Assignment, CoordinatorMessage, Heartbeat, Hello, Phase, Progress, Welcome,
+};
 use proto::v1::session_service_client::SessionServiceClient;
-use proto::{ArtifactRef, HardwareProfile, Invalid, SpoolPosition, v1};
+use proto::{ArtifactRef, HardwareProfile, Invalid, SignedAssignment, SpoolPosition, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,7 @@ use crate::config::Config;
 use crate::runner::{Runner, ServedModel};
 use crate::spool::shared::SharedSpool;
 use crate::state::FileError;
+use crate::trust::Trust;
 use crate::update::holding;
 
 pub(crate) mod backoff;
@@ -106,6 +109,8 @@ pub struct Session {
     pub config: Config,
     /// Where the inference API listens.
     pub serving_address: String,
+    /// Whose assignments count.
+    pub trust: Trust,
     /// To the coordinator.
     pub channel: Channel,
     /// What serves.
@@ -215,7 +220,10 @@ impl Session {
         }
     }
 
-    async fn welcome(&self, inbox: &mut Streaming<v1::CoordinatorMessage>) -> Result<Welcome, SessionError> {
+    async fn welcome(
+        &mut self,
+        inbox: &mut Streaming<v1::CoordinatorMessage>,
+    ) -> Result<Welcome, SessionError> {
         let first = tokio::time::timeout(GREETING, inbox.message());
         let first = first.await.map_err(|_| SessionError::Silent("welcome this device"))?;
         let first = first.map_err(SessionError::Call)?.ok_or(SessionError::Closed)?;
@@ -226,6 +234,7 @@ impl Session {
                     probes = welcome.probes.len(),
                     "session"
                 );
+                self.trust.hear(&welcome.signing_keys);
                 self.telemetry_interval
                     .send_replace(Duration::from_millis(u64::from(welcome.telemetry_interval_ms)));
                 // Told again at each connection; only a difference is worth interrupting a measurement.
@@ -250,7 +259,16 @@ impl Session {
     ) -> Result<(), SessionError> {
         let message = message.map_err(SessionError::Broken)?.ok_or(SessionError::Closed)?;
         match CoordinatorMessage::try_from(message) {
-            Ok(CoordinatorMessage::Assignment(assignment)) => self.assign(assignment),
+            Ok(CoordinatorMessage::Assignment(signed)) => {
+                match self.trust.check(&signed, &self.config.device_id) {
+                    Ok(assignment) => self.assign(assignment),
+                    Err(error) => {
+                        let reason = describe(&error);
+                        tracing::error!(reason, "an assignment is not followed");
+                        outbox.send_some(refusal(&signed, reason)).await?;
+                    }
+                }
+            }
             Ok(CoordinatorMessage::TelemetryAck(position)) => {
                 flow.acknowledged(position, &self.spool, outbox).await?
             }
@@ -270,6 +288,13 @@ impl Session {
             !overtaken
         });
     }
+}
+
+/// What is said of an assignment that is not followed; nothing where it means nothing.
+fn refusal(signed: &SignedAssignment, reason: String) -> Option<AgentMessage> {
+    let Assignment { generation, model, .. } = signed.unverified().ok()?;
+    let phase = Phase::Failed { reason };
+    Some(AgentMessage::Progress(Progress { generation, digest: model.artifact.digest, phase }))
 }
 
 fn heartbeat_of(active: &watch::Receiver<Option<Arc<ServedModel>>>) -> AgentMessage {

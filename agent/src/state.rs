@@ -125,6 +125,11 @@ impl StateDir {
         self.0.join("probe-timings.json")
     }
 
+    /// The keys of the first coordinator.
+    pub fn trusted_keys(&self) -> PathBuf {
+        self.0.join("trusted-keys.json")
+    }
+
     /// The last profile that was published.
     pub fn profile(&self) -> PathBuf {
         self.0.join("profile.json")

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::SigningKey;
 use proto::v1::artifact_service_server::ArtifactServiceServer;
 use proto::v1::operator_service_server::OperatorServiceServer;
 use proto::v1::session_service_server::SessionServiceServer;
@@ -26,6 +27,7 @@ use crate::fleet::Fleet;
 use crate::probes::{ProbeError, ProbeSet};
 use crate::rollout::driver::{Driver, Poke, Subjects};
 use crate::rpc::{ArtifactRpc, OperatorRpc, SessionRpc};
+use crate::signing::{self, KeyError};
 use crate::store::{DerivationKey, DerivationState, SledStore, Store as _, StoreError, StoreHandle};
 use crate::trainer::{Trainer, TrainerError};
 
@@ -38,6 +40,7 @@ pub struct App {
     trainer: Trainer,
     probes: Arc<ProbeSet>,
     pool: Pool,
+    signer: Arc<SigningKey>,
 }
 
 /// Why the daemon could not start, or stopped.
@@ -71,6 +74,9 @@ pub enum AppError {
     /// The folder of the host's training program cannot be used.
     #[error(transparent)]
     Trainer(#[from] TrainerError),
+    /// No key to sign with.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The probe models could not be made.
     #[error(transparent)]
     Probes(#[from] ProbeError),
@@ -110,6 +116,7 @@ impl App {
         let path = &config.state_dir;
         std::fs::create_dir_all(path).map_err(|source| AppError::StateDir { path: path.clone(), source })?;
         let store = SledStore::open(&path.join("store"))?;
+        let signer = Arc::new(signing::open(path)?);
         let blobs = BlobStore::open(path.join("artifacts"))?;
         let probes = Arc::new(ProbeSet::publish(&blobs)?);
         let queued = queued(&store)?;
@@ -117,7 +124,8 @@ impl App {
         let checkpoints = Checkpoints::open(path.join("checkpoints"), is_queued)?;
         let trainer = Trainer::open(config.trainer.clone(), path.join("training"), is_queued)?;
         let pool = Pool::start(config.derive.threads)?;
-        Ok(Self { config, store: StoreHandle::new(store), blobs, checkpoints, trainer, probes, pool })
+        let store = StoreHandle::new(store);
+        Ok(Self { config, store, blobs, checkpoints, trainer, probes, pool, signer })
     }
 
     /// Binds the configured address and writes it to `listen-address` in the state folder.
@@ -128,7 +136,8 @@ impl App {
         let bound = listener.local_addr().map_err(refuse)?;
         let path = self.config.state_dir.join(ADDRESS_FILE);
         write_address(&path, bound).map_err(|source| AppError::StateDir { path, source })?;
-        tracing::info!(address = %bound, state_dir = %self.config.state_dir.display(), "listening");
+        let key = self.signer.verifying();
+        tracing::info!(address = %bound, state_dir = %self.config.state_dir.display(), %key, "listening");
         Ok(listener)
     }
 
@@ -176,10 +185,11 @@ impl App {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> (Driver, (SessionRpc, ArtifactRpc, OperatorRpc)) {
-        let Self { config, store, blobs, checkpoints, trainer, probes, pool } = self;
+        let Self { config, store, blobs, checkpoints, trainer, probes, pool, signer } = self;
         let core = Core {
             store,
             blobs: blobs.clone(),
+            signer,
             checkpoints,
             trainer,
             fleet: Fleet::default(),

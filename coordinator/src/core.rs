@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use proto::SigningKey;
+use proto::session::CoordinatorMessage;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -12,7 +14,7 @@ use crate::derive::Pool;
 use crate::fleet::Fleet;
 use crate::probes::ProbeSet;
 use crate::rollout::driver::{Poke, Subjects};
-use crate::store::StoreHandle;
+use crate::store::{AssignmentRecord, StoreHandle};
 use crate::trainer::Trainer;
 
 /// The handles.
@@ -22,6 +24,8 @@ pub(crate) struct Core {
     pub(crate) store: StoreHandle,
     /// Artifacts' files.
     pub(crate) blobs: BlobStore,
+    /// Signs assignments.
+    pub(crate) signer: Arc<SigningKey>,
     /// Where trainings stand.
     pub(crate) checkpoints: Checkpoints,
     /// The host's program that trains.
@@ -42,4 +46,11 @@ pub(crate) struct Core {
     pub(crate) tasks: TaskTracker,
     /// The stop.
     pub(crate) shutdown: CancellationToken,
+}
+
+impl Core {
+    /// The message that tells a device what it shall serve.
+    pub(crate) fn assignment(&self, record: &AssignmentRecord) -> CoordinatorMessage {
+        CoordinatorMessage::Assignment(self.signer.sign(&record.message()))
+    }
 }

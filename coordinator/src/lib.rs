@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod models;
 pub mod probes;
 pub mod rollout;
+pub mod signing;
 pub mod store;
 pub mod trainer;
 

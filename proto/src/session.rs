@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     ArtifactRef, DeviceId, Digest, Generation, HardwareProfile, Invalid, LatencyInterval, ModelManifest,
-    Probation, SpoolPosition, v1,
+    Probation, SignedAssignment, SpoolPosition, VerifyingKey, v1,
 };
 
 /// From a device.
@@ -28,7 +28,7 @@ pub enum CoordinatorMessage {
     /// First, exactly once.
     Welcome(Welcome),
     /// What the device shall serve.
-    Assignment(Assignment),
+    Assignment(SignedAssignment),
     /// This position and all lower ones of its epoch are stored durably.
     TelemetryAck(SpoolPosition),
 }
@@ -75,11 +75,15 @@ pub struct Welcome {
     pub telemetry_interval_ms: u32,
     /// To be fetched, timed and reported in the profile.
     pub probes: Vec<ArtifactRef>,
+    /// What assignments are signed with.
+    pub signing_keys: Vec<VerifyingKey>,
 }
 
 /// What a device shall serve. A device refuses a generation older than the one it holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
+    /// Whose it is.
+    pub device: DeviceId,
     /// Goes up with every change for this device.
     pub generation: Generation,
     /// Where it comes from.
@@ -222,6 +226,36 @@ impl From<Progress> for v1::Progress {
     }
 }
 
+impl TryFrom<v1::Assignment> for Assignment {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::Assignment) -> Result<Self, Invalid> {
+        if wire.generation == 0 {
+            return Err(Invalid::new("generation", "an assignment's is at least 1"));
+        }
+        Ok(Self {
+            device: wire.device_id.parse()?,
+            generation: Generation(wire.generation),
+            deployment: wire.deployment,
+            model: wire.model.ok_or_else(|| Invalid::missing("model"))?.try_into()?,
+            probation: wire.probation.map_or(Ok(Probation::default()), Probation::try_from)?,
+        })
+    }
+}
+
+impl From<Assignment> for v1::Assignment {
+    fn from(assignment: Assignment) -> Self {
+        let Assignment { device, generation, deployment, model, probation } = assignment;
+        Self {
+            device_id: device.into(),
+            generation: generation.0,
+            deployment,
+            model: Some(model.into()),
+            probation: Some(probation.into()),
+        }
+    }
+}
+
 impl TryFrom<v1::CoordinatorMessage> for CoordinatorMessage {
     type Error = Invalid;
 
@@ -240,19 +274,14 @@ impl TryFrom<v1::CoordinatorMessage> for CoordinatorMessage {
                         .into_iter()
                         .map(ArtifactRef::try_from)
                         .collect::<Result<_, _>>()?,
+                    signing_keys: welcome
+                        .signing_keys
+                        .iter()
+                        .map(|key| VerifyingKey::try_from(&**key))
+                        .collect::<Result<_, _>>()?,
                 })
             }
-            Kind::Assignment(assignment) => {
-                if assignment.generation == 0 {
-                    return Err(Invalid::new("generation", "an assignment's is at least 1"));
-                }
-                Self::Assignment(Assignment {
-                    generation: Generation(assignment.generation),
-                    deployment: assignment.deployment,
-                    model: assignment.model.ok_or_else(|| Invalid::missing("model"))?.try_into()?,
-                    probation: assignment.probation.map_or(Ok(Probation::default()), Probation::try_from)?,
-                })
-            }
+            Kind::Assignment(signed) => Self::Assignment(signed.into()),
             Kind::TelemetryAck(ack) => {
                 Self::TelemetryAck(SpoolPosition { epoch: ack.epoch, sequence: ack.sequence })
             }
@@ -268,13 +297,9 @@ impl From<CoordinatorMessage> for v1::CoordinatorMessage {
                 heartbeat_interval_ms: welcome.heartbeat_interval_ms,
                 telemetry_interval_ms: welcome.telemetry_interval_ms,
                 probes: welcome.probes.into_iter().map(v1::ArtifactRef::from).collect(),
+                signing_keys: welcome.signing_keys.iter().map(|key| key.as_bytes().to_vec()).collect(),
             }),
-            CoordinatorMessage::Assignment(assignment) => Kind::Assignment(v1::Assignment {
-                generation: assignment.generation.0,
-                deployment: assignment.deployment,
-                model: Some(assignment.model.into()),
-                probation: Some(assignment.probation.into()),
-            }),
+            CoordinatorMessage::Assignment(signed) => Kind::Assignment(signed.into()),
             CoordinatorMessage::TelemetryAck(position) => {
                 Kind::TelemetryAck(v1::TelemetryAck { epoch: position.epoch, sequence: position.sequence })
             }
@@ -284,4 +309,4 @@ impl From<CoordinatorMessage> for v1::CoordinatorMessage {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

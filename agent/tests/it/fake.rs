@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Phase, Progress, Welcome};
 use proto::v1::artifact_service_server::{ArtifactService, ArtifactServiceServer};
 use proto::v1::session_service_server::{SessionService, SessionServiceServer};
-use proto::{ArtifactRef, Digest, Generation, Pieces, SpoolPosition, v1};
+use proto::{ArtifactRef, Digest, Generation, Pieces, SigningKey, SpoolPosition, VerifyingKey, v1};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -48,6 +48,24 @@ struct Script {
     outbox: Option<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
     stored: Vec<(SpoolPosition, proto::LatencyInterval)>,
     ended: BTreeSet<Generation>,
+    /// Signs what it sends; `None`: a key that every fake has.
+    signer: Option<SigningKey>,
+}
+
+impl Script {
+    fn signed(&self, assignment: &Assignment) -> CoordinatorMessage {
+        CoordinatorMessage::Assignment(self.signer.as_ref().unwrap_or_else(|| usual_key()).sign(assignment))
+    }
+
+    fn announced(&self) -> VerifyingKey {
+        self.signer.as_ref().unwrap_or_else(|| usual_key()).verifying()
+    }
+}
+
+/// What every fake signs with, so that a device may meet several.
+fn usual_key() -> &'static SigningKey {
+    static KEY: OnceLock<SigningKey> = OnceLock::new();
+    KEY.get_or_init(|| SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap())
 }
 
 /// The coordinator; dropping it closes every connection.
@@ -114,14 +132,19 @@ impl Fake {
 
     /// Sends the assignment now, and again at every new session.
     pub(crate) async fn assign(&self, assignment: Assignment) {
-        let outbox = {
+        let (message, outbox) = {
             let mut script = self.script.lock().unwrap();
             script.assignment = Some(assignment.clone());
-            script.outbox.clone()
+            (script.signed(&assignment), script.outbox.clone())
         };
         if let Some(outbox) = outbox {
-            outbox.send(Ok(CoordinatorMessage::Assignment(assignment).into())).await.unwrap();
+            outbox.send(Ok(message.into())).await.unwrap();
         }
+    }
+
+    /// Signs with another key from now on, and announces it to new sessions.
+    pub(crate) fn sign_with(&self, key: SigningKey) {
+        self.script.lock().unwrap().signer = Some(key);
     }
 
     /// Offsets of the downloads of one file so far.
@@ -175,15 +198,17 @@ impl SessionService for Service {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbox, messages) = mpsc::channel(64);
-        let (probes, assignment) = {
+        let (probes, assignment, signing_keys) = {
             let mut script = self.script.lock().unwrap();
             script.outbox = Some(outbox.clone());
-            (script.probes.clone(), script.assignment.clone())
+            let assignment = script.assignment.as_ref().map(|assignment| script.signed(assignment));
+            (script.probes.clone(), assignment, vec![script.announced()])
         };
-        let welcome = Welcome { heartbeat_interval_ms: 100, telemetry_interval_ms: 200, probes };
+        let welcome =
+            Welcome { heartbeat_interval_ms: 100, telemetry_interval_ms: 200, probes, signing_keys };
         outbox.send(Ok(CoordinatorMessage::Welcome(welcome).into())).await.unwrap();
         if let Some(assignment) = assignment {
-            outbox.send(Ok(CoordinatorMessage::Assignment(assignment).into())).await.unwrap();
+            outbox.send(Ok(assignment.into())).await.unwrap();
         }
         let service = self.clone();
         self.tasks.spawn(async move {

@@ -10,3 +10,4 @@ mod model;
 mod probation;
 mod protocol;
 mod session;
+mod trust;

@@ -47,6 +47,7 @@ impl Model {
 
     pub(crate) fn assignment(&self, generation: u64) -> Assignment {
         Assignment {
+            device: "gw-1".parse().unwrap(),
             probation: Default::default(),
             generation: Generation(generation),
             deployment: "fashion".into(),

@@ -98,6 +98,7 @@ impl CliError {
                 AppError::StateDir { .. }
                 | AppError::Store(StoreError::File { .. })
                 | AppError::Blobs(_)
+                | AppError::Key(_)
                 | AppError::Checkpoints(_)
                 | AppError::Trainer(_) => 73,
                 AppError::Listen { .. }

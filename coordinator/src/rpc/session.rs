@@ -94,6 +94,7 @@ impl SessionRpc {
             heartbeat_interval_ms: self.config.heartbeat_interval.as_millis() as u32,
             telemetry_interval_ms: self.config.telemetry_interval.as_millis() as u32,
             probes: self.core.probes.iter().map(|probe| probe.artifact.clone()).collect(),
+            signing_keys: vec![self.core.signer.verifying()],
         };
         // A fresh outbox has room for both, and its receiver is still in this function's caller.
         let queue = |message| outbox.try_send(Outgoing::Message(message)).expect("a fresh outbox has room");
@@ -111,8 +112,7 @@ impl SessionRpc {
         match self.core.store.call(move |store| store.assignment(&device)).await {
             Ok(Some(assignment)) if assignment.generation > holding.generation => {
                 // Where the driver has filled the outbox meanwhile, this assignment is among what it sent.
-                let _ =
-                    outbox.try_send(Outgoing::Message(CoordinatorMessage::Assignment(assignment.message())));
+                let _ = outbox.try_send(Outgoing::Message(self.core.assignment(&assignment)));
             }
             Ok(_) => {}
             Err(error) => {

@@ -47,6 +47,7 @@ impl AssignmentRecord {
     /// The message that tells the device.
     pub fn message(&self) -> Assignment {
         Assignment {
+            device: self.device.clone(),
             generation: self.generation,
             deployment: self.order.deployment.clone(),
             model: self.order.model.clone(),

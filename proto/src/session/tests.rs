@@ -56,6 +56,25 @@ fn agent_messages_round_trip() {
     }
 }
 
+pub(crate) fn assignment() -> Assignment {
+    Assignment {
+        device: "gw-1".parse().unwrap(),
+        generation: Generation(1),
+        deployment: "fashion".into(),
+        model: manifest(),
+        probation: Probation { late_above_ms: Some(2.5), ..Default::default() },
+    }
+}
+
+#[test]
+fn assignments_round_trip() {
+    assert_eq!(Assignment::try_from(v1::Assignment::from(assignment())), Ok(assignment()));
+    let nameless = v1::Assignment { device_id: String::new(), ..assignment().into() };
+    assert!(Assignment::try_from(nameless).is_err());
+    let zeroth = v1::Assignment { generation: 0, ..assignment().into() };
+    assert_eq!(Assignment::try_from(zeroth).unwrap_err().field, "generation");
+}
+
 #[test]
 fn coordinator_messages_round_trip() {
     let messages = [
@@ -63,13 +82,9 @@ fn coordinator_messages_round_trip() {
             heartbeat_interval_ms: 1,
             telemetry_interval_ms: 2,
             probes: vec![manifest().artifact],
+            signing_keys: vec![VerifyingKey::try_from(&[7; 32][..]).unwrap()],
         }),
-        CoordinatorMessage::Assignment(Assignment {
-            probation: crate::Probation { late_above_ms: Some(2.5), ..Default::default() },
-            generation: Generation(1),
-            deployment: "fashion".into(),
-            model: manifest(),
-        }),
+        CoordinatorMessage::Assignment(SignedAssignment { assignment: vec![1, 2], signature: vec![3] }),
         CoordinatorMessage::TelemetryAck(SpoolPosition { epoch: 1, sequence: 2 }),
     ];
     for message in messages {

@@ -1,6 +1,5 @@
 //! Makes true what a round decided: begins work, writes the record, then assigns and tells. Every write is conditional.
 
-use proto::session::CoordinatorMessage;
 use tokio::sync::mpsc;
 
 use super::advance::Next;
@@ -51,7 +50,7 @@ impl Driver {
             tracing::info!(
                 device = %assigned, generation = %assignment.generation, digest = %assignment.digest(), wave, "assigned"
             );
-            self.core.fleet.send(&assigned, CoordinatorMessage::Assignment(assignment.message()));
+            self.core.fleet.send(&assigned, self.core.assignment(&assignment));
             self.core.board.wake();
         }
         Ok(())

@@ -1,0 +1,129 @@
+//! Whose assignments this device follows. Owns the keys: those that are configured, or else those that the first
+//! coordinator announced, which are on disk from then on.
+
+use std::path::{Path, PathBuf};
+
+use proto::session::Assignment;
+use proto::{DeviceId, SignatureError, SignedAssignment, VerifyingKey};
+
+use crate::causes::describe;
+use crate::state::{self, FileError, StateDir};
+
+/// Why an assignment is not followed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TrustError {
+    #[error("the assignment is refused")]
+    Signature(#[from] SignatureError),
+    #[error("the assignment is for {0}, not for this device")]
+    Device(DeviceId),
+}
+
+/// The keys that count.
+#[derive(Debug)]
+pub struct Trust {
+    keys: Vec<VerifyingKey>,
+    /// Where the first coordinator's keys go; `None` where keys are configured.
+    pinned: Option<PathBuf>,
+}
+
+impl Trust {
+    /// The keys of the configuration; where there are none, those of the disk.
+    ///
+    /// # Errors
+    /// When the keys on the disk cannot be read: anybody's would else be taken for the first.
+    pub fn open(configured: &[VerifyingKey], state: &StateDir) -> Result<Self, FileError> {
+        if !configured.is_empty() {
+            return Ok(Self { keys: configured.to_vec(), pinned: None });
+        }
+        let path = state.trusted_keys();
+        let keys = match state::read(&path)? {
+            None => Vec::new(),
+            Some(json) => serde_json::from_slice(&json).map_err(|error| damaged(&path, error))?,
+        };
+        Ok(Self { keys, pinned: Some(path) })
+    }
+
+    /// Follows nobody: whose keys were trusted cannot be told.
+    pub fn nobody() -> Self {
+        Self { keys: Vec::new(), pinned: None }
+    }
+
+    /// The coordinator announces its keys. The first one's are taken on trust.
+    pub(crate) fn hear(&mut self, announced: &[VerifyingKey]) {
+        let names = || announced.iter().map(VerifyingKey::to_string).collect::<Vec<_>>().join(", ");
+        match &self.pinned {
+            Some(path) if self.keys.is_empty() && !announced.is_empty() => {
+                self.keys = announced.to_vec();
+                tracing::warn!(
+                    keys = names(),
+                    "the coordinator's keys are taken on trust; coordinator_keys names them beforehand"
+                );
+                let json = serde_json::to_vec_pretty(announced).expect("keys are plain data");
+                if let Err(error) = state::replace(path, &json) {
+                    tracing::warn!(error = describe(&error), "they are trusted until the agent stops");
+                }
+            }
+            Some(_) | None if !announced.iter().any(|key| self.keys.contains(key)) => {
+                tracing::error!(
+                    keys = names(),
+                    "the coordinator has none of the keys that this device trusts"
+                );
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// The assignment, if a trusted coordinator meant it for `device`.
+    pub(crate) fn check(
+        &self,
+        signed: &SignedAssignment,
+        device: &DeviceId,
+    ) -> Result<Assignment, TrustError> {
+        let assignment = signed.verify(&self.keys)?;
+        if assignment.device != *device {
+            return Err(TrustError::Device(assignment.device));
+        }
+        Ok(assignment)
+    }
+}
+
+fn damaged(path: &Path, error: serde_json::Error) -> FileError {
+    FileError::of("understand", path)(std::io::Error::other(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::SigningKey;
+
+    use super::*;
+
+    fn key() -> VerifyingKey {
+        SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap().verifying()
+    }
+
+    #[test]
+    fn the_first_coordinators_keys_are_kept_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let (first, second) = (key(), key());
+        let mut trust = Trust::open(&[], &state).unwrap();
+        trust.hear(&[]);
+        assert!(trust.keys.is_empty());
+        trust.hear(&[first]);
+        trust.hear(&[second]);
+        assert_eq!(trust.keys, [first]);
+        assert_eq!(Trust::open(&[], &state).unwrap().keys, [first]);
+        let mut configured = Trust::open(&[second], &state).unwrap();
+        configured.hear(&[first]);
+        assert_eq!(configured.keys, [second], "what is configured has its way");
+    }
+
+    #[test]
+    fn damaged_keys_are_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        std::fs::write(state.trusted_keys(), "[").unwrap();
+        let error = Trust::open(&[], &state).unwrap_err();
+        assert!(describe(&error).contains("cannot understand"), "{}", describe(&error));
+    }
+}
