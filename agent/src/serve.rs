@@ -13,6 +13,7 @@ use axum::routing::get;
 use axum::serve::ListenerExt as _;
 use proto::inference::grpc_inference_service_server::{GrpcInferenceServiceServer, SERVICE_NAME};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{CONTENT_TYPE, Metrics};
@@ -33,8 +34,8 @@ const SOCKET_MODE: u32 = 0o660;
 pub struct Listeners {
     /// Always.
     pub tcp: TcpListener,
-    /// Where configured.
-    pub unix: Option<UnixListener>,
+    /// Those that the service manager has handed over, and the configured one.
+    pub unix: Vec<UnixListener>,
 }
 
 /// Listens on a Unix socket at `path`; one that a dead process left behind is replaced.
@@ -65,13 +66,17 @@ pub async fn run(listeners: Listeners, metrics: Metrics, stop: CancellationToken
         }
     });
     let over_tcp = axum::serve(tcp, router.clone()).with_graceful_shutdown(stop.clone().cancelled_owned());
-    match unix {
-        None => over_tcp.await,
-        Some(unix) => {
-            let over_unix = axum::serve(unix, router).with_graceful_shutdown(stop.cancelled_owned());
-            tokio::try_join!(over_tcp.into_future(), over_unix.into_future()).map(|_| ())
-        }
+    let mut servers = JoinSet::new();
+    servers.spawn(over_tcp.into_future());
+    for unix in unix {
+        let over_unix =
+            axum::serve(unix, router.clone()).with_graceful_shutdown(stop.clone().cancelled_owned());
+        servers.spawn(over_unix.into_future());
     }
+    while let Some(ended) = servers.join_next().await {
+        ended.map_err(io::Error::other)??;
+    }
+    Ok(())
 }
 
 fn router(metrics: Metrics) -> Router {

@@ -1,8 +1,11 @@
 //! What the service manager is told: ready, alive, stopping. Without one, nothing happens.
 
+use std::io;
 use std::time::Duration;
 
+use listenfd::ListenFd;
 use sd_notify::NotifyState;
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::runner::Runner;
@@ -10,6 +13,22 @@ use crate::session::Pulse;
 
 /// The session's loop turns at least every few seconds; connecting and waiting to connect again included.
 const SESSION_LIMIT: Duration = Duration::from_secs(120);
+
+/// The Unix sockets that the service manager has opened for this process; what else it has opened is left alone.
+///
+/// # Errors
+/// When what it has opened is no socket.
+pub fn sockets() -> io::Result<Vec<UnixListener>> {
+    let mut handed = ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..handed.len() {
+        if let Some(listener) = handed.take_unix_listener(index)? {
+            listener.set_nonblocking(true)?;
+            sockets.push(UnixListener::from_std(listener)?);
+        }
+    }
+    Ok(sockets)
+}
 
 /// The agent serves, or is ready to as soon as it has a model.
 pub fn ready(status: &str) {

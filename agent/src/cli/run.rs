@@ -13,6 +13,7 @@ use super::CliError;
 use crate::app::App;
 use crate::config::{self, ServeConfig};
 use crate::serve::{self, Listeners};
+use crate::systemd;
 
 /// What the runtime waits for blocking work that did not end within the grace period.
 const LEFTOVERS: Duration = Duration::from_millis(200);
@@ -42,8 +43,12 @@ async fn listen(config: &ServeConfig) -> Result<Listeners, CliError> {
         let path = path.to_owned();
         move |source| CliError::Socket { path, source }
     };
-    let unix = config.socket.as_deref().map(|path| serve::bind_unix(path).map_err(refuse(path)));
-    Ok(Listeners { tcp: bind(config.listen).await?, unix: unix.transpose()? })
+    let mut unix =
+        systemd::sockets().map_err(CliError::process("take the sockets of the service manager"))?;
+    if let Some(path) = config.socket.as_deref() {
+        unix.push(serve::bind_unix(path).map_err(refuse(path))?);
+    }
+    Ok(Listeners { tcp: bind(config.listen).await?, unix })
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {

@@ -52,7 +52,7 @@ impl Device {
         let app = App::open(config).unwrap();
         let stop = CancellationToken::new();
         let task = TaskTracker::new()
-            .spawn(app.run(Listeners { tcp: listener, unix: Some(unix) }, stop.clone().cancelled_owned()));
+            .spawn(app.run(Listeners { tcp: listener, unix: vec![unix] }, stop.clone().cancelled_owned()));
         Self { api, socket, stop, task }
     }
 
