@@ -59,7 +59,7 @@ pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 /// Serves until `stop`, then ends what has begun.
 pub async fn run(listeners: Listeners, metrics: Metrics, stop: CancellationToken) -> io::Result<()> {
     let Listeners { tcp, unix } = listeners;
-    let router = router(metrics);
+    let router = router(metrics, stop.clone());
     let tcp = tcp.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "small answers may be late");
@@ -79,8 +79,8 @@ pub async fn run(listeners: Listeners, metrics: Metrics, stop: CancellationToken
     Ok(())
 }
 
-fn router(metrics: Metrics) -> Router {
-    let inference = Inference(metrics.runner.clone());
+fn router(metrics: Metrics, stop: CancellationToken) -> Router {
+    let inference = Inference { runner: metrics.runner.clone(), stop };
     let text = async move || ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.text().await);
     let grpc = GrpcInferenceServiceServer::new(inference.clone()).max_decoding_message_size(BODY_LIMIT);
     rest::router(inference)

@@ -1,11 +1,14 @@
 //! The protocol over gRPC. Owns the translation of messages and status codes; never runs anything itself.
 
+use std::future::Future as _;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use proto::inference as v2;
 use proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use proto::inference::model_infer_response::InferOutputTensor;
 use tokio_stream::{Stream, StreamExt as _};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::inference::{self, Answer, DATATYPE, Inference, OUTPUT, Refusal, Tensor};
@@ -67,7 +70,9 @@ impl GrpcInferenceService for Inference {
     ) -> Answered<Self::ModelStreamInferStream> {
         let inference = self.clone();
         // One at a time, so that answers come in the order of the requests.
-        let answers = requests.into_inner().then(move |request| {
+        let requests =
+            Until { stream: requests.into_inner(), stop: Box::pin(self.stop.clone().cancelled_owned()) };
+        let answers = requests.then(move |request| {
             let inference = inference.clone();
             async move { Ok(inference.answer_in_stream(request?).await) }
         });
@@ -87,6 +92,23 @@ impl GrpcInferenceService for Inference {
         _: Request<v2::RepositoryIndexRequest>,
     ) -> Answered<v2::RepositoryIndexResponse> {
         Ok(Response::new(self.index()))
+    }
+}
+
+/// A stream that ends when the agent stops.
+struct Until<S> {
+    stream: S,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl<S: Stream + Unpin> Stream for Until<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        match self.stop.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => Pin::new(&mut self.stream).poll_next(context),
+        }
     }
 }
 

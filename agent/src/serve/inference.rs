@@ -8,6 +8,8 @@ use proto::inference as v2;
 use proto::inference::model_metadata_response::TensorMetadata;
 use proto::inference::repository_index_response::ModelIndex;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::runner::statistics::Span;
 use crate::runner::{InferError, Runner, ServedModel};
 
@@ -71,18 +73,22 @@ pub(super) struct Answer {
 
 /// The one model of this device, by the protocol's names.
 #[derive(Clone)]
-pub(super) struct Inference(pub(super) Runner);
+pub(super) struct Inference {
+    pub(super) runner: Runner,
+    /// Ends streams, which have no end of their own.
+    pub(super) stop: CancellationToken,
+}
 
 impl Inference {
     /// Whether the inference thread answers.
     pub(super) async fn is_live(&self) -> bool {
-        self.0.is_alive(Duration::from_secs(10)).await
+        self.runner.is_alive(Duration::from_secs(10)).await
     }
 
     /// The model that serves.
     pub(super) fn any(&self) -> Result<Arc<ServedModel>, Refusal> {
         let none = || "no model yet; this device waits for its first assignment".to_owned();
-        self.0.active().ok_or_else(|| Refusal::Unavailable(none()))
+        self.runner.active().ok_or_else(|| Refusal::Unavailable(none()))
     }
 
     /// The model that serves, if it is the one that is meant; an empty version means any.
@@ -105,7 +111,7 @@ impl Inference {
         let served = self.model(&request.model, &request.version)?;
         let batch = request.check(&served).map_err(Refusal::Invalid)?;
         let images = request.inputs.into_iter().next().map(|input| input.numbers).unwrap_or_default();
-        let numbers = self.0.infer(served.clone(), images).await?;
+        let numbers = self.runner.infer(served.clone(), images).await?;
         Ok(Answer { served, batch, numbers })
     }
 
@@ -126,7 +132,7 @@ impl Inference {
             state: "READY".to_owned(),
             reason: String::new(),
         };
-        v2::RepositoryIndexResponse { models: self.0.active().map(entry).into_iter().collect() }
+        v2::RepositoryIndexResponse { models: self.runner.active().map(entry).into_iter().collect() }
     }
 
     /// What the model has done since it was loaded; an empty name means whichever serves.

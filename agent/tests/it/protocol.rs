@@ -232,3 +232,29 @@ async fn a_person_asks_what_is_in_a_picture() {
         infer(vec!["--address".into(), gone, "--image".into(), picture.to_str().unwrap().into()]).await;
     assert_eq!(output.status.code(), Some(69), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_open_streams_after_what_was_asked() {
+    let (model, dir) = (Model::of_seed(1), tempfile::tempdir().unwrap());
+    let (device, _fake) = serving(&model, dir.path()).await;
+    let channel = Endpoint::from_shared(format!("http://{}", device.api)).unwrap().connect().await.unwrap();
+    let mut client = GrpcInferenceServiceClient::new(channel);
+    let (requests, stream) = tokio::sync::mpsc::channel(4);
+    requests
+        .send(ModelInferRequest {
+            raw_input_contents: vec![raw(&model.manifest.self_test.input).into()],
+            ..request(&model)
+        })
+        .await
+        .unwrap();
+    let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+    let mut answers = client.model_stream_infer(stream).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert_eq!(answer.error_message, "");
+    // The client never ends its side.
+    device.stop().await;
+    assert!(
+        answers.message().await.unwrap().is_none(),
+        "it ends as a stream does, not as a broken connection"
+    );
+}
