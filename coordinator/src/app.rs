@@ -25,6 +25,7 @@ use crate::core::Core;
 use crate::derive::{Pool, PoolError};
 use crate::fleet::Fleet;
 use crate::probes::{ProbeError, ProbeSet};
+use crate::refit::Fresh;
 use crate::rollout::driver::{Driver, Poke, Subjects};
 use crate::rpc::{ArtifactRpc, OperatorRpc, SessionRpc};
 use crate::signing::{self, KeyError};
@@ -189,6 +190,7 @@ impl App {
         let core = Core {
             store,
             blobs: blobs.clone(),
+            fresh: Fresh::default(),
             signer,
             checkpoints,
             trainer,

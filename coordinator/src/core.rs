@@ -13,6 +13,7 @@ use crate::checkpoints::Checkpoints;
 use crate::derive::Pool;
 use crate::fleet::Fleet;
 use crate::probes::ProbeSet;
+use crate::refit::Fresh;
 use crate::rollout::driver::{Poke, Subjects};
 use crate::store::{AssignmentRecord, StoreHandle};
 use crate::trainer::Trainer;
@@ -24,6 +25,8 @@ pub(crate) struct Core {
     pub(crate) store: StoreHandle,
     /// Artifacts' files.
     pub(crate) blobs: BlobStore,
+    /// Whose telemetry is new.
+    pub(crate) fresh: Fresh,
     /// Signs assignments.
     pub(crate) signer: Arc<SigningKey>,
     /// Where trainings stand.

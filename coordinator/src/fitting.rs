@@ -39,6 +39,8 @@ pub struct Candidate {
     pub class: ClassKey,
     /// What it measured; covers every probe.
     pub profile: HardwareProfile,
+    /// The budget that it broke, where it is fitted again: that one stands, whatever is learned of the device.
+    pub broken: Option<Budget>,
 }
 
 impl Candidate {
@@ -47,7 +49,13 @@ impl Candidate {
         let profile = device.profile.as_ref().filter(|profile| probes.covers(profile));
         let profile = profile.ok_or("it has not yet reported the times of all probe models")?;
         let class = ClassKey::of(profile).ok_or("it has timed no probe model")?;
-        Ok(Self { id: device.id.clone(), labels: device.labels.clone(), profile: profile.clone(), class })
+        Ok(Self {
+            id: device.id.clone(),
+            labels: device.labels.clone(),
+            profile: profile.clone(),
+            class,
+            broken: None,
+        })
     }
 }
 
@@ -124,6 +132,7 @@ pub fn rule(spec: &DeploymentSpec, labels: &BTreeMap<String, String>) -> Option<
 
 struct Member<'a> {
     candidate: &'a Candidate,
+    correction: f64,
     model: LatencyModel,
     budget: Budget,
 }
@@ -138,7 +147,7 @@ pub fn fit(
     precedents: &[Precedent],
 ) -> Vec<Fitting> {
     let mut fittings = Vec::with_capacity(candidates.len());
-    let mut groups: BTreeMap<(ClassKey, Option<usize>), Vec<Member<'_>>> = BTreeMap::new();
+    let mut groups: BTreeMap<(ClassKey, Option<usize>, bool), Vec<Member<'_>>> = BTreeMap::new();
     for candidate in candidates {
         let class = candidate.class.clone();
         match member(subject, probes, &spec.budgets, candidate, corrections) {
@@ -154,7 +163,7 @@ pub fn fit(
                             verdict,
                         });
                     }
-                    None => groups.entry((class, rule)).or_default().push(member),
+                    None => groups.entry((class, rule, candidate.broken.is_some())).or_default().push(member),
                 }
             }
             Err(error) => {
@@ -168,9 +177,9 @@ pub fn fit(
             }
         }
     }
-    for ((class, _), members) in groups {
+    for ((class, ..), members) in groups {
         let budget = members.iter().map(|member| member.budget).reduce(Budget::tightest).unwrap_or_default();
-        let planned = plan(subject, probes, &members, &budget, corrections.factor(&class.id()));
+        let planned = plan(subject, probes, &members, &budget);
         for member in members {
             let verdict = verdict(&planned, &member.model);
             fittings.push(Fitting { id: member.candidate.id.clone(), class: class.clone(), budget, verdict });
@@ -186,23 +195,25 @@ fn member<'a>(
     candidate: &'a Candidate,
     corrections: &Corrections,
 ) -> Result<Member<'a>, FitError> {
-    let model =
-        probes.latency_model(&candidate.profile)?.corrected(corrections.factor(&candidate.class.id()));
+    let class = candidate.class.id();
+    let correction = match candidate.broken {
+        Some(_) => corrections.factor_of(&candidate.id, &class),
+        None => corrections.factor(&class),
+    };
+    let model = probes.latency_model(&candidate.profile)?.corrected(correction);
     let dense = DenseFigures { cost: subject.cost, latency: Some(model.predict(&subject.network.graph)) };
-    let budget = budgeting::budget(&candidate.profile, &candidate.labels, rules, &dense)?;
-    Ok(Member { candidate, model, budget })
+    let budget = match candidate.broken {
+        Some(budget) => budget,
+        None => budgeting::budget(&candidate.profile, &candidate.labels, rules, &dense)?,
+    };
+    Ok(Member { candidate, correction, model, budget })
 }
 
 type Planned = Result<(Arc<PrunePlan>, Graph), FitError>;
 
 /// The largest network that the slowest of the members can run within `budget`.
-fn plan(
-    subject: &Subject,
-    probes: &ProbeSet,
-    members: &[Member<'_>],
-    budget: &Budget,
-    correction: f64,
-) -> Planned {
+fn plan(subject: &Subject, probes: &ProbeSet, members: &[Member<'_>], budget: &Budget) -> Planned {
+    let correction = members.iter().map(|member| member.correction).fold(1.0, f64::max);
     let profile = slowest_profile(members);
     let model = probes.latency_model(&profile)?.corrected(correction);
     let plan =

@@ -91,6 +91,14 @@ impl LatencyTally {
         self.microseconds.add(&interval).map_err(|_| HistogramError::Range)
     }
 
+    /// How many requests took longer than `ms` milliseconds.
+    pub fn above(&self, ms: f64) -> u64 {
+        // A float becomes the nearest number of its range.
+        let first_above = (ms * 1e3).floor() as u64 + 1;
+        let last = self.microseconds.max().max(first_above);
+        self.microseconds.count_between(first_above, last)
+    }
+
     /// What was added up; `None` if no request was.
     pub fn summary(&self) -> Option<Summary> {
         let all = &self.microseconds;

@@ -20,6 +20,7 @@ pub mod limit;
 pub mod manifest;
 pub mod models;
 pub mod probes;
+pub mod refit;
 pub mod rollout;
 pub mod signing;
 pub mod store;

@@ -194,6 +194,9 @@ pub struct RolloutSpec {
     /// How a new model is watched on its device.
     #[serde(skip_serializing_if = "usual::is_default")]
     pub probation: ProbationSpec,
+    /// How often a device whose measured latency breaks its ceiling is fitted again, tighter.
+    #[serde(skip_serializing_if = "usual::refits")]
+    pub refits: u32,
 }
 
 impl<D> DeploymentManifest<D> {
@@ -272,6 +275,6 @@ impl TrainingSpec {
 
 impl Default for RolloutSpec {
     fn default() -> Self {
-        Self { waves: vec![100], probation: ProbationSpec::default() }
+        Self { waves: vec![100], probation: ProbationSpec::default(), refits: 2 }
     }
 }

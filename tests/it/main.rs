@@ -7,6 +7,7 @@ mod elsewhere;
 mod kill;
 mod named_dataset;
 mod own_network;
+mod refit;
 mod scene;
 mod telemetry;
 mod tidy;

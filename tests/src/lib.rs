@@ -12,4 +12,5 @@ pub mod inference;
 pub mod operator;
 pub mod poll;
 pub mod proxy;
+pub mod simulated;
 pub mod study;

@@ -1,7 +1,7 @@
 //! What is left out of a manifest as it is stored: settings that came later and stand at their defaults. So a manifest
 //! that says nothing of them has the digest, and its derivations the keys, that it had before there were such settings.
 
-use super::TrainingSpec;
+use super::{RolloutSpec, TrainingSpec};
 
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -17,4 +17,8 @@ pub(super) fn momentum(value: &f32) -> bool {
 
 pub(super) fn nesterov(value: &bool) -> bool {
     *value == TrainingSpec::default().nesterov
+}
+
+pub(super) fn refits(value: &u32) -> bool {
+    *value == RolloutSpec::default().refits
 }

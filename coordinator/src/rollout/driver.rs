@@ -120,11 +120,12 @@ impl Driver {
         ended: &mpsc::Sender<Ended>,
     ) -> Result<Option<u64>, StoreError> {
         let snapshot = self.core.store.call(Snapshot::read).await?;
+        let fresh = self.core.fresh.take();
         let mut owned = BTreeSet::new();
         let mut wanted = BTreeSet::new();
         let mut wake_unix_ms = None;
         for deployment in &snapshot.deployments {
-            let next = self.advance(deployment, &snapshot, &owned).await?;
+            let next = self.advance(deployment, &snapshot, &owned, &fresh).await?;
             // One that failed lets go of its devices: another deployment may mend them.
             if !matches!(next.record.phase, DeploymentPhase::Failed { .. }) {
                 owned.extend(next.record.outcomes.keys().cloned());

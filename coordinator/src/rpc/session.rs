@@ -241,7 +241,8 @@ impl SessionRpc {
     ) -> Result<(), StoreError> {
         let record =
             TelemetryRecord { device: device.clone(), position, interval, received_unix_ms: unix_ms() };
-        // Nothing waits for it: telemetry is read when something is planned the next time.
+        self.core.fresh.mark(device);
+        // Nothing waits for it: the driver looks at it in its next round.
         if self.core.store.call(move |store| store.insert_telemetry(&record)).await?
             == Insertion::AlreadyStored
         {

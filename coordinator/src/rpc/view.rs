@@ -229,7 +229,7 @@ fn outcome_of(
 ) -> v1::DeviceOutcome {
     let artifact =
         outcome.digest.and_then(|digest| artifacts.iter().find(|artifact| artifact.digest == digest));
-    let (state, reason) = state(&outcome.state, presence.is_some());
+    let (state, reason) = state(outcome, presence.is_some());
     let downloaded = presence.and_then(|presence| presence.progress).map(|progress| match progress.phase {
         Phase::Downloading { done } if Some(progress.generation) == outcome.assignment => done,
         _ => 0,
@@ -250,7 +250,19 @@ fn outcome_of(
     }
 }
 
-fn state(outcome: &Outcome, online: bool) -> (&'static str, String) {
+fn state(outcome: &OutcomeRecord, online: bool) -> (&'static str, String) {
+    let (state, mut reason) = bare_state(&outcome.state, online);
+    if let Some(last) = outcome.breaches.last() {
+        let times = match outcome.breaches.len() {
+            1 => "once".to_owned(),
+            more => format!("{more} times"),
+        };
+        reason += &format!("; fitted again {times}, for {}", last.text());
+    }
+    (state, reason)
+}
+
+fn bare_state(outcome: &Outcome, online: bool) -> (&'static str, String) {
     match outcome {
         Outcome::Waiting { reason } => ("Waiting", reason.clone()),
         Outcome::Deriving => ("Deriving", "its model is being pruned and trained".to_owned()),

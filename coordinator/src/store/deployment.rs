@@ -9,6 +9,7 @@ use super::DerivationKey;
 use super::record::Record;
 use crate::class::ClassId;
 use crate::manifest::DeploymentManifest;
+use crate::refit::Breach;
 use pruner_core::budget::Budget;
 
 /// A deployment with its progress.
@@ -74,6 +75,9 @@ pub struct OutcomeRecord {
     pub predicted: Option<PredictedLatency>,
     /// The wave that it was placed in, from 0; `None` until placed.
     pub wave: Option<u32>,
+    /// Why it was fitted again, each time.
+    #[serde(default)]
+    pub breaches: Vec<Breach>,
 }
 
 impl DeploymentRecord {
@@ -169,6 +173,14 @@ impl OutcomeRecord {
         }
     }
 
+    /// Its model broke its budget: it is fitted again, in the wave that it has.
+    pub fn refit(&mut self, breach: Breach) {
+        self.breaches.push(breach);
+        self.state = Outcome::Deriving;
+        // What it reports of the model that it serves meanwhile is of no interest any more.
+        (self.derivation, self.assignment) = (None, None);
+    }
+
     /// A device about which nothing is known but what it waits for.
     pub fn waiting(reason: impl Into<String>) -> Self {
         Self {
@@ -180,6 +192,7 @@ impl OutcomeRecord {
             budget: Budget::default(),
             predicted: None,
             wave: None,
+            breaches: Vec::new(),
         }
     }
 }

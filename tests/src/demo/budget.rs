@@ -31,7 +31,8 @@ pub(super) fn dense(images: &Path, scale: Scale) -> DeploymentManifest {
                 ..TrainingSpec::default()
             },
             budgets: Vec::new(),
-            rollout: RolloutSpec::default(),
+            // Its table is of what was predicted: nothing is fitted again behind its back.
+            rollout: RolloutSpec { refits: 0, ..RolloutSpec::default() },
         },
     }
 }

@@ -12,8 +12,10 @@ use crate::clock::unix_ms;
 use crate::corrections::Corrections;
 use crate::derive::{Derivation, SubjectKey};
 use crate::fitting::{self, Candidate, Fitting, Precedent, Verdict};
+use crate::histogram::LatencyTally;
 use crate::manifest::{DeploymentSpec, TrainerKind};
 use crate::probes::ProbeSet;
+use crate::refit;
 use crate::rollout::plan::{self, Status};
 use crate::rollout::state::{Presence, Rollout};
 use crate::store::{
@@ -43,6 +45,7 @@ impl Driver {
         deployment: &DeploymentRecord,
         snapshot: &Snapshot,
         owned: &BTreeSet<DeviceId>,
+        fresh: &BTreeSet<DeviceId>,
     ) -> Result<Next, StoreError> {
         let mut next = Next {
             record: deployment.clone(),
@@ -55,12 +58,52 @@ impl Driver {
         if matches!(deployment.phase, DeploymentPhase::Failed { .. }) {
             return Ok(next);
         }
+        self.find_breaches(&mut next.record, fresh).await?;
         let unfitted = next.match_devices(snapshot, owned, &self.core.probes);
         self.fit_devices(&mut next, snapshot, unfitted).await?;
         next.note_derivations(snapshot);
         next.note_holdings(snapshot);
         self.place(&mut next, snapshot);
         Ok(next)
+    }
+
+    /// Has the devices fitted again whose new telemetry breaks their budget.
+    async fn find_breaches(
+        &self,
+        record: &mut DeploymentRecord,
+        fresh: &BTreeSet<DeviceId>,
+    ) -> Result<(), StoreError> {
+        let spec = &record.manifest.spec;
+        let most = match spec.training.trainer {
+            // A person trains each network: none is asked for unasked.
+            TrainerKind::External => 0,
+            TrainerKind::Builtin | TrainerKind::Command => spec.rollout.refits as usize,
+        };
+        for (id, outcome) in &mut record.outcomes {
+            let is_watched = matches!(outcome.state, Outcome::Active { .. }) && fresh.contains(id);
+            if !is_watched || outcome.breaches.len() >= most {
+                continue;
+            }
+            let (device, budget) = (id.clone(), outcome.budget);
+            let (digest, assignment) = (outcome.digest, outcome.assignment);
+            let found = self.core.store.call(move |store| {
+                let telemetry = store.telemetry(&device)?;
+                let served = telemetry.iter().map(|record| &record.interval).filter(|interval| {
+                    Some(interval.digest) == digest && Some(interval.generation) == assignment
+                });
+                let mut tally = LatencyTally::default();
+                for interval in served {
+                    // One that cannot be read is shown as errors in the telemetry's list; here it says nothing.
+                    let _ = tally.add(&interval.histogram);
+                }
+                Ok(refit::breach(&tally, &budget))
+            });
+            if let Some(breach) = found.await? {
+                tracing::warn!(deployment = record.name, device = %id, breach = breach.text(), "fitted again");
+                outcome.refit(breach);
+            }
+        }
+        Ok(())
     }
 
     /// Gives each device that has no model yet its plan; or asks for the network to be scored first.
@@ -88,7 +131,10 @@ impl Driver {
             Ok(fitting::fit(&subject, &probes, &wanted, &unfitted, &corrections, &precedents))
         });
         for fitting in fitted.await? {
-            let (id, outcome, derivation) = decided(&spec, fitting);
+            let (id, mut outcome, derivation) = decided(&spec, fitting);
+            if let Some(before) = next.record.outcomes.get(&id) {
+                (outcome.wave, outcome.breaches) = (before.wave, before.breaches.clone());
+            }
             tracing::info!(deployment = next.record.name, device = %id, outcome = ?outcome.state, "fitted");
             if let Some((key, plan)) = derivation {
                 next.derivations.insert(key, Some(plan));
@@ -167,12 +213,16 @@ impl Next {
             if known.is_some_and(OutcomeRecord::is_fitted) {
                 continue;
             }
+            let before = known.cloned().unwrap_or_else(|| OutcomeRecord::waiting(""));
             let outcome = match Candidate::of(device, probes) {
                 Ok(candidate) => {
-                    unfitted.push(candidate);
-                    OutcomeRecord { state: Outcome::Deriving, ..OutcomeRecord::waiting("") }
+                    let broken = (!before.breaches.is_empty()).then_some(before.budget);
+                    unfitted.push(Candidate { broken, ..candidate });
+                    OutcomeRecord { state: Outcome::Deriving, ..before }
                 }
-                Err(reason) => OutcomeRecord::waiting(reason),
+                Err(reason) => {
+                    OutcomeRecord { state: Outcome::Waiting { reason: reason.to_owned() }, ..before }
+                }
             };
             self.record.outcomes.insert(device.id.clone(), outcome);
         }

@@ -1,0 +1,127 @@
+//! Whether what a device measured breaks its budget, so that it is to be fitted again, tighter. Pure.
+//!
+//! A ceiling on a quantile `q` lets a share of `1 - q` of the requests be later. It is broken when so many more are that chance
+//! alone would do it once in about seven hundred times: above the mean of the binomial distribution by three of its standard deviations.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use proto::DeviceId;
+use pruner_core::budget::Budget;
+use serde::{Deserialize, Serialize};
+
+use crate::calibration::MIN_REQUESTS;
+use crate::histogram::LatencyTally;
+
+/// Standard deviations above the mean.
+const DEVIATIONS: f64 = 3.0;
+
+/// A ceiling that a device's own times break.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Breach {
+    /// `p50` or `p95`.
+    pub quantile: String,
+    /// What it was, milliseconds.
+    pub measured_ms: f64,
+    /// What was allowed, milliseconds.
+    pub ceiling_ms: f64,
+    /// Requests that it rests on.
+    pub requests: u64,
+}
+
+impl Breach {
+    /// For an operator.
+    pub fn text(&self) -> String {
+        let Self { quantile, measured_ms, ceiling_ms, requests } = self;
+        let share = (measured_ms / ceiling_ms - 1.0) * 100.0;
+        format!("{quantile} {measured_ms:.3} ms of {requests} requests, {share:.0} % over {ceiling_ms:.3} ms")
+    }
+}
+
+/// The ceiling of `budget` that `tally` breaks, if it breaks one; of fewer than [`MIN_REQUESTS`] requests it is not told.
+pub fn breach(tally: &LatencyTally, budget: &Budget) -> Option<Breach> {
+    let summary = tally.summary().filter(|summary| summary.count >= MIN_REQUESTS)?;
+    let ceilings = [
+        ("p95", 0.95, budget.latency_p95_ms, summary.p95_ms),
+        ("p50", 0.50, budget.latency_p50_ms, summary.p50_ms),
+    ];
+    ceilings.into_iter().find_map(|(quantile, share, ceiling, measured_ms)| {
+        let ceiling_ms = ceiling?;
+        let n = summary.count as f64;
+        let most = n * (1.0 - share) + DEVIATIONS * (n * share * (1.0 - share)).sqrt();
+        let is_broken = tally.above(ceiling_ms) as f64 > most;
+        is_broken.then(|| Breach {
+            quantile: quantile.to_owned(),
+            measured_ms,
+            ceiling_ms,
+            requests: summary.count,
+        })
+    })
+}
+
+/// The devices whose telemetry has come since it was looked at last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fresh(Arc<Mutex<BTreeSet<DeviceId>>>);
+
+impl Fresh {
+    pub(crate) fn mark(&self, device: &DeviceId) {
+        let mut devices = self.0.lock().expect("no holder of this lock can panic");
+        if !devices.contains(device) {
+            devices.insert(device.clone());
+        }
+    }
+
+    pub(crate) fn take(&self) -> BTreeSet<DeviceId> {
+        std::mem::take(&mut *self.0.lock().expect("no holder of this lock can panic"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::Histogram;
+    use hdrhistogram::serialization::{Serializer as _, V2Serializer};
+
+    use super::*;
+
+    /// `slow` of `count` requests take 2 ms, the others 1 ms.
+    fn tally(count: u64, slow: u64) -> LatencyTally {
+        let mut histogram = Histogram::<u64>::new(3).unwrap();
+        histogram.record_n(1000, count - slow).unwrap();
+        histogram.record_n(2000, slow).unwrap();
+        let mut encoded = Vec::new();
+        V2Serializer::new().serialize(&histogram, &mut encoded).unwrap();
+        let mut tally = LatencyTally::default();
+        tally.add(&encoded).unwrap();
+        tally
+    }
+
+    fn p95(ceiling: f64) -> Budget {
+        Budget { latency_p95_ms: Some(ceiling), ..Budget::default() }
+    }
+
+    #[test]
+    fn a_ceiling_is_broken_by_more_than_chance() {
+        // Of 1000, 50 may be late, and chance makes 6.9 more or less of it: up to 70 prove nothing.
+        for (slow, broken) in [(0, false), (50, false), (70, false), (71, true), (1000, true)] {
+            assert_eq!(breach(&tally(1000, slow), &p95(1.5)).is_some(), broken, "{slow}");
+        }
+        let p50 = Budget { latency_p50_ms: Some(1.5), ..Budget::default() };
+        for (slow, broken) in [(500, false), (547, false), (548, true)] {
+            assert_eq!(breach(&tally(1000, slow), &p50).is_some(), broken, "{slow}");
+        }
+    }
+
+    #[test]
+    fn few_requests_and_no_ceiling_prove_nothing() {
+        assert_eq!(breach(&tally(MIN_REQUESTS - 1, MIN_REQUESTS - 1), &p95(1.5)), None);
+        assert_eq!(breach(&tally(1000, 1000), &Budget::default()), None);
+        assert_eq!(breach(&LatencyTally::default(), &p95(1.5)), None);
+        assert_eq!(breach(&tally(1000, 1000), &p95(2.5)), None, "late, and within its ceiling");
+    }
+
+    #[test]
+    fn it_reads_as_a_person_would_say_it() {
+        let text = breach(&tally(500, 500), &p95(1.6)).unwrap().text();
+        assert_eq!(text, "p95 2.000 ms of 500 requests, 25 % over 1.600 ms");
+    }
+}

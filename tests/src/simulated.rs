@@ -1,0 +1,184 @@
+//! Devices that are played: they speak an agent's session with a real coordinator, and their times follow a formula, so that
+//! what a coordinator makes of times can be tested on a machine whose own times wander.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use coordinator::probes::ProbeSet;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Serializer as _, V2Serializer};
+use proto::session::{
+    AgentMessage, Assignment, CoordinatorMessage, Heartbeat, Hello, Holding, Phase, Progress,
+};
+use proto::v1::session_service_client::SessionServiceClient;
+use proto::{HardwareProfile, LatencyInterval, ProbeTiming, SpoolPosition, v1};
+use pruner_core::Graph;
+use pruner_core::graph::cost::cost;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+
+use crate::operator::Operator;
+
+/// Requests of one interval of telemetry.
+const REQUESTS: u64 = 500;
+
+/// What a device is like.
+#[derive(Debug, Clone)]
+pub struct SimulatedMeans {
+    /// Its name.
+    pub device_id: String,
+    /// Milliseconds for a million multiply-accumulates, in the probes.
+    pub ms_per_million: f64,
+    /// Served times over those that the probes promise.
+    pub slower: f64,
+}
+
+/// A device that is played until this is dropped.
+pub struct SimulatedDevice(JoinHandle<Result<()>>);
+
+impl SimulatedDevice {
+    /// Connects one, which serves whatever it is assigned and is asked for images all the time.
+    pub fn start(means: SimulatedMeans, coordinator: SocketAddr) -> Self {
+        Self(TaskTracker::new().spawn(play(means, coordinator)))
+    }
+
+    /// The error that ended it, if it has ended.
+    ///
+    /// # Errors
+    /// That one.
+    pub async fn ensure_playing(&mut self) -> Result<()> {
+        if self.0.is_finished() {
+            (&mut self.0).await??;
+            bail!("the coordinator closed the session");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SimulatedDevice {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl SimulatedMeans {
+    /// What its probes say of a network, milliseconds.
+    pub fn promised_ms(&self, graph: &Graph) -> f64 {
+        self.ms_per_million * cost(graph).macs as f64 / 1e6
+    }
+
+    fn profile(&self) -> Result<HardwareProfile> {
+        let timing = |probe: &coordinator::probes::Probe| {
+            let ms = self.promised_ms(&probe.graph);
+            let digest = probe.artifact.digest;
+            ProbeTiming { digest, runs: 100, p50_ms: ms, p95_ms: ms, engines: Vec::new() }
+        };
+        let wire = v1::HardwareProfile {
+            arch: "x86_64".to_owned(),
+            os: "linux".to_owned(),
+            instruction_sets: vec!["avx2".to_owned()],
+            logical_cores: 1,
+            inference_threads: 1,
+            engine: "rten".to_owned(),
+            revision: 1,
+            ..v1::HardwareProfile::default()
+        };
+        let probes = ProbeSet::known()?.iter().map(timing).collect();
+        Ok(HardwareProfile { probes, ..wire.try_into()? })
+    }
+}
+
+async fn play(means: SimulatedMeans, coordinator: SocketAddr) -> Result<()> {
+    let operator = Operator::new(coordinator)?;
+    let (outbox, messages) = mpsc::channel::<v1::AgentMessage>(16);
+    let hello = Hello {
+        device_id: means.device_id.parse()?,
+        agent_version: "played".to_owned(),
+        labels: [("device".to_owned(), means.device_id.clone())].into(),
+        holding: Holding::default(),
+        serving_address: String::new(),
+    };
+    outbox.send(AgentMessage::Hello(hello).into()).await?;
+    let mut client = SessionServiceClient::connect(format!("http://{coordinator}")).await?;
+    let mut inbox = client.session(ReceiverStream::new(messages)).await?.into_inner();
+    outbox.send(AgentMessage::Profile(means.profile()?).into()).await?;
+    let mut tick = tokio::time::interval(Duration::from_millis(200));
+    let mut serving: Option<Arc<Served>> = None;
+    let mut sequence = 0;
+    loop {
+        tokio::select! {
+            message = inbox.message() => {
+                let Some(message) = message? else { return Ok(()) };
+                if let CoordinatorMessage::Assignment(signed) = message.try_into()? {
+                    let assignment = signed.unverified()?;
+                    let served = Arc::new(Served::of(&means, &operator, assignment).await?);
+                    outbox.send(served.active().into()).await?;
+                    serving = Some(served);
+                }
+            }
+            _ = tick.tick() => {
+                let beat = serving.as_ref().map(|served| served.beat()).unwrap_or_default();
+                outbox.send(AgentMessage::Heartbeat(beat).into()).await?;
+                if let Some(served) = &serving {
+                    sequence += 1;
+                    let position = SpoolPosition { epoch: 1, sequence };
+                    outbox.send(AgentMessage::Telemetry(position, served.interval()?).into()).await?;
+                }
+            }
+        }
+    }
+}
+
+/// What a played device serves.
+struct Served {
+    assignment: Assignment,
+    microseconds: u64,
+}
+
+impl Served {
+    async fn of(means: &SimulatedMeans, operator: &Operator, assignment: Assignment) -> Result<Self> {
+        let artifact = operator.artifact(&assignment.model.artifact.digest.to_string()).await?;
+        let macs = artifact.footprint.context("an artifact has a footprint")?.macs;
+        let ms = means.ms_per_million * macs as f64 / 1e6 * means.slower;
+        Ok(Self { assignment, microseconds: ((ms * 1e3) as u64).max(1) })
+    }
+
+    fn holding(&self) -> Holding {
+        let digest = Some(self.assignment.model.artifact.digest);
+        Holding { generation: self.assignment.generation, digest }
+    }
+
+    fn beat(&self) -> Heartbeat {
+        Heartbeat { holding: self.holding(), engine: "a formula".to_owned() }
+    }
+
+    fn active(&self) -> AgentMessage {
+        let digest = self.assignment.model.artifact.digest;
+        AgentMessage::Progress(Progress {
+            generation: self.assignment.generation,
+            digest,
+            phase: Phase::Active,
+        })
+    }
+
+    fn interval(&self) -> Result<LatencyInterval> {
+        let mut histogram = Histogram::<u64>::new(3)?;
+        histogram.record_n(self.microseconds, REQUESTS)?;
+        let mut encoded = Vec::new();
+        V2Serializer::new().serialize(&histogram, &mut encoded)?;
+        Ok(LatencyInterval {
+            digest: self.assignment.model.artifact.digest,
+            generation: self.assignment.generation,
+            interval_ms: 200,
+            histogram: encoded,
+            errors: 0,
+            rss: None,
+            cpu_ms: None,
+            millicelsius: None,
+        })
+    }
+}
