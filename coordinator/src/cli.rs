@@ -22,6 +22,7 @@ mod plan;
 mod progress;
 mod prune;
 mod resource;
+mod rollout;
 mod serve;
 mod sheet;
 mod source;
@@ -85,6 +86,8 @@ enum Verb {
     Plan(plan::PlanArgs),
     /// Follow a deployment until it has ended
     Watch(watch::WatchArgs),
+    /// Pause, resume, abort, retry or undo a rollout
+    Rollout(rollout::RolloutArgs),
     /// Run the coordinator
     Serve(serve::ServeArgs),
     /// Prune a network to a budget, without a coordinator
@@ -128,6 +131,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Apply(args) => apply::run(args, &context).await,
         Verb::Plan(args) => plan::run(args, &context).await,
         Verb::Watch(args) => watch::run(args, &context).await,
+        Verb::Rollout(args) => rollout::run(args, &context).await,
         Verb::Serve(args) => serve::run(args).await,
         Verb::Prune(args) => prune::run(args, &context),
         Verb::Train(args) => train::run(args, &context),

@@ -8,6 +8,7 @@ mod kill;
 mod named_dataset;
 mod own_network;
 mod refit;
+mod rollout;
 mod scene;
 mod telemetry;
 mod tidy;

@@ -124,6 +124,15 @@ impl Operator {
         Ok(self.client.clone().apply(request).await.context("cannot apply the manifest")?.into_inner())
     }
 
+    /// Pauses, resumes, aborts, retries or undoes a rollout.
+    ///
+    /// # Errors
+    /// The coordinator's status.
+    pub async fn control_rollout(&self, name: &str, verb: &str) -> Result<v1::ControlRolloutResponse> {
+        let request = v1::ControlRolloutRequest { name: name.to_owned(), verb: verb.to_owned() };
+        Ok(self.client.clone().control_rollout(request).await?.into_inner())
+    }
+
     /// What each device would get of a manifest.
     ///
     /// # Errors

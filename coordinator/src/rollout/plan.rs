@@ -67,8 +67,16 @@ pub fn next(rollout: &Rollout<'_>, now_unix_ms: u64) -> Step {
         let status = Status::Failed { reason };
         return Step { assign: Vec::new(), expired: survey.expired, status, wake_unix_ms: None };
     }
-    let (assign, wave) = open_waves(rollout, &survey);
+    let (assign, wave) =
+        if rollout.paused { (Vec::new(), survey.reached) } else { open_waves(rollout, &survey) };
     let status = match survey.pending(rollout, &assign, wave) {
+        _ if rollout.paused && survey.untold_count() > 0 => Status::Waiting {
+            reason: format!(
+                "paused, {} not told; `reconvene rollout resume {}` goes on",
+                survey.untold_count(),
+                rollout.deployment
+            ),
+        },
         Some(reason) => Status::Waiting { reason },
         None => Status::Complete { summary: survey.summary() },
     };

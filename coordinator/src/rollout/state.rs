@@ -16,6 +16,8 @@ pub struct Rollout<'a> {
     pub deployment: &'a str,
     /// When this generation was applied, milliseconds since 1970.
     pub begun_unix_ms: u64,
+    /// Whether an operator has paused it.
+    pub paused: bool,
     /// Share of the devices that each wave has reached, percent. A last wave of 100 is implied.
     pub waves: &'a [u8],
     /// An online device that takes longer from assignment to `Active` has failed, and one that sends no profile for so
@@ -97,6 +99,7 @@ impl<'a> Rollout<'a> {
         Self {
             deployment: &record.name,
             begun_unix_ms: record.applied_unix_ms,
+            paused: record.paused,
             waves: &record.manifest.spec.rollout.waves,
             settle_limit_ms: SETTLE_LIMIT_MS,
             members: record

@@ -99,6 +99,11 @@ impl<'a> Survey<'a> {
         moving.chain(self.waiting.iter().map(|&(_, _, until)| until)).min()
     }
 
+    /// Devices that have a model and were not told of it.
+    pub(super) fn untold_count(&self) -> usize {
+        self.ready.len() + self.untold.len()
+    }
+
     /// Devices that waves are shares of.
     pub(super) fn counted(&self) -> usize {
         self.placed + self.unplaced

@@ -25,6 +25,7 @@ use crate::derive::{Subject, SubjectKey};
 use crate::fitting::{self, Candidate};
 use crate::manifest::{DeploymentManifest, TrainerKind};
 use crate::models::Origin;
+use crate::rollout::control::{Control, Verb};
 use crate::rollout::driver::score;
 use crate::store::{Applied, DeploymentPhase, DeploymentRecord, DerivationState, Store, StoreError};
 
@@ -173,6 +174,39 @@ impl OperatorService for OperatorRpc {
         Ok(Response::new(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() }))
     }
 
+    async fn control_rollout(
+        &self,
+        request: Request<v1::ControlRolloutRequest>,
+    ) -> Reply<v1::ControlRolloutResponse> {
+        let v1::ControlRolloutRequest { name, verb } = request.into_inner();
+        let verb: Verb = verb.parse().map_err(Status::invalid_argument)?;
+        let record = self.deployment(&name).await?;
+        let generation = record.generation;
+        let control = verb.on(&record).map_err(Status::failed_precondition)?;
+        let (generation, result) = match control {
+            Control::Unchanged => (generation, "unchanged"),
+            Control::Apply(manifest) => {
+                let applied = self.apply(Request::new(v1::ApplyRequest { manifest })).await?.into_inner();
+                (Generation(applied.generation), if verb == Verb::Undo { "undone" } else { "retried" })
+            }
+            Control::Pause(paused) => {
+                self.change(record, move |record| record.paused = paused).await?;
+                (generation, if paused { "paused" } else { "resumed" })
+            }
+            Control::Abort => {
+                let reason = "an operator aborted it".to_owned();
+                self.change(record, move |record| {
+                    record.message.clone_from(&reason);
+                    record.phase = DeploymentPhase::Failed { reason: reason.clone() };
+                })
+                .await?;
+                (generation, "aborted")
+            }
+        };
+        tracing::info!(deployment = name, %generation, verb = verb.name(), result, "rollout controlled");
+        Ok(Response::new(v1::ControlRolloutResponse { generation: generation.0, result: result.to_owned() }))
+    }
+
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Reply<v1::PlanResponse> {
         let manifest = self.manifest(&request.into_inner().manifest).await?;
         let subject = self.subject(&manifest).await?;
@@ -198,10 +232,7 @@ impl OperatorService for OperatorRpc {
 
     async fn watch_deployment(&self, request: Request<v1::WatchDeploymentRequest>) -> Reply<EventStream> {
         let v1::WatchDeploymentRequest { name, generation } = request.into_inner();
-        let wanted = name.clone();
-        let record =
-            self.core.store.call(move |store| store.deployment(&wanted)).await.map_err(status::store)?;
-        let record = record.ok_or_else(|| Status::not_found(format!("no deployment '{name}'")))?;
+        let record = self.deployment(&name).await?;
         let generation = if generation == 0 { record.generation } else { Generation(generation) };
         let (events, receiver) = mpsc::channel(EVENTS);
         self.core.tasks.spawn(self.clone().watch(name, generation, events));
@@ -233,6 +264,28 @@ fn requeue_failed(store: &dyn Store, blobs: &BlobStore, name: &str) -> Result<()
 }
 
 impl OperatorRpc {
+    async fn deployment(&self, name: &str) -> Result<DeploymentRecord, Status> {
+        let wanted = name.to_owned();
+        let record = self.core.store.call(move |store| store.deployment(&wanted)).await;
+        record.map_err(status::store)?.ok_or_else(|| Status::not_found(format!("no deployment '{name}'")))
+    }
+
+    /// Changes the generation that `record` is of, and has everybody look at it again.
+    async fn change(
+        &self,
+        record: DeploymentRecord,
+        change: impl Fn(&mut DeploymentRecord) + Send + 'static,
+    ) -> Result<(), Status> {
+        let DeploymentRecord { name, generation, .. } = record;
+        let changed = self.core.store.call(move |store| {
+            store.update_deployment(&name, generation, &mut |record| change(record)).map(drop)
+        });
+        changed.await.map_err(status::store)?;
+        self.core.board.wake();
+        self.core.poke.poke();
+        Ok(())
+    }
+
     /// What the text means, a dataset's name looked up: what is kept of it says where the files are.
     async fn manifest(&self, text: &str) -> Result<DeploymentManifest, Status> {
         let manifest = DeploymentManifest::read(text).map_err(status::manifest)?;
@@ -299,10 +352,7 @@ impl OperatorRpc {
     }
 
     async fn event(&self, name: &str, generation: Generation) -> Result<v1::DeploymentEvent, Status> {
-        let wanted = name.to_owned();
-        let record =
-            self.core.store.call(move |store| store.deployment(&wanted)).await.map_err(status::store)?;
-        let record = record.ok_or_else(|| Status::not_found(format!("no deployment '{name}'")))?;
+        let record = self.deployment(name).await?;
         if record.generation != generation {
             return Err(Status::aborted(format!(
                 "deployment '{name}' is at generation {}, no longer at {generation}",

@@ -33,6 +33,12 @@ pub struct DeploymentRecord {
     pub message: String,
     /// What each device that the selector matches gets, and why.
     pub outcomes: BTreeMap<DeviceId, OutcomeRecord>,
+    /// Whether an operator has paused its rollout.
+    #[serde(default)]
+    pub paused: bool,
+    /// The manifest that was complete before this one, as it was written.
+    #[serde(default)]
+    pub previous: Option<String>,
 }
 
 /// How far a deployment has come.
@@ -81,6 +87,11 @@ pub struct OutcomeRecord {
 }
 
 impl DeploymentRecord {
+    /// The last manifest that was complete: this one, or the one before.
+    pub fn last_complete(&self) -> Option<String> {
+        if self.phase == DeploymentPhase::Complete { Some(self.text.clone()) } else { self.previous.clone() }
+    }
+
     /// What a device's new model has to stand: the rules of the rollout, against the device's latency ceiling.
     pub fn probation(&self, device: &DeviceId) -> Probation {
         let budget = self.outcomes.get(device).map(|outcome| outcome.budget);

@@ -193,6 +193,8 @@ impl Store for SledStore {
                     }
                     stored => Ok(DeploymentRecord {
                         name: name.clone(),
+                        previous: stored.as_ref().and_then(DeploymentRecord::last_complete),
+                        paused: false,
                         generation: stored.map_or(Generation(0), |record| record.generation).next(),
                         manifest: manifest.clone(),
                         manifest_digest,

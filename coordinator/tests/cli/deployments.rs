@@ -132,3 +132,14 @@ fn a_plan_for_nobody_exits_with_no_fit() {
     assert_eq!(run.code, 4, "{run:?}");
     assert!(run.stdout.contains("hub-2"), "the plan is printed all the same");
 }
+
+#[test]
+fn a_rollout_is_controlled() {
+    let fake = Fake::start(fleet::replies());
+    for (verb, said) in [("pause", "paused"), ("resume", "resumed")] {
+        let line = reconvene(&fake.url, &["rollout", verb, "fashion-mnist"]).data();
+        assert_eq!(line.trim(), format!("deployment/fashion-mnist {said} (generation 4)"));
+    }
+    let line = reconvene(&fake.url, &["rollout", "abort", "done"]).complaint(1);
+    assert!(line.contains("deployment 'done' is complete"), "{line}");
+}

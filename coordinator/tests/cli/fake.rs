@@ -201,6 +201,20 @@ impl OperatorService for Service {
         Ok(Response::new(v1::ImportModelResponse { model: Some(model), unchanged: false }))
     }
 
+    async fn control_rollout(
+        &self,
+        request: Request<v1::ControlRolloutRequest>,
+    ) -> Result<Response<v1::ControlRolloutResponse>, Status> {
+        let v1::ControlRolloutRequest { name, verb } = request.into_inner();
+        match name.as_str() {
+            "fashion-mnist" => {
+                Ok(Response::new(v1::ControlRolloutResponse { generation: 4, result: format!("{verb}d") }))
+            }
+            "done" => Err(Status::failed_precondition("deployment 'done' is complete")),
+            _ => Err(Status::not_found("no such deployment")),
+        }
+    }
+
     async fn plan(&self, _: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
         Ok(Response::new(self.0.plan.clone()))
     }

@@ -30,6 +30,7 @@ fn a_coordinator_that_is_not_there() {
         &["plan", "-f", file],
         &["apply", "-f", file],
         &["watch", "deploy", "x"],
+        &["rollout", "pause", "x"],
     ] {
         assert_eq!(reconvene(&url, arguments).complaint(69), expected, "{arguments:?}");
     }
@@ -57,6 +58,7 @@ fn things_that_do_not_exist() {
             &["describe", "artifact", "0bad"],
             "artifact '0bad' not found; `reconvene get artifacts` lists them",
         ),
+        (&["rollout", "undo", "x"], "deployment 'x' not found; `reconvene get deployments` lists them"),
         (&["watch", "deployment", "x"], "no deployment 'x'"),
     ] {
         assert_eq!(reconvene(&fake.url, arguments).complaint(3), expected);

@@ -15,6 +15,7 @@ const LIMIT_MS: u64 = 60_000;
 /// A fleet that does what each step says, as the driver would.
 struct Fleet {
     waves: Vec<u8>,
+    paused: bool,
     now: u64,
     devices: BTreeMap<DeviceId, (OutcomeRecord, Presence)>,
 }
@@ -38,7 +39,7 @@ fn no_fit() -> Outcome {
 
 impl Fleet {
     fn new(waves: &[u8], names: &[&str]) -> Self {
-        let mut fleet = Self { waves: waves.to_vec(), now: 1000, devices: BTreeMap::new() };
+        let mut fleet = Self { waves: waves.to_vec(), paused: false, now: 1000, devices: BTreeMap::new() };
         for name in names {
             fleet.devices.insert(
                 id(name),
@@ -70,6 +71,7 @@ impl Fleet {
         Rollout {
             deployment: "mnist",
             begun_unix_ms: 0,
+            paused: self.paused,
             waves: &self.waves,
             settle_limit_ms: LIMIT_MS,
             members,
@@ -466,7 +468,7 @@ impl Fleet {
     }
 
     fn at(&self, devices: &BTreeMap<DeviceId, (OutcomeRecord, Presence)>) -> Fleet {
-        Fleet { waves: self.waves.clone(), now: self.now, devices: devices.clone() }
+        Fleet { waves: self.waves.clone(), paused: false, now: self.now, devices: devices.clone() }
     }
 }
 
@@ -519,4 +521,21 @@ proptest! {
         let step = fleet.checked_step()?;
         prop_assert!(matches!(step.status, Status::Failed { .. }), "{step:?}");
     }
+}
+
+#[test]
+fn a_paused_rollout_tells_nobody_and_says_so() {
+    let mut fleet = Fleet::new(&[50], &["a", "b", "c"]);
+    fleet.paused = true;
+    let step = next(&fleet.rollout(), fleet.now);
+    let reason = "paused, 3 not told; `reconvene rollout resume mnist` goes on".to_owned();
+    assert_eq!((step.assign.len(), step.status), (0, Status::Waiting { reason }));
+    for name in ["a", "b", "c"] {
+        fleet.active(name);
+    }
+    let step = next(&fleet.rollout(), fleet.now);
+    assert_eq!(step.status, Status::Complete { summary: "3 active".to_owned() }, "nothing is left to pause");
+    fleet.set("b", failed("no disk"));
+    let step = next(&fleet.rollout(), fleet.now);
+    assert!(matches!(step.status, Status::Failed { .. }), "a failure is not put off");
 }

@@ -1,0 +1,171 @@
+//! What an operator may do to a rollout under way. Pure: from the record and the verb to what becomes of it.
+
+use std::str::FromStr;
+
+use crate::store::{DeploymentPhase, DeploymentRecord};
+
+/// As `reconvene rollout` has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Tell no more devices for now.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Tell no more devices for good.
+    Abort,
+    /// Begin again what failed.
+    Retry,
+    /// Back to the manifest before.
+    Undo,
+}
+
+/// What becomes of the rollout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    /// It is as it was asked to be already.
+    Unchanged,
+    /// Whether devices are told.
+    Pause(bool),
+    /// It ends as failed.
+    Abort,
+    /// This manifest is applied.
+    Apply(String),
+}
+
+impl Verb {
+    /// Every verb.
+    pub const ALL: [Self; 5] = [Self::Pause, Self::Resume, Self::Abort, Self::Retry, Self::Undo];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Abort => "abort",
+            Self::Retry => "retry",
+            Self::Undo => "undo",
+        }
+    }
+
+    /// What it makes of the deployment, or why it makes no sense now.
+    ///
+    /// # Errors
+    /// What is the matter, and what to do instead, for an operator.
+    pub fn on(self, record: &DeploymentRecord) -> Result<Control, String> {
+        let name = &record.name;
+        let is_failed = matches!(record.phase, DeploymentPhase::Failed { .. });
+        match self {
+            Self::Pause | Self::Resume if is_failed => Err(format!(
+                "deployment '{name}' has failed; `reconvene rollout retry {name}` begins it again"
+            )),
+            Self::Pause | Self::Resume => {
+                let paused = self == Self::Pause;
+                Ok(if record.paused == paused { Control::Unchanged } else { Control::Pause(paused) })
+            }
+            Self::Abort if is_failed => Ok(Control::Unchanged),
+            Self::Abort if record.phase == DeploymentPhase::Complete => Err(format!(
+                "deployment '{name}' is complete: there is nothing to abort; `reconvene rollout undo {name}` goes back"
+            )),
+            Self::Abort => Ok(Control::Abort),
+            Self::Retry if is_failed => Ok(Control::Apply(record.text.clone())),
+            Self::Retry => Err(format!("deployment '{name}' has not failed")),
+            Self::Undo => match &record.previous {
+                Some(text) if *text != record.text => Ok(Control::Apply(text.clone())),
+                Some(_) | None => {
+                    Err(format!("deployment '{name}' has no other manifest that was complete before"))
+                }
+            },
+        }
+    }
+}
+
+impl FromStr for Verb {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|verb| verb.name() == text)
+            .ok_or_else(|| format!("'{text}' is no verb of a rollout; allowed: {}", names()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{Digest, Generation};
+
+    use super::*;
+    use crate::manifest::DeploymentManifest;
+
+    const TEXT: &str = "
+apiVersion: reconvene/v1
+kind: Deployment
+metadata: { name: fashion }
+spec:
+  network: resnet20
+  dataset: { format: idx, path: /data }
+";
+
+    fn record(phase: DeploymentPhase, paused: bool, previous: Option<&str>) -> DeploymentRecord {
+        let manifest = DeploymentManifest::read(TEXT).unwrap();
+        let dataset = crate::manifest::DatasetSpec {
+            format: crate::manifest::DatasetFormat::Idx,
+            path: "/data".into(),
+            test_share: None,
+        };
+        DeploymentRecord {
+            name: "fashion".to_owned(),
+            generation: Generation(3),
+            manifest: manifest.with_dataset(dataset),
+            manifest_digest: Digest::of(b""),
+            text: TEXT.to_owned(),
+            applied_unix_ms: 0,
+            phase,
+            message: String::new(),
+            outcomes: Default::default(),
+            paused,
+            previous: previous.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn each_verb_does_what_it_says_or_says_why_not() {
+        let (rolling, complete) = (DeploymentPhase::RollingOut, DeploymentPhase::Complete);
+        let failed = DeploymentPhase::Failed { reason: "why".to_owned() };
+        let again = || Control::Apply(TEXT.to_owned());
+        let table = [
+            (Verb::Pause, &rolling, false, Ok(Control::Pause(true))),
+            (Verb::Pause, &rolling, true, Ok(Control::Unchanged)),
+            (Verb::Resume, &rolling, true, Ok(Control::Pause(false))),
+            (Verb::Resume, &rolling, false, Ok(Control::Unchanged)),
+            (Verb::Pause, &complete, false, Ok(Control::Pause(true))),
+            (Verb::Pause, &failed, false, Err("rollout retry fashion")),
+            (Verb::Abort, &rolling, false, Ok(Control::Abort)),
+            (Verb::Abort, &failed, false, Ok(Control::Unchanged)),
+            (Verb::Abort, &complete, false, Err("rollout undo fashion")),
+            (Verb::Retry, &failed, false, Ok(again())),
+            (Verb::Retry, &rolling, false, Err("has not failed")),
+        ];
+        for (verb, phase, paused, expected) in table {
+            let got = verb.on(&record(phase.clone(), paused, None));
+            match (got, expected) {
+                (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{verb:?} {phase:?} {paused}"),
+                (Err(got), Err(part)) => assert!(got.contains(part), "{verb:?} {phase:?}: {got}"),
+                (got, expected) => panic!("{verb:?} {phase:?}: {got:?}, not {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn undo_goes_back_to_another_manifest_only() {
+        let rolling = || DeploymentPhase::RollingOut;
+        let undone = Verb::Undo.on(&record(rolling(), false, Some("older")));
+        assert_eq!(undone, Ok(Control::Apply("older".to_owned())));
+        for previous in [None, Some(TEXT)] {
+            assert!(
+                Verb::Undo.on(&record(rolling(), false, previous)).unwrap_err().contains("no other manifest")
+            );
+        }
+    }
+}

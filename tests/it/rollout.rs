@@ -1,0 +1,82 @@
+//! An operator's hand on rollouts: nothing is told while one is paused, and there is a way back from each end.
+
+use std::collections::BTreeSet;
+
+use fleet_tests::operator::describe;
+use fleet_tests::poll::{Answer, wait_until};
+use fleet_tests::simulated::{SimulatedDevice, SimulatedMeans};
+use proto::v1;
+
+use crate::scene::{DEPLOYMENT, LIMIT, Scene};
+
+const DEVICES: [&str; 3] = ["sim-1", "sim-2", "sim-3"];
+
+async fn control(scene: &Scene, verb: &str) -> String {
+    match scene.operator.control_rollout(DEPLOYMENT, verb).await {
+        Ok(v1::ControlRolloutResponse { generation, result }) => format!("{result} {generation}"),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+async fn until(scene: &Scene, what: &str, is_so: impl Fn(&v1::Deployment) -> bool) -> v1::Deployment {
+    wait_until(what, LIMIT, async || {
+        let deployment = scene.operator.deployment(DEPLOYMENT).await?.expect("it was applied");
+        let text = describe(&deployment);
+        Ok(if is_so(&deployment) { Answer::Ready(deployment) } else { Answer::NotYet(text) })
+    })
+    .await
+    .unwrap()
+}
+
+fn served(deployment: &v1::Deployment) -> BTreeSet<&str> {
+    deployment.devices.iter().map(|outcome| outcome.digest.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_is_paused_resumed_undone_aborted_and_retried() {
+    let scene = Scene::start().await;
+    let _devices = DEVICES.map(|device| {
+        let means = SimulatedMeans { device_id: device.to_owned(), ms_per_million: 0.5, slower: 1.0 };
+        SimulatedDevice::start(means, scene.coordinator.address())
+    });
+    wait_until("every device to be known", LIMIT, async || {
+        let known = scene.operator.devices().await?.iter().filter(|device| !device.probes.is_empty()).count();
+        Ok(if known == DEVICES.len() { Answer::Ready(()) } else { Answer::NotYet(format!("{known} are")) })
+    })
+    .await
+    .unwrap();
+
+    let mut manifest = scene.manifest(Vec::new());
+    manifest.spec.rollout.waves = vec![34];
+    let first = scene.apply(&manifest).await;
+    assert_eq!(control(&scene, "pause").await, "paused 1");
+    assert_eq!(control(&scene, "pause").await, "unchanged 1");
+    let paused =
+        until(&scene, "the pause", |deployment| deployment.message.starts_with("paused, 3 not told")).await;
+    assert!(paused.devices.iter().all(|outcome| outcome.state == "Fitted"), "{}", describe(&paused));
+    assert_eq!(control(&scene, "resume").await, "resumed 1");
+    let old = scene.settled(first).await;
+    assert!(control(&scene, "abort").await.contains("there is nothing to abort"));
+    assert!(control(&scene, "undo").await.contains("no other manifest"));
+
+    manifest.spec.training.seed = 2;
+    let second = scene.apply(&manifest).await;
+    let new = scene.settled(second).await;
+    assert_ne!(served(&old), served(&new));
+    assert_eq!(control(&scene, "undo").await, "undone 3");
+    assert_eq!(served(&scene.settled(3).await), served(&old));
+
+    manifest.spec.training.seed = 3;
+    scene.apply(&manifest).await;
+    assert_eq!(control(&scene, "abort").await, "aborted 4");
+    let aborted = until(&scene, "the end", |deployment| deployment.phase == "Failed").await;
+    assert_eq!(aborted.message, "an operator aborted it");
+    assert_eq!(control(&scene, "abort").await, "unchanged 4");
+    for device in scene.operator.devices().await.unwrap() {
+        assert!(served(&old).contains(device.active_digest.as_str()), "it keeps what it serves: {device:?}");
+    }
+    assert!(control(&scene, "pause").await.contains("rollout retry patterns"));
+    assert_eq!(control(&scene, "retry").await, "retried 5");
+    scene.settled(5).await;
+    assert!(control(&scene, "explode").await.contains("allowed: pause, resume, abort, retry, undo"));
+}
