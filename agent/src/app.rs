@@ -13,6 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::causes::describe;
 use crate::config::Config;
+use crate::identity::connect::Target;
+use crate::identity::join::JoinFile;
+use crate::identity::{Identity, IdentityError};
 use crate::metrics::Metrics;
 use crate::probe::task::Prober;
 use crate::runner::Runner;
@@ -184,6 +187,27 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
+    /// Who this device is; `None` towards a coordinator that does not encrypt.
+    fn identity(&self) -> Result<Option<Result<Identity, IdentityError>>, tonic::transport::Error> {
+        let Config { coordinator, join_file, device_id, .. } = self.config;
+        if !coordinator.starts_with("https://") {
+            return Ok(None);
+        }
+        let target = Target::parse(coordinator)?;
+        let join = join_file.as_deref().and_then(|path| {
+            let unusable = |problem: &String| tracing::error!(file = %path.display(), problem, "the join file is of no use");
+            JoinFile::read(path).inspect_err(unusable).ok()
+        });
+        let identity = Identity::open(device_id.clone(), target, join, self.state.clone());
+        if let Err(error) = &identity {
+            tracing::error!(
+                error = describe(error),
+                "no coordinator is looked for until the agent is started again"
+            );
+        }
+        Ok(Some(identity))
+    }
+
     /// Starts every task but the server.
     fn spawn(
         &self,
@@ -193,7 +217,9 @@ impl Parts<'_> {
         pulse: Pulse,
         stop: &CancellationToken,
     ) -> Result<(), AppError> {
-        let channel = session::channel(&self.config.coordinator).map_err(AppError::Address)?;
+        let identity = self.identity().map_err(AppError::Address)?;
+        let channel =
+            session::channel(&self.config.coordinator, identity.as_ref()).map_err(AppError::Address)?;
         let (assignments, assigned) = watch::channel(None);
         let (probes, wanted) = watch::channel(None);
         let (progress_tx, progress) = watch::channel(None);
@@ -217,6 +243,7 @@ impl Parts<'_> {
             config: self.config.clone(),
             serving_address,
             trust,
+            identity: identity.and_then(Result::ok),
             channel,
             runner: self.runner.clone(),
             spool: self.spool.clone(),

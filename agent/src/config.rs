@@ -21,8 +21,10 @@ const PREFIX: &str = "RECONVENE_AGENT";
 pub struct Config {
     /// This device's name in the fleet.
     pub device_id: DeviceId,
-    /// Where the coordinator listens: `http://host:port`.
+    /// Where the coordinator listens: `http://host:port`, or `https://host:port`.
     pub coordinator: String,
+    /// What this device joins an encrypted coordinator with, the first time.
+    pub join_file: Option<PathBuf>,
     /// Whose assignments count; empty: those of the first coordinator.
     pub coordinator_keys: Vec<VerifyingKey>,
     /// Where models, telemetry and timings are kept.
@@ -96,6 +98,7 @@ struct ConfigFile {
     device_id: Option<String>,
     coordinator: Option<String>,
     coordinator_keys: Vec<String>,
+    join_file: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     labels: BTreeMap<String, String>,
     engine: EngineFile,
@@ -140,6 +143,7 @@ fn load_with(
         return Err(ConfigError::Missing { path: path.to_owned() });
     }
     let variables: HashMap<String, String> = environment.collect();
+    let credentials = variables.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let environment = config::Environment::with_prefix(PREFIX)
         .prefix_separator("__")
         .separator("__")
@@ -162,7 +166,17 @@ fn load_with(
         .build()
         .and_then(config::Config::try_deserialize)
         .map_err(|error| unreadable(path, &error))?;
-    file.check(path)
+    let config = file.check(path)?;
+    let join_file = config.join_file.clone().or_else(|| credential(credentials.as_deref()?));
+    Ok(Config { join_file, ..config })
+}
+
+/// The join file that systemd hands over: `join`, or the first of a folder of them, `join_NAME`.
+fn credential(folder: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    let is_join = |name: &str| name == "join" || name.starts_with("join_");
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_join)).min()
 }
 
 /// The drop-ins of `agent.toml`: every `agent.d/*.toml`, in the order of their names; a later one has its way.
@@ -226,6 +240,7 @@ impl ConfigFile {
         Ok(Config {
             device_id,
             coordinator,
+            join_file: self.join_file,
             coordinator_keys,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/reconvene-agent")),
             labels: self.labels,
@@ -258,8 +273,7 @@ fn check_coordinator(address: &str) -> Result<(), String> {
     let refuse = || format!("'{address}' is not an address such as http://127.0.0.1:7370");
     let uri: tonic::codegen::http::Uri = address.parse().map_err(|_| refuse())?;
     match (uri.scheme_str(), uri.host()) {
-        (Some("http"), Some(_)) => Ok(()),
-        (Some("https"), Some(_)) => Err(format!("'{address}': https is not supported yet; use http://")),
+        (Some("http" | "https"), Some(_)) => Ok(()),
         _ => Err(refuse()),
     }
 }

@@ -6,6 +6,7 @@ pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod fetch;
+pub mod identity;
 pub mod metrics;
 pub mod probe;
 pub mod reconcile;

@@ -18,6 +18,7 @@ use tonic::{Status, Streaming};
 
 use crate::causes::describe;
 use crate::config::Config;
+use crate::identity::{self, Identity, IdentityError};
 use crate::runner::{Runner, ServedModel};
 use crate::spool::shared::SharedSpool;
 use crate::state::FileError;
@@ -49,7 +50,9 @@ const BEAT: Duration = Duration::from_secs(10);
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
-    #[error("the coordinator is not reachable: {}", .0.message())]
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("the coordinator is not reachable: {}", said(.0))]
     Call(Status),
     #[error("the coordinator ended the session: {}", .0.message())]
     Broken(Status),
@@ -61,6 +64,14 @@ enum SessionError {
     Greeting(#[source] Invalid),
     #[error("the coordinator's first message is no welcome")]
     NoWelcome,
+}
+
+/// What a status says, and why where it was made here.
+fn said(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => format!("{}: {}", status.message(), describe(source)),
+        None => status.message().to_owned(),
+    }
 }
 
 /// When the session's loop last turned: what the watchdog looks at.
@@ -111,6 +122,8 @@ pub struct Session {
     pub serving_address: String,
     /// Whose assignments count.
     pub trust: Trust,
+    /// Who this device is to a coordinator that encrypts.
+    pub identity: Option<Identity>,
     /// To the coordinator.
     pub channel: Channel,
     /// What serves.
@@ -132,14 +145,21 @@ pub struct Session {
 }
 
 /// A channel to the coordinator at `address`, which is connected when it is first used and again when it broke.
-pub fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
+pub fn channel(
+    address: &str,
+    identity: Option<&Result<Identity, IdentityError>>,
+) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(address.to_owned())?
         .connect_timeout(GREETING / 2)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true);
-    Ok(endpoint.connect_lazy())
+    Ok(match identity {
+        None => endpoint.connect_lazy(),
+        Some(Ok(identity)) => identity::connect::channel(&endpoint, identity.clone()),
+        Some(Err(error)) => identity::connect::nowhere(&endpoint, describe(error)),
+    })
 }
 
 impl Session {
@@ -170,6 +190,9 @@ impl Session {
 
     /// One session, from hello to its end, which is never expected.
     async fn converse(&mut self) -> Result<(), SessionError> {
+        if let Some(identity) = &self.identity {
+            identity.ensure().await?;
+        }
         let mut active = self.runner.subscribe();
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let outbox = Outbox(outbox);
@@ -186,6 +209,13 @@ impl Session {
         let mut pulse = tokio::time::interval(BEAT);
         let mut appended = self.spool.subscribe();
         let mut flow = Flow::begin(&self.spool).await;
+        let identity = self.identity.clone();
+        let mut renewal = std::pin::pin!(async move {
+            match identity {
+                Some(identity) => identity.keep_renewed().await,
+                None => std::future::pending().await,
+            }
+        });
         self.progress.mark_changed();
         self.profile.mark_changed();
         appended.mark_changed();
@@ -194,6 +224,7 @@ impl Session {
             tokio::select! {
                 message = inbox.message() => self.hear(message, &mut flow, &outbox).await?,
                 _ = pulse.tick() => {}
+                () = &mut renewal => {}
                 _ = heartbeat.tick() => outbox.send(heartbeat_of(&active)).await?,
                 Ok(()) = active.changed() => outbox.send(heartbeat_of(&active)).await?,
                 Ok(()) = self.progress.changed() => {

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// An operation on a file of the state directory that failed.
@@ -29,6 +30,17 @@ impl FileError {
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let temporary = path.with_extension("new");
     let mut file = File::create(&temporary).map_err(FileError::of("create", &temporary))?;
+    file.write_all(bytes).map_err(FileError::of("write", &temporary))?;
+    file.sync_all().map_err(FileError::of("flush", &temporary))?;
+    rename(&temporary, path)
+}
+
+/// As [`replace`], for its owner's eyes alone.
+pub fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let temporary = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    let file = options.create(true).truncate(true).write(true).mode(0o600).open(&temporary);
+    let mut file = file.map_err(FileError::of("create", &temporary))?;
     file.write_all(bytes).map_err(FileError::of("write", &temporary))?;
     file.sync_all().map_err(FileError::of("flush", &temporary))?;
     rename(&temporary, path)
@@ -123,6 +135,11 @@ impl StateDir {
     /// The times of probe models.
     pub fn timings(&self) -> PathBuf {
         self.0.join("probe-timings.json")
+    }
+
+    /// The device's key and certificate.
+    pub fn identity(&self) -> PathBuf {
+        self.0.join("identity")
     }
 
     /// The keys of the first coordinator.

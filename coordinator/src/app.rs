@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use proto::SigningKey;
 use proto::v1::artifact_service_server::ArtifactServiceServer;
+use proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use proto::v1::operator_service_server::OperatorServiceServer;
 use proto::v1::session_service_server::SessionServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::blob::{BlobError, BlobStore};
 use crate::board::Board;
@@ -24,10 +24,13 @@ use crate::config::Config;
 use crate::core::Core;
 use crate::derive::{Pool, PoolError};
 use crate::fleet::Fleet;
+use crate::identity::authority::{Authority, AuthorityError};
+use crate::identity::bans::Bans;
+use crate::listener::{self, Encryption};
 use crate::probes::{ProbeError, ProbeSet};
 use crate::refit::Fresh;
 use crate::rollout::driver::{Driver, Poke, Subjects};
-use crate::rpc::{ArtifactRpc, OperatorRpc, SessionRpc};
+use crate::rpc::{ArtifactRpc, EnrollmentRpc, OperatorRpc, SessionRpc, guard};
 use crate::signing::{self, KeyError};
 use crate::store::{DerivationKey, DerivationState, SledStore, Store as _, StoreError, StoreHandle};
 use crate::trainer::{Trainer, TrainerError};
@@ -42,6 +45,8 @@ pub struct App {
     probes: Arc<ProbeSet>,
     pool: Pool,
     signer: Arc<SigningKey>,
+    authority: Option<Arc<Authority>>,
+    bans: Bans,
 }
 
 /// Why the daemon could not start, or stopped.
@@ -78,6 +83,9 @@ pub enum AppError {
     /// No key to sign with.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// No certificates.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// The probe models could not be made.
     #[error(transparent)]
     Probes(#[from] ProbeError),
@@ -125,8 +133,11 @@ impl App {
         let checkpoints = Checkpoints::open(path.join("checkpoints"), is_queued)?;
         let trainer = Trainer::open(config.trainer.clone(), path.join("training"), is_queued)?;
         let pool = Pool::start(config.derive.threads)?;
-        let store = StoreHandle::new(store);
-        Ok(Self { config, store, blobs, checkpoints, trainer, probes, pool, signer })
+        let authority = config.tls.is_some().then(|| Authority::open(&authority_folder(path))).transpose()?;
+        let identities = store.identities()?;
+        let bans = Bans::new(identities.into_iter().filter(|known| known.banned).map(|known| known.device));
+        let (store, authority) = (StoreHandle::new(store), authority.map(Arc::new));
+        Ok(Self { config, store, blobs, checkpoints, trainer, probes, pool, signer, authority, bans })
     }
 
     /// Binds the configured address and writes it to `listen-address` in the state folder.
@@ -150,16 +161,20 @@ impl App {
     ) -> Result<(), AppError> {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let encryption = self.encryption()?.map(Arc::new);
         let (driver, services) = self.parts(&tasks, &stop);
+        let Services { session, artifact, operator, enrollment, bans } = services;
         tasks.spawn(driver.run());
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = listener::incoming(listener, encryption, &tasks, stop.clone());
+        let of_devices = move |request| guard::device(&bans, request);
         let stopped = stop.clone();
         let serving = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
-            .add_service(SessionServiceServer::new(services.0))
-            .add_service(ArtifactServiceServer::new(services.1))
-            .add_service(OperatorServiceServer::new(services.2))
+            .add_service(SessionServiceServer::with_interceptor(session, of_devices.clone()))
+            .add_service(ArtifactServiceServer::with_interceptor(artifact, of_devices))
+            .add_service(OperatorServiceServer::with_interceptor(operator, guard::operator))
+            .add_service(EnrollmentServiceServer::new(enrollment))
             .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
         tokio::pin!(serving);
         let served = tokio::select! {
@@ -181,15 +196,18 @@ impl App {
         Ok(served?)
     }
 
-    fn parts(
-        self,
-        tasks: &TaskTracker,
-        stop: &CancellationToken,
-    ) -> (Driver, (SessionRpc, ArtifactRpc, OperatorRpc)) {
-        let Self { config, store, blobs, checkpoints, trainer, probes, pool, signer } = self;
+    fn encryption(&self) -> Result<Option<Encryption>, AppError> {
+        let (Some(tls), Some(authority)) = (&self.config.tls, &self.authority) else { return Ok(None) };
+        Ok(Some(Encryption::new(authority.clone(), tls.names.clone())?))
+    }
+
+    fn parts(self, tasks: &TaskTracker, stop: &CancellationToken) -> (Driver, Services) {
+        let Self { config, store, blobs, checkpoints, trainer, probes, pool, signer, authority, bans } = self;
         let core = Core {
             store,
             blobs: blobs.clone(),
+            authority,
+            bans: bans.clone(),
             fresh: Fresh::default(),
             signer,
             checkpoints,
@@ -206,9 +224,25 @@ impl App {
         let session = SessionRpc { core: core.clone(), config: config.session };
         let artifact = ArtifactRpc::new(blobs, tasks.clone());
         let operator = OperatorRpc { core: core.clone() };
+        let lifetime = config.tls.map(|tls| tls.device_lifetime).unwrap_or_default();
+        let enrollment = EnrollmentRpc { core: core.clone(), lifetime };
         let driver = Driver { core };
-        (driver, (session, artifact, operator))
+        (driver, Services { session, artifact, operator, enrollment, bans })
     }
+}
+
+/// What is served, and who is not.
+struct Services {
+    session: SessionRpc,
+    artifact: ArtifactRpc,
+    operator: OperatorRpc,
+    enrollment: EnrollmentRpc,
+    bans: Bans,
+}
+
+/// Where the authority's files lie in a state folder.
+pub fn authority_folder(state_dir: &Path) -> PathBuf {
+    state_dir.join("authority")
 }
 
 fn write_address(path: &Path, address: SocketAddr) -> io::Result<()> {

@@ -9,6 +9,7 @@ mod connect;
 mod dataset;
 mod describe;
 mod destination;
+mod device;
 mod error;
 mod figures;
 mod follow;
@@ -16,6 +17,7 @@ mod get;
 mod layers;
 mod manifest_file;
 mod model;
+mod operator;
 mod outcome;
 mod output;
 mod plan;
@@ -28,6 +30,7 @@ mod sheet;
 mod source;
 mod table;
 mod terminal;
+mod token;
 mod train;
 mod upload;
 mod watch;
@@ -67,6 +70,9 @@ pub(crate) struct Cli {
         default_value = "http://127.0.0.1:7370"
     )]
     server: String,
+    /// The folder with the operator's certificate, for https: ca.pem, cert.pem, key.pem
+    #[arg(long, global = true, env = "RECONVENE_IDENTITY", value_name = "DIR")]
+    identity: Option<std::path::PathBuf>,
     /// When to colour
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto")]
     color: ColorChoice,
@@ -88,6 +94,12 @@ enum Verb {
     Watch(watch::WatchArgs),
     /// Pause, resume, abort, retry or undo a rollout
     Rollout(rollout::RolloutArgs),
+    /// Make, list and revoke what devices join with
+    Token(token::TokenArgs),
+    /// Keep a device out, or let it in again
+    Device(device::DeviceArgs),
+    /// Make operators' certificates, on the coordinator's host
+    Operator(operator::OperatorArgs),
     /// Run the coordinator
     Serve(serve::ServeArgs),
     /// Prune a network to a budget, without a coordinator
@@ -124,7 +136,10 @@ impl Context {
 /// Runs the verb that the process's arguments name.
 pub(crate) async fn run() -> ExitCode {
     let cli = Cli::parse();
-    let context = Context { terminal: Terminal::new(cli.color), server: Server::new(&cli.server) };
+    let context = Context {
+        terminal: Terminal::new(cli.color),
+        server: Server::new(&cli.server, cli.identity.as_deref()),
+    };
     let outcome = match &cli.verb {
         Verb::Get(args) => get::run(args, &context).await,
         Verb::Describe(args) => describe::run(args, &context).await,
@@ -132,6 +147,9 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Plan(args) => plan::run(args, &context).await,
         Verb::Watch(args) => watch::run(args, &context).await,
         Verb::Rollout(args) => rollout::run(args, &context).await,
+        Verb::Token(args) => token::run(args, &context).await,
+        Verb::Device(args) => device::run(args, &context).await,
+        Verb::Operator(args) => operator::run(args, &context),
         Verb::Serve(args) => serve::run(args).await,
         Verb::Prune(args) => prune::run(args, &context),
         Verb::Train(args) => train::run(args, &context),

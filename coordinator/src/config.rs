@@ -14,6 +14,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Database, artifacts, and `listen-address`, a file with the address that was bound.
     pub state_dir: PathBuf,
+    /// How connections are encrypted; `None`: they are not.
+    pub tls: Option<TlsConfig>,
     /// How agents' sessions run.
     pub session: SessionConfig,
     /// How models are derived.
@@ -29,6 +31,15 @@ pub struct TrainerConfig {
     pub command: Vec<String>,
     /// For one network; the program is stopped after it.
     pub time_limit: Duration,
+}
+
+/// How connections are encrypted, with certificates of the coordinator's own authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// Names and addresses by which devices and operators reach the coordinator.
+    pub names: Vec<String>,
+    /// How long a device's certificate lasts; it is renewed after half of it.
+    pub device_lifetime: Duration,
 }
 
 /// How agents' sessions run.
@@ -82,6 +93,8 @@ struct ConfigFile {
     #[serde(default = "default_state_dir")]
     state_dir: PathBuf,
     #[serde(default)]
+    tls: TlsFile,
+    #[serde(default)]
     session: SessionFile,
     #[serde(default)]
     derive: DeriveFile,
@@ -94,6 +107,14 @@ struct SessionFile {
     heartbeat_interval: String,
     telemetry_interval: String,
     offline_after: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct TlsFile {
+    enabled: Option<bool>,
+    names: Vec<String>,
+    device_lifetime: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -152,12 +173,13 @@ fn check(path: &Path, file: ConfigFile) -> Result<Config, ConfigError> {
     let listen: SocketAddr = file.listen.parse().map_err(|_| {
         refuse("listen", format!("'{}' is not an address such as 127.0.0.1:7370", file.listen))
     })?;
-    if !listen.ip().is_loopback() && !file.allow_plaintext {
+    let encrypts = file.tls.enabled.unwrap_or(!listen.ip().is_loopback() && !file.allow_plaintext);
+    if !encrypts && !listen.ip().is_loopback() && !file.allow_plaintext {
         let problem = format!(
-            "{listen} can be reached from other machines, and connections are not encrypted yet; listen on \
-             127.0.0.1 and forward the port through a tunnel, or set allow_plaintext = true on a network you trust"
+            "{listen} can be reached from other machines; leave encryption on, listen on 127.0.0.1, or set \
+             allow_plaintext = true on a network you trust"
         );
-        return Err(refuse("listen", problem));
+        return Err(refuse("tls.enabled", problem));
     }
     let duration = |key, text: &str| match humantime::parse_duration(text) {
         Ok(duration) if duration >= Duration::from_millis(10) && duration <= Duration::from_secs(86_400) => {
@@ -165,6 +187,19 @@ fn check(path: &Path, file: ConfigFile) -> Result<Config, ConfigError> {
         }
         _ => Err(refuse(key, format!("'{text}' is not a time from 10ms to 1day, such as 5s"))),
     };
+    let device_lifetime = match file.tls.device_lifetime.as_deref().map(humantime::parse_duration) {
+        None => Duration::from_secs(86_400),
+        Some(Ok(lifetime)) if (Duration::from_secs(2)..=DEVICE_LIFETIME_LIMIT).contains(&lifetime) => {
+            lifetime
+        }
+        Some(_) => {
+            return Err(refuse(
+                "tls.device_lifetime",
+                "it is a time from 2s to 90days, such as 24h".to_owned(),
+            ));
+        }
+    };
+    let tls = encrypts.then(|| TlsConfig { names: names(listen, &file.tls.names), device_lifetime });
     let session = SessionConfig {
         heartbeat_interval: duration("session.heartbeat_interval", &file.session.heartbeat_interval)?,
         telemetry_interval: duration("session.telemetry_interval", &file.session.telemetry_interval)?,
@@ -182,7 +217,24 @@ fn check(path: &Path, file: ConfigFile) -> Result<Config, ConfigError> {
         }
     };
     let trainer = file.trainer.map(|trainer| check_trainer(trainer, refuse)).transpose()?;
-    Ok(Config { listen, state_dir: file.state_dir, session, derive: DeriveConfig { threads }, trainer })
+    Ok(Config { listen, state_dir: file.state_dir, tls, session, derive: DeriveConfig { threads }, trainer })
+}
+
+/// Longer certificates would make a ban the only way to be rid of a device.
+const DEVICE_LIFETIME_LIMIT: Duration = Duration::from_secs(90 * 86_400);
+
+/// What the configuration names, and what the host is called anyway.
+fn names(listen: SocketAddr, configured: &[String]) -> Vec<String> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut names = configured.to_vec();
+    let usual = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned(), host];
+    names.extend(usual);
+    if !listen.ip().is_unspecified() {
+        names.push(listen.ip().to_string());
+    }
+    let mut known = std::collections::BTreeSet::new();
+    names.retain(|name| !name.is_empty() && known.insert(name.clone()));
+    names
 }
 
 fn check_trainer(
@@ -225,7 +277,8 @@ mod tests {
             ("colour = 1", "colour"),
             ("[session]\nheartbeat = '5s'", "heartbeat"),
             ("listen = 'here'", "listen"),
-            ("listen = '0.0.0.0:7370'", "allow_plaintext"),
+            ("listen = '0.0.0.0:7370'\n[tls]\nenabled = false", "allow_plaintext"),
+            ("[tls]\ndevice_lifetime = '1s'", "tls.device_lifetime"),
             ("[session]\nheartbeat_interval = '0s'", "heartbeat_interval"),
             ("[session]\nheartbeat_interval = '20s'", "offline_after"),
             ("[derive]\nthreads = 5000", "derive.threads"),
@@ -237,6 +290,11 @@ mod tests {
             let message = read(text).unwrap_err();
             assert!(message.contains(named), "{text}: {message}");
         }
-        assert!(read("listen = '0.0.0.0:7370'\nallow_plaintext = true").is_ok());
+        assert_eq!(read("listen = '0.0.0.0:7370'\nallow_plaintext = true").unwrap().tls, None);
+        assert_eq!(read("").unwrap().tls, None, "the loopback interface needs no encryption");
+        let config = read("listen = '0.0.0.0:7370'\n[tls]\nnames = ['fleet.example.org']").unwrap();
+        let tls = config.tls.unwrap();
+        assert_eq!((tls.names[0].as_str(), tls.device_lifetime.as_secs()), ("fleet.example.org", 86_400));
+        assert!(read("[tls]\nenabled = true").unwrap().tls.is_some());
     }
 }

@@ -98,6 +98,13 @@ impl Fleet {
         }
     }
 
+    /// Ends a device's session.
+    pub fn close(&self, device: &DeviceId) {
+        if let Some(session) = self.lock().live.get(device) {
+            session.closed.cancel();
+        }
+    }
+
     /// What is known of a device that is connected; `None` where it is not.
     pub fn presence(&self, device: &DeviceId) -> Option<Presence> {
         self.lock().live.get(device).map(|session| session.presence.clone())

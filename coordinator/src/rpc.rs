@@ -1,8 +1,11 @@
 //! The wire: each call becomes domain values, one call inward, and a message or a status back. No decisions here.
 
+mod access;
 mod add;
 mod artifact;
 mod elsewhere;
+mod enrollment;
+pub(crate) mod guard;
 mod import;
 mod operator;
 mod session;
@@ -11,5 +14,6 @@ mod upload;
 mod view;
 
 pub(crate) use artifact::ArtifactRpc;
+pub(crate) use enrollment::EnrollmentRpc;
 pub(crate) use operator::OperatorRpc;
 pub(crate) use session::SessionRpc;

@@ -7,6 +7,7 @@ pub mod dataset;
 pub mod deployment;
 pub mod derivation;
 pub mod device;
+pub mod identity;
 pub mod model;
 pub mod sled;
 pub mod telemetry;
@@ -27,6 +28,7 @@ pub use derivation::{DerivationKey, DerivationRecord, DerivationState};
 pub use device::{DeviceRecord, HoldingRecord};
 pub use error::StoreError;
 pub use handle::StoreHandle;
+pub use identity::{IdentityRecord, TokenRecord};
 pub use model::ModelRecord;
 pub use sled::SledStore;
 pub use telemetry::{Insertion, TelemetryRecord};
@@ -127,6 +129,35 @@ pub trait Store: Send + Sync {
 
     /// What a device shall serve.
     fn assignment(&self, device: &DeviceId) -> Result<Option<AssignmentRecord>, StoreError>;
+
+    /// Stores a join token.
+    fn insert_token(&self, record: &TokenRecord) -> Result<(), StoreError>;
+
+    /// Changes a join token.
+    fn update_token(
+        &self,
+        id: &str,
+        change: &mut dyn FnMut(&mut TokenRecord),
+    ) -> Result<TokenRecord, StoreError>;
+
+    /// One join token.
+    fn token(&self, id: &str) -> Result<Option<TokenRecord>, StoreError>;
+
+    /// All join tokens, by name.
+    fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError>;
+
+    /// Changes what is known of a device's identity, which begins as nothing.
+    fn change_identity(
+        &self,
+        device: &DeviceId,
+        change: &mut dyn FnMut(&mut IdentityRecord),
+    ) -> Result<IdentityRecord, StoreError>;
+
+    /// What is known of a device's identity.
+    fn identity(&self, device: &DeviceId) -> Result<Option<IdentityRecord>, StoreError>;
+
+    /// All identities, by device.
+    fn identities(&self) -> Result<Vec<IdentityRecord>, StoreError>;
 
     /// Stores one interval exactly once by (device, epoch, sequence); again is a success that changes nothing.
     fn insert_telemetry(&self, record: &TelemetryRecord) -> Result<Insertion, StoreError>;

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod elsewhere;
+mod identity;
 mod kill;
 mod named_dataset;
 mod own_network;

@@ -115,6 +115,9 @@ fn engines_and_wire_stay_behind_their_borders() {
                 "proto/",
                 "coordinator/src/rpc",
                 "coordinator/src/app.rs",
+                // Connections themselves.
+                "coordinator/src/listener.rs",
+                "agent/src/identity",
                 "coordinator/src/cli",
                 "agent/src/session",
                 "agent/src/fetch",

@@ -43,6 +43,7 @@ impl Device {
         let config = Config {
             device_id: "gw-1".parse().unwrap(),
             coordinator: format!("http://{coordinator}"),
+            join_file: None,
             coordinator_keys: Vec::new(),
             state_dir,
             labels: [("site".to_owned(), "berlin".to_owned())].into(),

@@ -34,6 +34,13 @@ pub(crate) fn parse_test_share(text: &str) -> Result<TestShare, String> {
     TestShare::new(parse_share(text)?).map_err(|error| error.to_string())
 }
 
+/// `site=berlin`.
+pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
+    let label = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = label.ok_or_else(|| format!("'{text}' is not a label such as site=berlin"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

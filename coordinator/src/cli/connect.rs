@@ -1,13 +1,18 @@
 //! The connection to the coordinator, and what its refusals mean to an operator.
 
 use coordinator::causes::chain;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::v1::operator_service_client::OperatorServiceClient;
+use tokio_rustls::rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::error::CliError;
+
+mod tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,13 +28,14 @@ pub(crate) type Client = OperatorServiceClient<Channel>;
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     url: String,
+    identity: Option<PathBuf>,
 }
 
 impl Server {
     /// A server by its URL; `host:port` alone means http.
-    pub(crate) fn new(url: &str) -> Self {
+    pub(crate) fn new(url: &str, identity: Option<&Path>) -> Self {
         let scheme = if url.contains("://") { "" } else { "http://" };
-        Self { url: format!("{scheme}{url}") }
+        Self { url: format!("{scheme}{url}"), identity: identity.map(Path::to_owned) }
     }
 
     /// Connects, or says why not.
@@ -41,8 +47,27 @@ impl Server {
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
-        let channel = endpoint.connect().await.map_err(|error| self.unreachable(&error))?;
+        let channel = if self.url.starts_with("https://") {
+            let (config, host, port) = self.encrypted(&endpoint)?;
+            let connect = move |_| tls::connect(config.clone(), host.clone(), port);
+            endpoint.connect_with_connector(tower::service_fn(connect)).await
+        } else {
+            endpoint.connect().await
+        };
+        let channel = channel.map_err(|error| self.unreachable(&error))?;
         Ok(Client::new(channel).max_decoding_message_size(LARGEST_REPLY))
+    }
+
+    /// How, and where to, an encrypted connection is made.
+    fn encrypted(&self, endpoint: &Endpoint) -> Result<(Arc<ClientConfig>, String, u16), CliError> {
+        let Some(folder) = &self.identity else {
+            let need = "an https server needs --identity DIR: `reconvene operator create` on the coordinator's host makes one";
+            return Err(CliError::Usage(need.to_owned()));
+        };
+        let config = tls::config(folder).map_err(CliError::BadInput)?;
+        let uri = endpoint.uri();
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        Ok((config, host, uri.port_u16().unwrap_or(443)))
     }
 
     /// A refused or broken call, as the operator should read it.
@@ -51,6 +76,9 @@ impl Server {
         match status.code() {
             Code::NotFound => CliError::Missing(message),
             Code::InvalidArgument | Code::AlreadyExists => CliError::BadInput(message),
+            Code::Unauthenticated | Code::PermissionDenied | Code::FailedPrecondition => {
+                CliError::Failed(message)
+            }
             Code::Unavailable => match std::error::Error::source(&status) {
                 Some(source) => self.unreachable(source),
                 None => CliError::Unreachable { url: self.url.clone(), cause: message },

@@ -99,6 +99,7 @@ impl CliError {
                 | AppError::Store(StoreError::File { .. })
                 | AppError::Blobs(_)
                 | AppError::Key(_)
+                | AppError::Authority(_)
                 | AppError::Checkpoints(_)
                 | AppError::Trainer(_) => 73,
                 AppError::Listen { .. }

@@ -133,4 +133,5 @@ resource!(Model, "model", "models", Exact, MODELS, name, list_models -> models);
 resource!(Dataset, "dataset", "datasets", Exact, DATASETS, name, list_datasets -> datasets);
 resource!(Deployment, "deployment", "deployments", Exact, DEPLOYMENTS, name, list_deployments -> deployments);
 resource!(Artifact, "artifact", "artifacts", Prefix, ARTIFACTS, digest, list_artifacts -> artifacts);
+resource!(Token, "token", "tokens", Exact, TOKENS, id, list_tokens -> tokens);
 resource!(TelemetrySummary, "device", "telemetry", Owner, TELEMETRY, device_id, list_telemetry -> telemetry);

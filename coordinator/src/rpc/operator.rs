@@ -14,7 +14,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{add, elsewhere, import, status, view};
+use super::{access, add, elsewhere, guard, import, status, view};
 use crate::blob::BlobStore;
 use crate::board::JobId;
 use crate::clock::unix_ms;
@@ -23,6 +23,7 @@ use crate::corrections::Corrections;
 use crate::datasets;
 use crate::derive::{Subject, SubjectKey};
 use crate::fitting::{self, Candidate};
+use crate::identity::Role;
 use crate::manifest::{DeploymentManifest, TrainerKind};
 use crate::models::Origin;
 use crate::rollout::control::{Control, Verb};
@@ -61,6 +62,7 @@ impl OperatorService for OperatorRpc {
         &self,
         request: Request<Streaming<v1::ImportWeightsRequest>>,
     ) -> Reply<v1::ImportWeightsResponse> {
+        guard::allow(&request, Role::Operator)?;
         elsewhere::import(&self.core, request.into_inner()).await.map(Response::new)
     }
 
@@ -99,6 +101,7 @@ impl OperatorService for OperatorRpc {
     }
 
     async fn add_dataset(&self, request: Request<v1::AddDatasetRequest>) -> Reply<v1::AddDatasetResponse> {
+        guard::allow(&request, Role::Operator)?;
         add::add(&self.core, request.into_inner()).await.map(Response::new)
     }
 
@@ -106,6 +109,7 @@ impl OperatorService for OperatorRpc {
         &self,
         request: Request<Streaming<v1::ImportModelRequest>>,
     ) -> Reply<v1::ImportModelResponse> {
+        guard::allow(&request, Role::Operator)?;
         import::import(&self.core, request.into_inner()).await.map(Response::new)
     }
 
@@ -143,41 +147,48 @@ impl OperatorService for OperatorRpc {
     }
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Reply<v1::ApplyResponse> {
-        let text = request.into_inner().manifest;
-        let manifest = self.manifest(&text).await?;
-        self.origin(&manifest.spec.network).await?;
-        if manifest.spec.training.trainer == TrainerKind::Command && !self.core.trainer.is_configured() {
-            return Err(status::no_trainer());
-        }
-        let name = manifest.metadata.name.clone();
-        let blobs = self.core.blobs.clone();
-        let applied = self
-            .core
-            .store
-            .call(move |store| {
-                requeue_failed(store, &blobs, &manifest.metadata.name)?;
-                store.apply_deployment(&manifest, &text, unix_ms())
-            })
-            .await
-            .map_err(status::store)?;
-        let result = match &applied {
-            Applied::Created(_) => "created",
-            Applied::Configured(_) => "configured",
-            Applied::Unchanged(_) => "unchanged",
-        };
-        let generation = applied.record().generation;
-        tracing::info!(deployment = name, %generation, result, "deployment applied");
-        if result != "unchanged" {
-            self.core.board.clear(&name);
-        }
-        self.core.poke.poke();
-        Ok(Response::new(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() }))
+        guard::allow(&request, Role::Operator)?;
+        Ok(Response::new(self.apply_text(request.into_inner().manifest).await?))
+    }
+
+    async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Reply<v1::CreateTokenResponse> {
+        guard::allow(&request, Role::Admin)?;
+        let by = guard::caller(&request);
+        let created = access::create_token(&self.core, request.into_inner()).await?;
+        tracing::info!(token = created.token.as_ref().map(|token| &*token.id), by, "join token made");
+        Ok(Response::new(created))
+    }
+
+    async fn list_tokens(&self, request: Request<v1::ListRequest>) -> Reply<v1::TokenList> {
+        guard::allow(&request, Role::Admin)?;
+        Ok(Response::new(access::tokens(&self.core, request.into_inner().name).await?))
+    }
+
+    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Reply<v1::Token> {
+        guard::allow(&request, Role::Admin)?;
+        let by = guard::caller(&request);
+        let token = access::revoke_token(&self.core, request.into_inner().id).await?;
+        tracing::info!(token = token.id, by, "join token revoked");
+        Ok(Response::new(token))
+    }
+
+    async fn control_device(
+        &self,
+        request: Request<v1::ControlDeviceRequest>,
+    ) -> Reply<v1::ControlDeviceResponse> {
+        guard::allow(&request, Role::Admin)?;
+        let by = guard::caller(&request);
+        let v1::ControlDeviceRequest { name, verb } = request.into_inner();
+        let result = access::control_device(&self.core, &name, &verb).await?;
+        tracing::info!(device = name, result, by, "device controlled");
+        Ok(Response::new(v1::ControlDeviceResponse { result: result.to_owned() }))
     }
 
     async fn control_rollout(
         &self,
         request: Request<v1::ControlRolloutRequest>,
     ) -> Reply<v1::ControlRolloutResponse> {
+        guard::allow(&request, Role::Operator)?;
         let v1::ControlRolloutRequest { name, verb } = request.into_inner();
         let verb: Verb = verb.parse().map_err(Status::invalid_argument)?;
         let record = self.deployment(&name).await?;
@@ -186,7 +197,7 @@ impl OperatorService for OperatorRpc {
         let (generation, result) = match control {
             Control::Unchanged => (generation, "unchanged"),
             Control::Apply(manifest) => {
-                let applied = self.apply(Request::new(v1::ApplyRequest { manifest })).await?.into_inner();
+                let applied = self.apply_text(manifest).await?;
                 (Generation(applied.generation), if verb == Verb::Undo { "undone" } else { "retried" })
             }
             Control::Pause(paused) => {
@@ -264,6 +275,37 @@ fn requeue_failed(store: &dyn Store, blobs: &BlobStore, name: &str) -> Result<()
 }
 
 impl OperatorRpc {
+    async fn apply_text(&self, text: String) -> Result<v1::ApplyResponse, Status> {
+        let manifest = self.manifest(&text).await?;
+        self.origin(&manifest.spec.network).await?;
+        if manifest.spec.training.trainer == TrainerKind::Command && !self.core.trainer.is_configured() {
+            return Err(status::no_trainer());
+        }
+        let name = manifest.metadata.name.clone();
+        let blobs = self.core.blobs.clone();
+        let applied = self
+            .core
+            .store
+            .call(move |store| {
+                requeue_failed(store, &blobs, &manifest.metadata.name)?;
+                store.apply_deployment(&manifest, &text, unix_ms())
+            })
+            .await
+            .map_err(status::store)?;
+        let result = match &applied {
+            Applied::Created(_) => "created",
+            Applied::Configured(_) => "configured",
+            Applied::Unchanged(_) => "unchanged",
+        };
+        let generation = applied.record().generation;
+        tracing::info!(deployment = name, %generation, result, "deployment applied");
+        if result != "unchanged" {
+            self.core.board.clear(&name);
+        }
+        self.core.poke.poke();
+        Ok(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() })
+    }
+
     async fn deployment(&self, name: &str) -> Result<DeploymentRecord, Status> {
         let wanted = name.to_owned();
         let record = self.core.store.call(move |store| store.deployment(&wanted)).await;

@@ -5,14 +5,14 @@ use std::pin::Pin;
 
 use proto::session::{AgentMessage, CoordinatorMessage, Heartbeat, Hello, Phase, Welcome};
 use proto::v1::session_service_server::SessionService;
-use proto::{DeviceId, HardwareProfile, Invalid, LatencyInterval, SpoolPosition, v1};
+use proto::{DeviceId, Digest, HardwareProfile, Invalid, LatencyInterval, SpoolPosition, v1};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::status;
+use super::{enrollment, guard, status};
 use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::config::SessionConfig;
@@ -54,7 +54,8 @@ impl SessionService for SessionRpc {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<MessageStream>, Status> {
-        let mut inbound = request.into_inner();
+        let (metadata, extensions, mut inbound) = request.into_parts();
+        let caller = Request::from_parts(metadata, extensions, ());
         let hello = match timeout(self.config.offline_after, inbound.message()).await {
             Err(_) => return Err(Status::deadline_exceeded("no hello")),
             Ok(message) => {
@@ -65,8 +66,9 @@ impl SessionService for SessionRpc {
             AgentMessage::Hello(hello) => hello,
             _ => return Err(status::invalid(Invalid::new("kind", "a session begins with its hello"))),
         };
-        let (outbox, inbox) = mpsc::channel(OUTBOX);
         let device = hello.device_id.clone();
+        let hello = self.admit(hello, guard::is_device(&caller, &device)?).await?;
+        let (outbox, inbox) = mpsc::channel(OUTBOX);
         let key = self.open(hello, &outbox).await.map_err(status::store)?;
         self.core.tasks.spawn(self.clone().serve(device, key, inbound, outbox));
         let stream = ReceiverStream::new(inbox).map(|outgoing| match outgoing {
@@ -78,6 +80,20 @@ impl SessionService for SessionRpc {
 }
 
 impl SessionRpc {
+    /// Lets a device in that may come, with the labels that its token gives it. `key` is the one that it proved.
+    async fn admit(&self, hello: Hello, key: Option<Digest>) -> Result<Hello, Status> {
+        let device = hello.device_id.clone();
+        if self.core.bans.has(&device) {
+            return Err(guard::banned(&device));
+        }
+        let Some(key) = key else { return Ok(hello) };
+        let confirmed = self.core.store.call(move |store| enrollment::confirm(store, &device, key)).await;
+        let identity = confirmed.map_err(status::store)??;
+        let mut labels = hello.labels.clone();
+        labels.extend(identity.labels);
+        Ok(Hello { labels, ..hello })
+    }
+
     /// Registers the device, and puts its welcome and what it shall serve into its outbox.
     async fn open(&self, hello: Hello, outbox: &mpsc::Sender<Outgoing>) -> Result<SessionKey, StoreError> {
         let device = hello.device_id.clone();

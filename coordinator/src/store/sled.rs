@@ -12,8 +12,8 @@ use sled::{Db, Tree};
 use super::record::{Record, decode, encode, text};
 use super::{
     Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, DatasetRecord, DeploymentPhase,
-    DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Insertion, ModelRecord, Store,
-    StoreError, TelemetryRecord, telemetry,
+    DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, IdentityRecord, Insertion, ModelRecord,
+    Store, StoreError, TelemetryRecord, TokenRecord, telemetry,
 };
 use crate::manifest::DeploymentManifest;
 
@@ -31,6 +31,8 @@ pub struct SledStore {
     datasets: Tree,
     assignments: Tree,
     telemetry: Tree,
+    tokens: Tree,
+    identities: Tree,
     disk: Disk,
 }
 
@@ -67,6 +69,8 @@ impl SledStore {
             datasets: tree(DatasetRecord::KIND)?,
             assignments: tree(AssignmentRecord::KIND)?,
             telemetry: tree(TelemetryRecord::KIND)?,
+            tokens: tree(TokenRecord::KIND)?,
+            identities: tree(IdentityRecord::KIND)?,
             disk: Disk {
                 db,
                 log,
@@ -323,6 +327,50 @@ impl Store for SledStore {
 
     fn assignment(&self, device: &DeviceId) -> Result<Option<AssignmentRecord>, StoreError> {
         get(&self.assignments, device.as_str().as_bytes())
+    }
+
+    fn insert_token(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        self.swap(&self.tokens, &record.key(), &mut |_| Ok(record.clone())).map(drop)
+    }
+
+    fn update_token(
+        &self,
+        id: &str,
+        change: &mut dyn FnMut(&mut TokenRecord),
+    ) -> Result<TokenRecord, StoreError> {
+        self.update(&self.tokens, id.as_bytes(), &mut |record: &mut TokenRecord| {
+            change(record);
+            record.id = id.to_owned();
+        })
+    }
+
+    fn token(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {
+        get(&self.tokens, id.as_bytes())
+    }
+
+    fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        list(&self.tokens, &[])
+    }
+
+    fn change_identity(
+        &self,
+        device: &DeviceId,
+        change: &mut dyn FnMut(&mut IdentityRecord),
+    ) -> Result<IdentityRecord, StoreError> {
+        self.swap(&self.identities, device.as_str().as_bytes(), &mut |stored: Option<IdentityRecord>| {
+            let mut record = stored.unwrap_or_else(|| IdentityRecord::unknown(device));
+            change(&mut record);
+            record.device = device.clone();
+            Ok(record)
+        })
+    }
+
+    fn identity(&self, device: &DeviceId) -> Result<Option<IdentityRecord>, StoreError> {
+        get(&self.identities, device.as_str().as_bytes())
+    }
+
+    fn identities(&self) -> Result<Vec<IdentityRecord>, StoreError> {
+        list(&self.identities, &[])
     }
 
     fn insert_telemetry(&self, record: &TelemetryRecord) -> Result<Insertion, StoreError> {

@@ -143,3 +143,30 @@ fn a_rollout_is_controlled() {
     let line = reconvene(&fake.url, &["rollout", "abort", "done"]).complaint(1);
     assert!(line.contains("deployment 'done' is complete"), "{line}");
 }
+
+#[test]
+fn tokens_and_devices_are_controlled() {
+    let fake = Fake::start(fleet::replies());
+    let run =
+        reconvene(&fake.url, &["token", "create", "--uses", "5", "--expires", "7d", "--label", "site=lab"]);
+    assert_eq!(run.data(), "reconvene-join-1 3f9a2b71.secret\n-----BEGIN\n");
+    let list = reconvene(&fake.url, &["token", "list", "--no-headers"]).data();
+    assert_eq!(list.split_whitespace().collect::<Vec<_>>(), ["3f9a2b71", "1/5", "expired", "site=lab"]);
+    assert_eq!(reconvene(&fake.url, &["token", "revoke", "3f9a2b71"]).data(), "token/3f9a2b71 revoked\n");
+    assert_eq!(reconvene(&fake.url, &["token", "revoke", "x"]).complaint(3), "no token 'x'");
+    assert_eq!(reconvene(&fake.url, &["device", "ban", "cam-1"]).data(), "device/cam-1 banned\n");
+    let line = reconvene(&fake.url, &["device", "ban", "x"]).complaint(3);
+    assert_eq!(line, "device 'x' not found; `reconvene get devices` lists them");
+}
+
+#[test]
+fn an_operators_certificate_needs_an_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("coordinator.toml");
+    std::fs::write(&config, format!("state_dir = '{}'", folder.path().display())).unwrap();
+    let (config, out) = (config.to_str().unwrap(), folder.path().join("alice"));
+    let arguments = ["operator", "create", "alice", "--config", config, "--out", out.to_str().unwrap()];
+    let line = reconvene("http://unused.invalid:1", &arguments).complaint(1);
+    assert!(line.contains("start the coordinator with encryption first"), "{line}");
+    assert!(!out.exists());
+}

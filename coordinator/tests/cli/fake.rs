@@ -201,6 +201,49 @@ impl OperatorService for Service {
         Ok(Response::new(v1::ImportModelResponse { model: Some(model), unchanged: false }))
     }
 
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        let v1::CreateTokenRequest { uses, labels, .. } = request.into_inner();
+        let token = v1::Token { id: "3f9a2b71".to_owned(), uses, labels, ..Default::default() };
+        let join_file = "reconvene-join-1 3f9a2b71.secret\n-----BEGIN\n".to_owned();
+        Ok(Response::new(v1::CreateTokenResponse { token: Some(token), join_file }))
+    }
+
+    async fn list_tokens(&self, _: Request<v1::ListRequest>) -> Result<Response<v1::TokenList>, Status> {
+        let token = v1::Token {
+            id: "3f9a2b71".to_owned(),
+            uses: 5,
+            used_by: vec!["cam-1".to_owned()],
+            labels: [("site".to_owned(), "lab".to_owned())].into(),
+            created_unix_ms: 1,
+            expires_unix_ms: 2,
+        };
+        Ok(Response::new(v1::TokenList { tokens: vec![token] }))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::Token>, Status> {
+        match request.into_inner().id.as_str() {
+            "3f9a2b71" => Ok(Response::new(v1::Token::default())),
+            id => Err(Status::not_found(format!("no token '{id}'"))),
+        }
+    }
+
+    async fn control_device(
+        &self,
+        request: Request<v1::ControlDeviceRequest>,
+    ) -> Result<Response<v1::ControlDeviceResponse>, Status> {
+        let v1::ControlDeviceRequest { name, verb } = request.into_inner();
+        match name.as_str() {
+            "cam-1" => Ok(Response::new(v1::ControlDeviceResponse { result: format!("{verb}ned") })),
+            _ => Err(Status::not_found("no such device")),
+        }
+    }
+
     async fn control_rollout(
         &self,
         request: Request<v1::ControlRolloutRequest>,

@@ -105,6 +105,21 @@ pub(super) const TELEMETRY: &[Column<v1::TelemetrySummary>] = &[
     wide("TEMPERATURE", |t| Entry::figure_or_dash(t.temperature, |celsius| format!("{celsius:.1} C"))),
 ];
 
+pub(super) const TOKENS: &[Column<v1::Token>] = &[
+    usual("NAME", |t| Entry::text(&t.id)),
+    usual("USED", |t| Entry::figure(format!("{}/{}", t.used_by.len(), t.uses))),
+    usual("EXPIRES", |t| Entry::text(until(t.expires_unix_ms))),
+    usual("LABELS", |t| Entry::text(labels(&t.labels))),
+    wide("MADE", |t| Entry::text(ago(t.created_unix_ms))),
+    wide("DEVICES", |t| Entry::text(t.used_by.join(","))),
+];
+
+/// In how long a moment is; `expired` where it has passed.
+fn until(unix_ms: u64) -> String {
+    let moment = UNIX_EPOCH + Duration::from_millis(unix_ms);
+    moment.duration_since(SystemTime::now()).map_or_else(|_| "expired".to_owned(), age)
+}
+
 /// A latency, where anything was measured at all.
 fn measured(summary: &v1::TelemetrySummary, value: f64) -> String {
     if summary.count == 0 { String::new() } else { ms(value) }

@@ -1,0 +1,225 @@
+//! Who this device is to its coordinator: a key of its own, a certificate for it, and the authority that it trusts. Owns
+//! their files, when a certificate is renewed, and what connections show; the key never leaves the device.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use proto::v1::enrollment_service_client::EnrollmentServiceClient;
+use proto::{DeviceId, v1};
+use rcgen::{CertificateParams, KeyPair};
+use serde::{Deserialize, Serialize};
+use tonic::Status;
+
+use crate::causes::describe;
+use crate::state::{self, FileError, StateDir};
+
+pub mod connect;
+pub mod join;
+
+use connect::Target;
+use join::JoinFile;
+
+/// For the coordinator to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A renewal that failed is tried again after so long, or after a tenth of the certificate's life where that is less.
+const AGAIN: Duration = Duration::from_secs(300);
+
+/// Why this device has no certificate that it can show.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Its files cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file means nothing.
+    #[error("{} is damaged: {problem}; remove it to enroll anew", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// There is nothing to trust the coordinator by.
+    #[error(
+        "this device has not joined yet; put the file that `reconvene token create` prints into /etc/reconvene/join.d, or name it as join_file"
+    )]
+    NoJoinFile,
+    /// The coordinator is not there, or not whom the join file names.
+    #[error("no encrypted connection to the coordinator: {0}")]
+    Unreachable(String),
+    /// The coordinator said no.
+    #[error("the coordinator does not enroll this device: {0}")]
+    Refused(String),
+}
+
+/// What was given for a key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Certificate {
+    pem: String,
+    obtained_unix_ms: u64,
+    lifetime_ms: u64,
+}
+
+/// The device's identity; clones share it.
+#[derive(Clone)]
+pub struct Identity(Arc<Inner>);
+
+struct Inner {
+    device: DeviceId,
+    target: Target,
+    state: StateDir,
+    join: Option<JoinFile>,
+    key: KeyPair,
+    held: Mutex<Held>,
+}
+
+struct Held {
+    authority: String,
+    certificate: Option<Certificate>,
+}
+
+impl Identity {
+    /// Of `device`, towards the coordinator at `target`. Makes the key where there is none.
+    ///
+    /// # Errors
+    /// When its files cannot be used, or nothing says whom to trust.
+    pub fn open(
+        device: DeviceId,
+        target: Target,
+        join: Option<JoinFile>,
+        state: StateDir,
+    ) -> Result<Self, IdentityError> {
+        let folder = state.identity();
+        state::make_folder(&folder)?;
+        let key_path = folder.join("key.pem");
+        let key = match text(&key_path)? {
+            Some(pem) => KeyPair::from_pem(&pem).map_err(|error| damaged(&key_path, &error))?,
+            None => {
+                let key = KeyPair::generate().map_err(|error| damaged(&key_path, &error))?;
+                state::replace_secret(&key_path, key.serialize_pem().as_bytes())?;
+                key
+            }
+        };
+        let known = text(&folder.join("ca.pem"))?;
+        // The file that the device is given now outweighs what it was given once.
+        let authority = join.as_ref().map(|join| join.authority.clone()).or(known);
+        let authority = authority.ok_or(IdentityError::NoJoinFile)?;
+        let path = folder.join("certificate.json");
+        let certificate = match state::read(&path)? {
+            Some(json) => Some(serde_json::from_slice(&json).map_err(|error| damaged(&path, &error))?),
+            None => None,
+        };
+        let held = Mutex::new(Held { authority, certificate });
+        Ok(Self(Arc::new(Inner { device, target, state, join, key, held })))
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Values are put in whole: a panic elsewhere leaves none half-made.
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the coordinator is.
+    pub fn target(&self) -> &Target {
+        &self.0.target
+    }
+
+    /// What a connection trusts and, where there is one, the certificate that it shows.
+    pub(crate) fn client_config(&self) -> io::Result<connect::Config> {
+        let held = self.held();
+        let own = held
+            .certificate
+            .as_ref()
+            .map(|certificate| (certificate.pem.as_str(), self.0.key.serialize_pem()));
+        connect::config(&held.authority, own)
+    }
+
+    /// Gets a certificate where there is none, or an old one.
+    pub(crate) async fn ensure(&self) -> Result<(), IdentityError> {
+        if self.due().is_zero() { self.enroll().await } else { Ok(()) }
+    }
+
+    /// Renews the certificate whenever it is due, for ever; sessions that are open go on as they are.
+    pub(crate) async fn keep_renewed(&self) {
+        loop {
+            // A fleet that enrolled in one minute does not renew in one.
+            let due = self.due();
+            tokio::time::sleep(due + due.mul_f64(rand::random::<f64>() * 0.1)).await;
+            if let Err(error) = self.enroll().await {
+                tracing::warn!(error = describe(&error), "the certificate is not renewed yet");
+                tokio::time::sleep(self.pause()).await;
+            }
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let lifetime = self.held().certificate.as_ref().map_or(u64::MAX, |it| it.lifetime_ms);
+        AGAIN.min(Duration::from_millis(lifetime / 10))
+    }
+
+    /// How long until half of the certificate's life is over; nothing where it is, or where the clock says that it has not begun.
+    fn due(&self) -> Duration {
+        let held = self.held();
+        let Some(Certificate { obtained_unix_ms, lifetime_ms, .. }) = held.certificate else {
+            return Duration::ZERO;
+        };
+        let Some(age) = unix_ms().checked_sub(obtained_unix_ms) else { return Duration::ZERO };
+        Duration::from_millis((lifetime_ms / 2).saturating_sub(age))
+    }
+
+    /// Asks for a certificate: by the join token the first time, by the key that the coordinator then knows later on.
+    async fn enroll(&self) -> Result<(), IdentityError> {
+        let Inner { device, target, state, join, key, .. } = &*self.0;
+        let request = CertificateParams::default().serialize_request(key);
+        let request = request.map_err(|error| IdentityError::Unreachable(error.to_string()))?;
+        let authority = self.held().authority.clone();
+        let unreachable = |error: &dyn std::error::Error| IdentityError::Unreachable(describe(error));
+        let config = connect::config(&authority, None).map_err(|error| unreachable(&error))?;
+        let channel = connect::once(target, config).await.map_err(|error| unreachable(&error))?;
+        let request = v1::EnrollRequest {
+            device_id: device.to_string(),
+            token: join.as_ref().map(|join| join.token.clone()).unwrap_or_default(),
+            request: request.der().to_vec(),
+        };
+        let mut client = EnrollmentServiceClient::new(channel);
+        let answer = tokio::time::timeout(PATIENCE, client.enroll(request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
+        let v1::EnrollResponse { certificate, lifetime_ms } = answer.map_err(refused)?.into_inner();
+        let certificate = Certificate { pem: certificate, obtained_unix_ms: unix_ms(), lifetime_ms };
+        // What cannot be shown is not kept.
+        let path = state.identity().join("certificate.json");
+        connect::config(&authority, Some((&certificate.pem, key.serialize_pem())))
+            .map_err(|error| damaged(&path, &error))?;
+        state::replace(&path, &serde_json::to_vec_pretty(&certificate).expect("it is plain data"))?;
+        state::replace(&state.identity().join("ca.pem"), authority.as_bytes())?;
+        tracing::info!(lifetime_s = lifetime_ms / 1000, "certificate obtained");
+        self.held().certificate = Some(certificate);
+        Ok(())
+    }
+}
+
+fn refused(status: Status) -> IdentityError {
+    use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied, Unimplemented};
+    let message = status.message().to_owned();
+    match status.code() {
+        AlreadyExists | FailedPrecondition | InvalidArgument | PermissionDenied | Unimplemented => {
+            IdentityError::Refused(message)
+        }
+        _ => IdentityError::Unreachable(message),
+    }
+}
+
+fn text(path: &std::path::Path) -> Result<Option<String>, IdentityError> {
+    let Some(bytes) = state::read(path)? else { return Ok(None) };
+    String::from_utf8(bytes).map(Some).map_err(|error| damaged(path, &error))
+}
+
+fn damaged(path: &std::path::Path, problem: &dyn std::fmt::Display) -> IdentityError {
+    IdentityError::Damaged { path: path.to_owned(), problem: problem.to_string() }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    u64::try_from(since).unwrap_or(u64::MAX)
+}

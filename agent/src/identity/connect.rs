@@ -1,0 +1,103 @@
+//! Encrypted connections to the coordinator: TLS 1.3 and HTTP/2, with the certificate that the device has at the moment.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
+use tonic::transport::{Channel, Endpoint};
+
+use super::Identity;
+
+/// What a connection trusts and shows.
+pub(crate) type Config = Arc<ClientConfig>;
+
+/// To connect, and to shake hands.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a coordinator is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// `https://host:port`.
+    pub url: String,
+    /// A name or an address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Target {
+    /// From a checked address.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(url: &str) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(url.to_owned())?;
+        let host = endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        Ok(Self { url: url.to_owned(), host, port: endpoint.uri().port_u16().unwrap_or(443) })
+    }
+}
+
+/// To trust `authority`, and to show `own`: a certificate and its key. All of it PEM.
+pub(super) fn config(authority: &str, own: Option<(&str, String)>) -> io::Result<Config> {
+    let wrong = |what: &str, error: &dyn std::fmt::Display| io::Error::other(format!("{what}: {error}"));
+    let certificate = |pem: &str, what: &str| {
+        CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| wrong(what, &error))
+    };
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(certificate(authority, "the authority's certificate")?)
+        .map_err(|error| wrong("the authority's certificate", &error))?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots);
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some((pem, key)) => {
+            let key =
+                PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| wrong("the key", &error))?;
+            let own = certificate(pem, "the device's certificate")?;
+            builder.with_client_auth_cert(vec![own], key).map_err(io::Error::other)?
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+async fn connect(target: Target, config: io::Result<Config>) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(target.host).map_err(io::Error::other)?;
+    let connected = TlsConnector::from(config?).connect(name, stream);
+    let connected = tokio::time::timeout(PATIENCE, connected).await;
+    Ok(TokioIo::new(connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
+}
+
+/// A channel that is connected when it is first used and again when it broke, each time with what `identity` has then.
+pub(crate) fn channel(endpoint: &Endpoint, identity: Identity) -> Channel {
+    let connector = move |_| connect(identity.target().clone(), identity.client_config());
+    endpoint.connect_with_connector_lazy(tower::service_fn(connector))
+}
+
+/// A channel that never connects, and says why.
+pub(crate) fn nowhere(endpoint: &Endpoint, why: String) -> Channel {
+    let connector = move |_| std::future::ready(Err::<TokioIo<TcpStream>, _>(io::Error::other(why.clone())));
+    endpoint.connect_with_connector_lazy(tower::service_fn(connector))
+}
+
+/// One connection that shows nothing but what `config` has.
+pub(super) async fn once(target: &Target, config: Config) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(target.url.clone())?.connect_timeout(PATIENCE);
+    let (target, config) = (target.clone(), config);
+    endpoint
+        .connect_with_connector(tower::service_fn(move |_| connect(target.clone(), Ok(config.clone()))))
+        .await
+}

@@ -1,0 +1,77 @@
+//! `reconvene operator`: certificates for people, made on the coordinator's host by whoever may read its state.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use coordinator::Config;
+use coordinator::causes::chain;
+use coordinator::identity::Role;
+use coordinator::identity::authority::{Authority, Credentials};
+use proto::DeviceId;
+
+use super::Context;
+use super::error::CliError;
+
+/// What to do about operators.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  reconvene operator create alice --role admin --out alice
+  reconvene --server https://fleet.example.org:7370 --identity alice get devices")]
+pub(crate) struct OperatorArgs {
+    #[command(subcommand)]
+    verb: OperatorVerb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum OperatorVerb {
+    /// Make a certificate, on the coordinator's host
+    #[command(after_help = "Example:\n  reconvene operator create alice --role admin --out alice")]
+    Create(CreateArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CreateArgs {
+    /// Who: 1 to 63 of a-z 0-9 - .
+    name: String,
+    /// viewer looks; operator deploys; admin lets devices in and keeps them out
+    #[arg(long, default_value = "viewer", value_parser = |text: &str| text.parse::<Role>())]
+    role: Role,
+    /// The coordinator's configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/reconvene/coordinator.toml")]
+    config: PathBuf,
+    /// The folder that is made, with ca.pem, cert.pem and key.pem
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub(crate) fn run(args: &OperatorArgs, context: &Context) -> Result<(), CliError> {
+    let OperatorVerb::Create(args) = &args.verb;
+    let name: DeviceId =
+        args.name.parse().map_err(|invalid: proto::Invalid| CliError::Usage(invalid.problem))?;
+    let config = Config::read(&args.config).map_err(CliError::Config)?;
+    let failed = |error| CliError::Failed(chain(&error));
+    let folder = coordinator::app::authority_folder(&config.state_dir);
+    if !folder.join("ca.pem").exists() {
+        // Made here, it would be this user's and not the coordinator's.
+        let none =
+            format!("{} has no authority; start the coordinator with encryption first", folder.display());
+        return Err(CliError::Failed(none));
+    }
+    let authority = Authority::open(&folder).map_err(failed)?;
+    let Credentials { key, certificate } = authority.operator(&name, args.role).map_err(failed)?;
+    fs::create_dir(&args.out).map_err(|source| CliError::Unwritable { path: args.out.clone(), source })?;
+    for (file, text) in [("ca.pem", authority.certificate()), ("cert.pem", &certificate), ("key.pem", &key)] {
+        let path = args.out.join(file);
+        write(&path, text).map_err(|source| CliError::Unwritable { path, source })?;
+    }
+    context.terminal.data(&format!("operator/{name} ({}) in {}", args.role, args.out.display()))
+}
+
+/// For its owner alone.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    io::Write::write_all(&mut file, text.as_bytes())
+}

@@ -1,0 +1,145 @@
+//! Who gets a certificate. Pure: from what is known of a device and of its token to a decision.
+
+use proto::Digest;
+
+use crate::store::{IdentityRecord, TokenRecord};
+
+/// Why a device gets no certificate, for whoever reads its log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// An operator said so.
+    #[error("the device is banned")]
+    Banned,
+    /// Another machine has this name.
+    #[error(
+        "the device is enrolled with another key; an operator lets it enroll anew: reconvene device forget NAME"
+    )]
+    OtherKey,
+    /// Nothing vouches for it.
+    #[error(
+        "the device is not enrolled and has no join token; give it the file that `reconvene token create` prints"
+    )]
+    NoToken,
+    /// There is no such token, or its secret is wrong: which of the two is nobody's business.
+    #[error("the join token is not known")]
+    UnknownToken,
+    /// It was of use once.
+    #[error("the join token has expired")]
+    Expired,
+    /// Other devices have used it.
+    #[error("the join token was used as often as it may be")]
+    UsedUp,
+}
+
+/// A token as a device shows it: `ID.SECRET`.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a> {
+    /// Names the record.
+    pub id: &'a str,
+    /// Proves it.
+    pub secret: &'a str,
+}
+
+impl<'a> Shown<'a> {
+    /// From what was sent.
+    pub fn read(text: &'a str) -> Option<Self> {
+        text.split_once('.').map(|(id, secret)| Self { id, secret })
+    }
+}
+
+/// Whether `key` gets a certificate for the device; true where it does so by the token, and is to be recorded.
+///
+/// # Errors
+/// Why it does not.
+pub fn decide(
+    known: Option<&IdentityRecord>,
+    key: Digest,
+    shown: Option<(Shown<'_>, Option<&TokenRecord>)>,
+    now_unix_ms: u64,
+) -> Result<bool, Refusal> {
+    if known.is_some_and(|known| known.banned) {
+        return Err(Refusal::Banned);
+    }
+    if let Some(pinned) = known.and_then(|known| known.key) {
+        if pinned == key {
+            return Ok(false);
+        }
+        if known.is_some_and(|known| known.confirmed) {
+            return Err(Refusal::OtherKey);
+        }
+    }
+    let (shown, token) = shown.ok_or(Refusal::NoToken)?;
+    let proven = |token: &&TokenRecord| token.secret == Digest::of(shown.secret.as_bytes());
+    usable(token.filter(proven).ok_or(Refusal::UnknownToken)?, now_unix_ms).map(|()| true)
+}
+
+/// Whether one more device may use a token.
+///
+/// # Errors
+/// Why not.
+pub fn usable(token: &TokenRecord, now_unix_ms: u64) -> Result<(), Refusal> {
+    if now_unix_ms >= token.expires_unix_ms {
+        return Err(Refusal::Expired);
+    }
+    if token.used_by.len() >= token.uses as usize {
+        return Err(Refusal::UsedUp);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token() -> TokenRecord {
+        TokenRecord {
+            id: "ab".to_owned(),
+            secret: Digest::of(b"secret"),
+            uses: 1,
+            used_by: Default::default(),
+            labels: Default::default(),
+            created_unix_ms: 0,
+            expires_unix_ms: 100,
+        }
+    }
+
+    fn identity(key: Option<&[u8]>, confirmed: bool, banned: bool) -> IdentityRecord {
+        IdentityRecord {
+            device: "gw-1".parse().unwrap(),
+            key: key.map(Digest::of),
+            token: Some("ab".to_owned()),
+            confirmed,
+            banned,
+            labels: Default::default(),
+            enrolled_unix_ms: 0,
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_known_or_a_token_that_holds_gets_a_certificate() {
+        let (key, right, wrong) = (Digest::of(b"key"), Shown::read("ab.secret"), Shown::read("ab.guess"));
+        let (fresh, mut used) = (token(), token());
+        used.used_by.insert("gw-9".parse().unwrap());
+        let by = |shown: Option<Shown<'static>>, token| shown.map(|shown| (shown, token));
+        let own = identity(Some(b"key"), true, false);
+        let other = identity(Some(b"other"), true, false);
+        let pending = identity(Some(b"other"), false, false);
+        let banned = identity(Some(b"key"), true, true);
+        let table = [
+            ("new, token", None, by(right, Some(&fresh)), 50, Ok(true)),
+            ("new, none", None, None, 50, Err(Refusal::NoToken)),
+            ("new, wrong secret", None, by(wrong, Some(&fresh)), 50, Err(Refusal::UnknownToken)),
+            ("new, no such token", None, by(right, None), 50, Err(Refusal::UnknownToken)),
+            ("new, late", None, by(right, Some(&fresh)), 100, Err(Refusal::Expired)),
+            ("new, used up", None, by(right, Some(&used)), 50, Err(Refusal::UsedUp)),
+            ("known key, no token", Some(&own), None, 1_000, Ok(false)),
+            ("another key", Some(&other), by(right, Some(&fresh)), 50, Err(Refusal::OtherKey)),
+            ("another key that was never shown", Some(&pending), by(right, Some(&fresh)), 50, Ok(true)),
+            ("banned", Some(&banned), by(right, Some(&fresh)), 50, Err(Refusal::Banned)),
+        ];
+        for (case, known, shown, now, expected) in table {
+            assert_eq!(decide(known, key, shown, now), expected, "{case}");
+        }
+        assert!(Shown::read("no point").is_none());
+    }
+}

@@ -1,0 +1,184 @@
+//! Connections as they come in: accepted, encrypted where that is configured, and with the name of whoever is at the other
+//! end. Owns the handshakes; a slow one holds up nobody else.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig, version};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::Connected;
+
+use crate::causes::chain;
+use crate::identity::Peer;
+use crate::identity::authority::{Authority, AuthorityError};
+
+/// A handshake takes at most so long.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at once: a fleet that comes back all at once waits its turn.
+const HANDSHAKES: usize = 64;
+/// Accepted connections that wait for the server.
+const BACKLOG: usize = 64;
+/// What the coordinator shows lasts so long, and is made anew after half of it.
+const SERVER_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
+/// After an accept that failed, as for lack of file descriptors.
+const REST: Duration = Duration::from_millis(100);
+
+/// What encrypts.
+pub struct Encryption {
+    authority: Arc<Authority>,
+    names: Vec<String>,
+    present: Mutex<(Arc<ServerConfig>, Instant)>,
+}
+
+impl Encryption {
+    /// With a certificate of `authority` for these names and addresses.
+    ///
+    /// # Errors
+    /// When a name cannot be one.
+    pub fn new(authority: Arc<Authority>, names: Vec<String>) -> Result<Self, AuthorityError> {
+        let config = Arc::new(server_config(&authority, &names)?);
+        Ok(Self { authority, names, present: Mutex::new((config, Instant::now())) })
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        let mut present = self.present.lock().expect("no holder of this lock can panic");
+        if present.1.elapsed() > SERVER_LIFETIME / 2 {
+            match server_config(&self.authority, &self.names) {
+                Ok(config) => *present = (Arc::new(config), Instant::now()),
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "the coordinator's certificate gets old")
+                }
+            }
+        }
+        TlsAcceptor::from(present.0.clone())
+    }
+}
+
+/// TLS 1.3, HTTP/2; whoever shows a certificate shows one of the authority's.
+fn server_config(authority: &Authority, names: &[String]) -> Result<ServerConfig, AuthorityError> {
+    let own = authority.server(names, SERVER_LIFETIME)?;
+    let certificate =
+        |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).expect("it was just written");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate(authority.certificate())).expect("the authority's certificate can be trusted");
+    let provider = Arc::new(default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .expect("there is a root");
+    let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).expect("it was just written");
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&version::TLS13])
+        .expect("the provider speaks TLS 1.3")
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![certificate(&own.certificate)], key)
+        .expect("the key is the certificate's");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// Bytes both ways.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// One connection.
+pub struct Connection {
+    io: Box<dyn Duplex>,
+    peer: Peer,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// The connections that come in on `listener` until `stop`.
+pub fn incoming(
+    listener: TcpListener,
+    encryption: Option<Arc<Encryption>>,
+    tasks: &TaskTracker,
+    stop: CancellationToken,
+) -> ReceiverStream<io::Result<Connection>> {
+    let (accepted, connections) = mpsc::channel(BACKLOG);
+    let handshakes = tasks.clone();
+    tasks.spawn(async move {
+        let turns = Arc::new(Semaphore::new(HANDSHAKES));
+        loop {
+            let stream = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection was not accepted");
+                        tokio::time::sleep(REST).await;
+                        continue;
+                    }
+                },
+            };
+            let Ok(turn) = turns.clone().acquire_owned().await else { return };
+            let (encryption, accepted, stop) = (encryption.clone(), accepted.clone(), stop.clone());
+            handshakes.spawn(async move {
+                let begun = tokio::time::timeout(HANDSHAKE, begin(stream, encryption.as_deref()));
+                let Some(begun) = stop.run_until_cancelled(begun).await else { return };
+                drop(turn);
+                match begun {
+                    Ok(Ok(connection)) => drop(accepted.send(Ok(connection)).await),
+                    Ok(Err(error)) => tracing::debug!(%error, "a connection was not begun"),
+                    Err(_) => tracing::debug!("a handshake took too long"),
+                }
+            });
+        }
+    });
+    ReceiverStream::new(connections)
+}
+
+async fn begin(stream: TcpStream, encryption: Option<&Encryption>) -> io::Result<Connection> {
+    stream.set_nodelay(true)?;
+    let Some(encryption) = encryption else {
+        return Ok(Connection { io: Box::new(stream), peer: Peer::Plain });
+    };
+    let stream = encryption.acceptor().accept(stream).await?;
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let peer = shown.map_or(Peer::Unknown, |certificate| Peer::of_certificate(certificate));
+    Ok(Connection { io: Box::new(stream), peer })
+}

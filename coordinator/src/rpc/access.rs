@@ -1,0 +1,115 @@
+//! Join tokens and what operators do about devices. Secrets are told once and never kept.
+
+use std::time::Duration;
+
+use proto::{DeviceId, Digest, v1};
+use tonic::Status;
+
+use super::status;
+use crate::clock::unix_ms;
+use crate::core::Core;
+use crate::identity::secret;
+use crate::store::TokenRecord;
+
+/// A token lasts at most so long.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+/// Digits of a token's name and of its secret, in bytes.
+const BYTES: (usize, usize) = (4, 16);
+
+/// Makes a token, and the file that a device joins with.
+pub(super) async fn create_token(
+    core: &Core,
+    request: v1::CreateTokenRequest,
+) -> Result<v1::CreateTokenResponse, Status> {
+    let v1::CreateTokenRequest { uses, lifetime_ms, labels } = request;
+    let Some(authority) = &core.authority else {
+        return Err(Status::failed_precondition(
+            "this coordinator does not encrypt: devices join it without a token (tls.enabled in its configuration)",
+        ));
+    };
+    let lifetime = Duration::from_millis(lifetime_ms);
+    if uses == 0 || lifetime.is_zero() || lifetime > LONGEST {
+        return Err(Status::invalid_argument(
+            "a token is for at least one device, and lasts at most 366 days",
+        ));
+    }
+    let random = |bytes| secret::random(bytes).map_err(|error| Status::internal(error.to_string()));
+    let (id, secret) = (random(BYTES.0)?, random(BYTES.1)?);
+    let now = unix_ms();
+    let record = TokenRecord {
+        id: id.clone(),
+        secret: Digest::of(secret.as_bytes()),
+        uses,
+        used_by: Default::default(),
+        labels: labels.into_iter().collect(),
+        created_unix_ms: now,
+        expires_unix_ms: now.saturating_add(lifetime_ms),
+    };
+    let token = view(&record);
+    core.store.call(move |store| store.insert_token(&record)).await.map_err(status::store)?;
+    let join_file = format!("reconvene-join-1 {id}.{secret}\n{}", authority.certificate());
+    Ok(v1::CreateTokenResponse { token: Some(token), join_file })
+}
+
+pub(super) async fn tokens(core: &Core, id: String) -> Result<v1::TokenList, Status> {
+    let tokens = core.store.call(|store| store.tokens()).await.map_err(status::store)?;
+    let named = tokens.iter().filter(|token| id.is_empty() || token.id == id);
+    Ok(v1::TokenList { tokens: named.map(view).collect() })
+}
+
+/// From now on nobody joins by it; who has joined stays.
+pub(super) async fn revoke_token(core: &Core, id: String) -> Result<v1::Token, Status> {
+    let now = unix_ms();
+    let revoked = core.store.call(move |store| {
+        store.update_token(&id, &mut |token| token.expires_unix_ms = token.expires_unix_ms.min(now))
+    });
+    Ok(view(&revoked.await.map_err(status::store)?))
+}
+
+/// Bans a device, lets it come again, or has it enroll anew.
+pub(super) async fn control_device(core: &Core, name: &str, verb: &str) -> Result<&'static str, Status> {
+    let device: DeviceId = name.parse().map_err(status::invalid)?;
+    let (result, banned) = match verb {
+        "ban" => ("banned", Some(true)),
+        "unban" => ("unbanned", Some(false)),
+        "forget" => ("forgotten", None),
+        other => {
+            return Err(Status::invalid_argument(format!(
+                "'{other}' is no verb; allowed: ban, unban, forget"
+            )));
+        }
+    };
+    let named = device.clone();
+    let changed = core.store.call(move |store| {
+        if store.device(&named)?.is_none() && store.identity(&named)?.is_none() {
+            return Ok(false);
+        }
+        store.change_identity(&named, &mut |identity| match banned {
+            Some(banned) => identity.banned = banned,
+            None => (identity.key, identity.confirmed, identity.token) = (None, false, None),
+        })?;
+        Ok(true)
+    });
+    if !changed.await.map_err(status::store)? {
+        return Err(Status::not_found(format!("no device '{device}'")));
+    }
+    if let Some(banned) = banned {
+        core.bans.set(&device, banned);
+    }
+    if banned != Some(false) {
+        core.fleet.close(&device);
+    }
+    core.poke.poke();
+    Ok(result)
+}
+
+fn view(token: &TokenRecord) -> v1::Token {
+    v1::Token {
+        id: token.id.clone(),
+        uses: token.uses,
+        used_by: token.used_by.iter().map(DeviceId::to_string).collect(),
+        labels: token.labels.clone().into_iter().collect(),
+        created_unix_ms: token.created_unix_ms,
+        expires_unix_ms: token.expires_unix_ms,
+    }
+}

@@ -1,0 +1,131 @@
+//! Certificates for devices. Decides by `identity::enroll`; a token is used up only when its device has shown what it got.
+
+use std::time::Duration;
+
+use proto::v1::enrollment_service_server::EnrollmentService;
+use proto::{DeviceId, Digest, v1};
+use tonic::{Request, Response, Status};
+
+use super::{guard, status};
+use crate::clock::unix_ms;
+use crate::core::Core;
+use crate::identity::authority::DeviceRequest;
+use crate::identity::enroll::{Refusal, Shown, decide, usable};
+use crate::store::{IdentityRecord, Store, StoreError};
+
+/// Hands out certificates.
+#[derive(Clone)]
+pub(crate) struct EnrollmentRpc {
+    pub(crate) core: Core,
+    pub(crate) lifetime: Duration,
+}
+
+#[tonic::async_trait]
+impl EnrollmentService for EnrollmentRpc {
+    async fn enroll(
+        &self,
+        request: Request<v1::EnrollRequest>,
+    ) -> Result<Response<v1::EnrollResponse>, Status> {
+        let Some(authority) = self.core.authority.clone() else {
+            return Err(Status::failed_precondition("this coordinator does not encrypt, and enrolls nobody"));
+        };
+        let v1::EnrollRequest { device_id, token, request } = request.into_inner();
+        let device: DeviceId = device_id.parse().map_err(status::invalid)?;
+        let asked = DeviceRequest::read(&request).map_err(|error| {
+            Status::invalid_argument(format!("the request: {}", crate::causes::chain(&error)))
+        })?;
+        let (named, key) = (device.clone(), asked.key());
+        let decided = self.core.store.call(move |store| record(store, &named, key, &token)).await;
+        if let Err(refusal) = decided.map_err(status::store)? {
+            tracing::warn!(%device, %refusal, "not enrolled");
+            return Err(match refusal {
+                Refusal::OtherKey => Status::already_exists(refusal.to_string()),
+                Refusal::Banned
+                | Refusal::NoToken
+                | Refusal::UnknownToken
+                | Refusal::Expired
+                | Refusal::UsedUp => Status::permission_denied(refusal.to_string()),
+            });
+        }
+        let certificate = authority
+            .device(&device, &asked, self.lifetime)
+            .map_err(|error| Status::internal(crate::causes::chain(&error)))?;
+        tracing::info!(%device, key = key.short(), "certificate issued");
+        let lifetime_ms = self.lifetime.as_millis() as u64;
+        Ok(Response::new(v1::EnrollResponse { certificate, lifetime_ms }))
+    }
+}
+
+/// Decides, and records a device that comes by a token.
+fn record(
+    store: &dyn Store,
+    device: &DeviceId,
+    key: Digest,
+    token: &str,
+) -> Result<Result<(), Refusal>, StoreError> {
+    let shown = Shown::read(token);
+    let found = shown.map(|shown| store.token(shown.id)).transpose()?.flatten();
+    let now = unix_ms();
+    let mut decision = Ok(false);
+    let known = store.identity(device)?;
+    let is_new = decide(known.as_ref(), key, shown.map(|shown| (shown, found.as_ref())), now);
+    if is_new != Ok(true) {
+        return Ok(is_new.map(drop));
+    }
+    store.change_identity(device, &mut |known| {
+        decision = decide(Some(&*known), key, shown.map(|shown| (shown, found.as_ref())), now);
+        if decision == Ok(true) {
+            let labels = found.as_ref().map(|token| token.labels.clone()).unwrap_or_default();
+            *known = IdentityRecord {
+                key: Some(key),
+                token: shown.map(|shown| shown.id.to_owned()),
+                confirmed: false,
+                labels,
+                enrolled_unix_ms: now,
+                ..known.clone()
+            };
+        }
+    })?;
+    Ok(decision.map(drop))
+}
+
+/// A device shows the certificate of `key`: its token is used now. What its token labels it, or why it may not come.
+pub(super) fn confirm(
+    store: &dyn Store,
+    device: &DeviceId,
+    key: Digest,
+) -> Result<Result<IdentityRecord, Status>, StoreError> {
+    let Some(known) = store.identity(device)?.filter(|known| known.key == Some(key)) else {
+        return Ok(Err(Status::permission_denied(format!(
+            "{device} is not enrolled with this key any more"
+        ))));
+    };
+    if known.banned {
+        return Ok(Err(guard::banned(device)));
+    }
+    if known.confirmed {
+        return Ok(Ok(known));
+    }
+    let Some(token) = &known.token else { return Ok(Err(Status::permission_denied("it has no token"))) };
+    let mut refused = None;
+    let now = unix_ms();
+    let used = store.update_token(token, &mut |token| {
+        // Again after a crash between the two writes: it has used it already.
+        if token.used_by.contains(device) {
+            return;
+        }
+        match usable(token, now) {
+            Ok(()) => drop(token.used_by.insert(device.clone())),
+            Err(refusal) => refused = Some(refusal),
+        }
+    });
+    match used {
+        Err(StoreError::Missing { .. }) => refused = Some(Refusal::UnknownToken),
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    if let Some(refusal) = refused {
+        return Ok(Err(Status::permission_denied(refusal.to_string())));
+    }
+    Ok(Ok(store.change_identity(device, &mut |known| known.confirmed = true)?))
+}

@@ -1,0 +1,73 @@
+//! Who may call what. Refuses; never looks into a request.
+
+use proto::DeviceId;
+use tonic::{Request, Status};
+
+use crate::identity::bans::Bans;
+use crate::identity::{Peer, Role};
+
+/// Who is at the other end; on a connection that says nothing, nobody.
+fn peer<T>(request: &Request<T>) -> Peer {
+    request.extensions().get::<Peer>().cloned().unwrap_or(Peer::Unknown)
+}
+
+/// Whether a device calls that is not kept out.
+pub(crate) fn device(bans: &Bans, request: Request<()>) -> Result<Request<()>, Status> {
+    match peer(&request) {
+        Peer::Plain => Ok(request),
+        Peer::Device { id, .. } if bans.has(&id) => Err(banned(&id)),
+        Peer::Device { .. } => Ok(request),
+        Peer::Unknown | Peer::Operator { .. } => {
+            Err(Status::unauthenticated("this call is for devices, and needs a device's certificate"))
+        }
+    }
+}
+
+/// Whether any operator calls.
+pub(crate) fn operator(request: Request<()>) -> Result<Request<()>, Status> {
+    match peer(&request) {
+        Peer::Plain | Peer::Operator { .. } => Ok(request),
+        Peer::Unknown | Peer::Device { .. } => Err(Status::unauthenticated(
+            "this call is for operators, and needs an operator's certificate: `reconvene operator create` on the \
+             coordinator's host makes one, --identity names it",
+        )),
+    }
+}
+
+/// Whether an operator with at least this role calls.
+pub(super) fn allow<T>(request: &Request<T>, needed: Role) -> Result<(), Status> {
+    match peer(request) {
+        Peer::Plain => Ok(()),
+        Peer::Operator { role, .. } if role >= needed => Ok(()),
+        Peer::Operator { name, role } => {
+            Err(Status::permission_denied(format!("{name} has the role {role}; this needs {needed}")))
+        }
+        Peer::Unknown | Peer::Device { .. } => Err(Status::unauthenticated("this call is for operators")),
+    }
+}
+
+/// Who an operator's call is by, for the log.
+pub(super) fn caller<T>(request: &Request<T>) -> String {
+    match peer(request) {
+        Peer::Operator { name, .. } => name.to_string(),
+        Peer::Plain | Peer::Unknown | Peer::Device { .. } => "somebody on this host".to_owned(),
+    }
+}
+
+/// The key that the caller proved, if its connection is encrypted; an error where it is not this device.
+pub(super) fn is_device<T>(request: &Request<T>, device: &DeviceId) -> Result<Option<proto::Digest>, Status> {
+    match peer(request) {
+        Peer::Plain => Ok(None),
+        Peer::Device { id, key } if id == *device => Ok(Some(key)),
+        Peer::Device { id, .. } => Err(Status::permission_denied(format!(
+            "its certificate is {id}'s, and it says that it is {device}"
+        ))),
+        Peer::Unknown | Peer::Operator { .. } => {
+            Err(Status::unauthenticated("it has no device's certificate"))
+        }
+    }
+}
+
+pub(super) fn banned(device: &DeviceId) -> Status {
+    Status::permission_denied(format!("device {device} is banned"))
+}

@@ -1,0 +1,261 @@
+//! Who may talk to whom, with real processes and real TLS: joining, operators' roles, bans, renewal, and those who are nobody.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use fleet_tests::binaries::Binaries;
+use fleet_tests::daemon::{Confinement, Daemon};
+use fleet_tests::poll::{Answer, wait_until};
+use tempfile::TempDir;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A coordinator that encrypts, and its operators.
+struct Fleet {
+    binaries: Binaries,
+    folder: TempDir,
+    coordinator: Daemon,
+    address: String,
+}
+
+impl Fleet {
+    /// Devices' certificates last `lifetime`.
+    async fn start(lifetime: &str) -> Self {
+        let binaries = tokio::task::spawn_blocking(Binaries::build).await.unwrap().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("coordinator");
+        let config = folder.path().join("coordinator.toml");
+        let text = format!(
+            "listen = '127.0.0.1:0'\nstate_dir = '{}'\n[tls]\nenabled = true\ndevice_lifetime = '{lifetime}'\n\
+             [session]\nheartbeat_interval = '200ms'\noffline_after = '2s'\n",
+            state.display()
+        );
+        fs::write(&config, text).unwrap();
+        let coordinator = serve(&binaries, &config);
+        let address = address(&state).await;
+        let fleet = Self { binaries, folder, coordinator, address };
+        for role in ["admin", "viewer"] {
+            fleet.create_operator(role);
+        }
+        fleet
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn create_operator(&self, role: &str) {
+        let made = Command::new(&self.binaries.coordinator)
+            .args(["operator", "create", role, "--role", role, "--out"])
+            .arg(self.path(role))
+            .arg("--config")
+            .arg(self.path("coordinator.toml"))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", complaint(&made));
+    }
+
+    /// One verb, as the operator whose folder `identity` is.
+    fn run(&self, identity: &Path, arguments: &[&str]) -> Output {
+        let server = format!("https://{}", self.address);
+        let mut command = Command::new(&self.binaries.coordinator);
+        command.args(["--server", &server, "--identity"]).arg(identity).args(arguments).output().unwrap()
+    }
+
+    /// What the admin's verb prints.
+    fn admin(&self, arguments: &[&str]) -> String {
+        let output = self.run(&self.path("admin"), arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", complaint(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A join file for one device.
+    fn join_file(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, self.admin(&["token", "create", "--label", "site=lab"])).unwrap();
+        path
+    }
+
+    /// An agent that calls itself `device`, on the state folder `state`.
+    fn agent(&self, device: &str, state: &str, join: Option<&Path>) -> Daemon {
+        let config = self.path(&format!("{device}-{state}.toml"));
+        let join = join.map(|path| format!("join_file = '{}'\n", path.display())).unwrap_or_default();
+        let text = format!(
+            "device_id = '{device}'\ncoordinator = 'https://{}'\nstate_dir = '{}'\n{join}\
+             [labels]\nsite = 'elsewhere'\n[engine]\nthreads = 1\nonnxruntime = 'off'\n[serve]\nlisten = '127.0.0.1:0'\n",
+            self.address,
+            self.path(state).display()
+        );
+        fs::write(&config, text).unwrap();
+        let log = self.path(&format!("{device}-{state}.log"));
+        let arguments = ["run", "--config", config.to_str().unwrap()];
+        Daemon::start(&self.binaries.agent, &arguments, &Confinement::None, &log).unwrap()
+    }
+
+    async fn status(&self, device: &str, wanted: &str) {
+        wait_until(&format!("{device} {wanted}"), LIMIT, async || {
+            let list = self.admin(&["get", "devices", "--no-headers"]);
+            let line = list.lines().find(|line| line.starts_with(device)).unwrap_or_default().to_owned();
+            Ok(if line.contains(wanted) { Answer::Ready(()) } else { Answer::NotYet(line) })
+        })
+        .await
+        .unwrap();
+    }
+}
+
+fn serve(binaries: &Binaries, config: &Path) -> Daemon {
+    let log = config.with_extension("log");
+    let arguments = ["serve", "--config", config.to_str().unwrap()];
+    Daemon::start(&binaries.coordinator, &arguments, &Confinement::None, &log).unwrap()
+}
+
+async fn address(state: &Path) -> String {
+    wait_until("the coordinator's address", LIMIT, async || {
+        let text = fs::read_to_string(state.join("listen-address")).unwrap_or_default();
+        Ok(if text.is_empty() {
+            Answer::NotYet("none".to_owned())
+        } else {
+            Answer::Ready(text.trim().to_owned())
+        })
+    })
+    .await
+    .unwrap()
+}
+
+/// Waits until the agent's log has `text`.
+async fn logs(agent: &Daemon, text: &str) {
+    wait_until(&format!("'{text}' in the log"), LIMIT, async || {
+        let log = agent.log()?;
+        Ok(if log.contains(text) { Answer::Ready(()) } else { Answer::NotYet(agent.log_tail()) })
+    })
+    .await
+    .unwrap();
+}
+
+fn complaint(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_joins_by_its_token_and_by_nothing_else() {
+    let fleet = Fleet::start("24h").await;
+    let join = fleet.join_file("join");
+    let first = fleet.agent("gw-1", "one", Some(&join));
+    fleet.status("gw-1", "Online").await;
+    let device = fleet.admin(&["get", "device", "gw-1", "-o", "json"]);
+    assert!(device.contains(r#""site": "lab""#), "the token's label outweighs the device's own: {device}");
+    assert!(fleet.admin(&["token", "list"]).contains("1/1"));
+
+    let second = fleet.agent("gw-2", "two", Some(&join));
+    logs(&second, "the join token was used as often as it may be").await;
+    let nobody = fleet.agent("gw-3", "three", None);
+    logs(&nobody, "this device has not joined yet").await;
+    let guess = fleet.path("guess");
+    let text = fs::read_to_string(&join).unwrap();
+    let (line, authority) = text.split_once('\n').unwrap();
+    let (id, _) = line.split_once('.').unwrap();
+    fs::write(&guess, format!("{id}.{}\n{authority}", "0".repeat(32))).unwrap();
+    let guessing = fleet.agent("gw-4", "four", Some(&guess));
+    logs(&guessing, "the join token is not known").await;
+
+    // Another fleet's coordinator is not believed.
+    let other = Fleet::start("24h").await;
+    let foreign = other.join_file("join");
+    let lost = fleet.agent("gw-5", "five", Some(&foreign));
+    logs(&lost, "invalid peer certificate").await;
+
+    // A certificate is one device's, whatever it calls itself, and another machine does not get its name.
+    drop(first);
+    let thief = fleet.agent("gw-9", "one", None);
+    logs(&thief, "its certificate is gw-1's, and it says that it is gw-9").await;
+    drop(thief);
+    let again = fleet.join_file("join-again");
+    let double = fleet.agent("gw-1", "six", Some(&again));
+    logs(&double, "the device is enrolled with another key").await;
+    assert_eq!(fleet.admin(&["device", "forget", "gw-1"]).trim(), "device/gw-1 forgotten");
+    fleet.status("gw-1", "Online").await;
+    let known = fleet.admin(&["get", "devices", "-o", "name"]);
+    assert_eq!(known.trim(), "device/gw-1", "nobody else came");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_do_what_their_role_allows_and_others_nothing() {
+    let mut fleet = Fleet::start("24h").await;
+    let viewer = fleet.path("viewer");
+    assert!(fleet.run(&viewer, &["get", "devices"]).status.success());
+    let refused = fleet.run(&viewer, &["token", "create"]);
+    assert!(
+        complaint(&refused).contains("viewer has the role viewer; this needs admin"),
+        "{}",
+        complaint(&refused)
+    );
+    let refused = fleet.run(&viewer, &["rollout", "pause", "x"]);
+    assert!(complaint(&refused).contains("this needs operator"), "{}", complaint(&refused));
+
+    let other = Fleet::start("24h").await;
+    let foreign = fleet.run(&other.path("admin"), &["get", "devices"]);
+    assert!(complaint(&foreign).contains("invalid peer certificate"), "{}", complaint(&foreign));
+    let server = format!("https://{}", fleet.address);
+    let without =
+        Command::new(&fleet.binaries.coordinator).args(["--server", &server, "get", "devices"]).output();
+    let without = without.unwrap();
+    assert!(complaint(&without).contains("needs --identity DIR"), "{}", complaint(&without));
+    let plain = format!("http://{}", fleet.address);
+    let plain =
+        Command::new(&fleet.binaries.coordinator).args(["--server", &plain, "get", "devices"]).output();
+    assert!(!plain.unwrap().status.success());
+    // What is no handshake harms nobody.
+    fleet.coordinator.ensure_running().unwrap();
+    fleet.admin(&["get", "devices"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_banned_device_is_out_at_once_and_stays_out_over_a_restart() {
+    let mut fleet = Fleet::start("24h").await;
+    let join = fleet.join_file("join");
+    let agent = fleet.agent("gw-1", "one", Some(&join));
+    fleet.status("gw-1", "Online").await;
+    assert_eq!(fleet.admin(&["device", "ban", "gw-1"]).trim(), "device/gw-1 banned");
+    fleet.status("gw-1", "Offline").await;
+    logs(&agent, "device gw-1 is banned").await;
+    fleet.coordinator.kill9().unwrap();
+    let config = fleet.path("coordinator.toml");
+    let text = fs::read_to_string(&config).unwrap().replace("127.0.0.1:0", &fleet.address);
+    fs::write(&config, text).unwrap();
+    fleet.coordinator = serve(&fleet.binaries, &config);
+    wait_until("the coordinator", LIMIT, async || {
+        let up = fleet.run(&fleet.path("admin"), &["get", "devices"]).status.success();
+        Ok(if up { Answer::Ready(()) } else { Answer::NotYet("not there".to_owned()) })
+    })
+    .await
+    .unwrap();
+    drop(agent);
+    let agent = fleet.agent("gw-1", "one", None);
+    logs(&agent, "device gw-1 is banned").await;
+    assert_eq!(fleet.admin(&["device", "unban", "gw-1"]).trim(), "device/gw-1 unbanned");
+    fleet.status("gw-1", "Online").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_renewed_in_an_open_session_and_after_they_have_expired() {
+    let fleet = Fleet::start("4s").await;
+    let join = fleet.join_file("join");
+    let agent = fleet.agent("gw-1", "one", Some(&join));
+    fleet.status("gw-1", "Online").await;
+    wait_until("three certificates", LIMIT, async || {
+        let obtained = agent.log()?.matches("certificate obtained").count();
+        Ok(if obtained >= 3 { Answer::Ready(()) } else { Answer::NotYet(format!("{obtained}")) })
+    })
+    .await
+    .unwrap();
+    let log = agent.log().unwrap();
+    assert_eq!(log.matches("no session; trying again").count(), 0, "no session was dropped for it: {log}");
+    drop(agent);
+    // Away for longer than its certificate lasts, and its token is used up: its key is enough.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let agent = fleet.agent("gw-1", "one", None);
+    fleet.status("gw-1", "Online").await;
+    logs(&agent, "certificate obtained").await;
+}
