@@ -191,6 +191,12 @@ impl Parts<'_> {
     fn identity(&self) -> Result<Option<Result<Identity, IdentityError>>, tonic::transport::Error> {
         let Config { coordinator, join_file, device_id, .. } = self.config;
         if !coordinator.starts_with("https://") {
+            if join_file.is_some() {
+                tracing::warn!(
+                    coordinator,
+                    "the join file is of no use: this address is not encrypted, https:// would be"
+                );
+            }
             return Ok(None);
         }
         let target = Target::parse(coordinator)?;

@@ -102,7 +102,7 @@ impl From<PartError> for Setback {
 impl From<Status> for Setback {
     fn from(status: Status) -> Self {
         match status.code() {
-            Code::NotFound | Code::InvalidArgument | Code::PermissionDenied => {
+            Code::NotFound | Code::InvalidArgument => {
                 Self::Fatal(FetchError::Refused(status.message().to_owned()))
             }
             // The coordinator's own file is damaged: it may be mended, but not for ever waited for.

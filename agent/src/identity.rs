@@ -77,6 +77,8 @@ struct Inner {
 
 struct Held {
     authority: String,
+    /// The coordinator did not take the certificate, or was not there.
+    doubted: bool,
     certificate: Option<Certificate>,
 }
 
@@ -107,11 +109,13 @@ impl Identity {
         let authority = join.as_ref().map(|join| join.authority.clone()).or(known);
         let authority = authority.ok_or(IdentityError::NoJoinFile)?;
         let path = folder.join("certificate.json");
-        let certificate = match state::read(&path)? {
-            Some(json) => Some(serde_json::from_slice(&json).map_err(|error| damaged(&path, &error))?),
-            None => None,
-        };
-        let held = Mutex::new(Held { authority, certificate });
+        let certificate =
+            state::read(&path)?.and_then(|json| serde_json::from_slice::<Certificate>(&json).ok());
+        // One that is not of this key, or damaged, is as good as none: the key gets another.
+        let fits =
+            |own: &Certificate| connect::config(&authority, Some((&own.pem, key.serialize_pem()))).is_ok();
+        let certificate = certificate.filter(fits);
+        let held = Mutex::new(Held { authority, doubted: false, certificate });
         Ok(Self(Arc::new(Inner { device, target, state, join, key, held })))
     }
 
@@ -135,9 +139,25 @@ impl Identity {
         connect::config(&held.authority, own)
     }
 
-    /// Gets a certificate where there is none, or an old one.
+    /// Gets a certificate where there is none, or an old one, or one that was not taken. Where that fails, the one that is
+    /// there has to do.
     pub(crate) async fn ensure(&self) -> Result<(), IdentityError> {
-        if self.due().is_zero() { self.enroll().await } else { Ok(()) }
+        if !self.due().is_zero() && !self.held().doubted {
+            return Ok(());
+        }
+        match self.enroll().await {
+            Err(error) if self.held().certificate.is_some() => {
+                tracing::warn!(error = describe(&error), "the old certificate has to do");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// No session came of it: the next one begins with a new certificate. The coordinator may have forgotten this device, or be
+    /// another one; or this device's clock may be wrong.
+    pub(crate) fn doubt(&self) {
+        self.held().doubted = true;
     }
 
     /// Renews the certificate whenever it is due, for ever; sessions that are open go on as they are.
@@ -191,10 +211,17 @@ impl Identity {
         let path = state.identity().join("certificate.json");
         connect::config(&authority, Some((&certificate.pem, key.serialize_pem())))
             .map_err(|error| damaged(&path, &error))?;
-        state::replace(&path, &serde_json::to_vec_pretty(&certificate).expect("it is plain data"))?;
-        state::replace(&state.identity().join("ca.pem"), authority.as_bytes())?;
+        let json = serde_json::to_vec_pretty(&certificate).expect("it is plain data");
         tracing::info!(lifetime_s = lifetime_ms / 1000, "certificate obtained");
-        self.held().certificate = Some(certificate);
+        {
+            let mut held = self.held();
+            (held.certificate, held.doubted) = (Some(certificate), false);
+        }
+        let written = state::replace(&path, &json)
+            .and_then(|()| state::replace(&state.identity().join("ca.pem"), authority.as_bytes()));
+        if let Err(error) = written {
+            tracing::warn!(error = describe(&error), "the certificate lasts until the agent stops");
+        }
         Ok(())
     }
 }

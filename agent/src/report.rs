@@ -26,6 +26,7 @@ pub async fn run(
     loop {
         let due = started + *interval.borrow_and_update();
         tokio::select! {
+            biased;
             () = stop.cancelled() => {
                 close(&runner, &spool, started.elapsed()).await;
                 return;

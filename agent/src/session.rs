@@ -52,6 +52,8 @@ const BEAT: Duration = Duration::from_secs(10);
 enum SessionError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error("the coordinator does not take this device: {}", .0.message())]
+    Refused(Status),
     #[error("the coordinator is not reachable: {}", said(.0))]
     Call(Status),
     #[error("the coordinator ended the session: {}", .0.message())]
@@ -64,6 +66,14 @@ enum SessionError {
     Greeting(#[source] Invalid),
     #[error("the coordinator's first message is no welcome")]
     NoWelcome,
+}
+
+/// A call that did not lead to a session.
+fn refused(status: Status) -> SessionError {
+    match status.code() {
+        tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => SessionError::Refused(status),
+        _ => SessionError::Call(status),
+    }
 }
 
 /// What a status says, and why where it was made here.
@@ -174,6 +184,14 @@ impl Session {
                 backoff.reset();
             }
             let wait = backoff.next_delay();
+            if let (
+                Some(identity),
+                Err(SessionError::Call(_) | SessionError::Broken(_) | SessionError::Refused(_)),
+            ) = (&self.identity, &ended)
+                && started.elapsed() < SETTLED
+            {
+                identity.doubt();
+            }
             if let Err(error) = ended {
                 tracing::warn!(
                     error = describe(&error),
@@ -201,12 +219,13 @@ impl Session {
         let mut client = SessionServiceClient::new(self.channel.clone());
         let call = tokio::time::timeout(GREETING, client.session(ReceiverStream::new(messages)));
         let response = call.await.map_err(|_| SessionError::Silent("answer"))?;
-        let mut inbox = response.map_err(SessionError::Call)?.into_inner();
+        let mut inbox = response.map_err(refused)?.into_inner();
         let welcome = self.welcome(&mut inbox).await?;
         self.pulse.connected(true);
         let mut heartbeat =
             tokio::time::interval(Duration::from_millis(u64::from(welcome.heartbeat_interval_ms)));
         let mut pulse = tokio::time::interval(BEAT);
+        outbox.send(heartbeat_of(&active)).await?;
         let mut appended = self.spool.subscribe();
         let mut flow = Flow::begin(&self.spool).await;
         let identity = self.identity.clone();
@@ -225,7 +244,7 @@ impl Session {
                 message = inbox.message() => self.hear(message, &mut flow, &outbox).await?,
                 _ = pulse.tick() => {}
                 () = &mut renewal => {}
-                _ = heartbeat.tick() => outbox.send(heartbeat_of(&active)).await?,
+                _ = heartbeat.tick() => outbox.send(AgentMessage::Beat).await?,
                 Ok(()) = active.changed() => outbox.send(heartbeat_of(&active)).await?,
                 Ok(()) = self.progress.changed() => {
                     let progress = self.progress.borrow_and_update().clone();
@@ -257,7 +276,7 @@ impl Session {
     ) -> Result<Welcome, SessionError> {
         let first = tokio::time::timeout(GREETING, inbox.message());
         let first = first.await.map_err(|_| SessionError::Silent("welcome this device"))?;
-        let first = first.map_err(SessionError::Call)?.ok_or(SessionError::Closed)?;
+        let first = first.map_err(refused)?.ok_or(SessionError::Closed)?;
         match CoordinatorMessage::try_from(first).map_err(SessionError::Greeting)? {
             CoordinatorMessage::Welcome(welcome) => {
                 tracing::info!(

@@ -147,6 +147,16 @@ impl Slots {
         Ok(slot)
     }
 
+    /// Names the active model by a new assignment.
+    pub fn rename_active(&mut self, installed: Installed) -> Result<Slot, FileError> {
+        let slot = self.active.unwrap_or(Slot::A);
+        let before = self.contents[slot as usize].take();
+        let written = self.write_manifest(slot, &installed);
+        // The manifest is replaced whole or not at all, and either names the model that lies there.
+        self.contents[slot as usize] = if written.is_ok() { Some(installed) } else { before };
+        written.map(|()| slot)
+    }
+
     /// Points at `slot`: from here on it is what a restart serves.
     pub fn activate(&mut self, slot: Slot) -> Result<(), FileError> {
         state::replace(&self.root.join("active"), slot.name().as_bytes())?;

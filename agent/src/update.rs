@@ -99,7 +99,7 @@ pub struct Updater {
 /// When the model that is on probation is to be looked at; never, where none is.
 async fn next_look(watch: Option<&Watch>) {
     match watch {
-        Some(watch) => tokio::time::sleep(watch.period()).await,
+        Some(watch) => tokio::time::sleep_until(watch.next()).await,
         None => std::future::pending().await,
     }
 }
@@ -282,9 +282,6 @@ impl Updater {
             },
         };
         let bytes = bytes.ok_or_else(|| lost(&staged))?;
-        if let Source::Active = source {
-            state::replace(&staged, &bytes)?;
-        }
         let trials = Trials::of_checks(&self.state);
         if trials.unfinished(desired(assignment))? >= trial::LIMIT {
             return Err(UpdateError::Deadly);
@@ -302,17 +299,17 @@ impl Updater {
         let comparison = self.compare(&installed, &bytes).await?;
         let engine = self.testbed.best_of(&comparison, engine, bytes, &installed.model).await;
         let slot = match source {
-            Source::Active | Source::Coordinator => self.slots.install(&staged, installed.clone())?,
+            // The other slot keeps the model before: it is the way back.
+            Source::Active => self.slots.rename_active(installed.clone())?,
+            Source::Coordinator => self.slots.install(&staged, installed.clone())?,
             Source::Other => self.slots.adopt(installed.clone())?,
         };
         comparison.save(&self.slots.comparison(slot))?;
         let (of, rules) = (held(&installed), installed.probation);
         let is_watched = !rules.duration().is_zero();
-        (self.watch, self.term) = (None, None);
-        if is_watched {
-            self.term = Some(Term::begin(&self.state, of)?);
-        }
+        let term = if is_watched { Some(Term::begin(&self.state, of)?) } else { None };
         self.slots.activate(slot)?;
+        self.term = term;
         self.testbed.runner.swap(ServedModel::new(installed, engine));
         self.watch = is_watched.then(|| Watch::new(of, rules));
         if let Err(error) = self.clear_staging() {
@@ -353,6 +350,9 @@ impl Updater {
         if best != active.engine.choice() {
             let engine = self.testbed.check_in(best, bytes, &installed.model).await?;
             self.testbed.runner.swap(ServedModel::new(installed, engine));
+            if let Some(watch) = &mut self.watch {
+                watch.counts_anew();
+            }
         }
         Ok(())
     }

@@ -24,8 +24,8 @@ use crate::config::Config;
 use crate::core::Core;
 use crate::derive::{Pool, PoolError};
 use crate::fleet::Fleet;
+use crate::identity::admissions::Admissions;
 use crate::identity::authority::{Authority, AuthorityError};
-use crate::identity::bans::Bans;
 use crate::listener::{self, Encryption};
 use crate::probes::{ProbeError, ProbeSet};
 use crate::refit::Fresh;
@@ -46,7 +46,7 @@ pub struct App {
     pool: Pool,
     signer: Arc<SigningKey>,
     authority: Option<Arc<Authority>>,
-    bans: Bans,
+    admissions: Admissions,
 }
 
 /// Why the daemon could not start, or stopped.
@@ -102,6 +102,10 @@ pub enum AppError {
 
 /// The file in the state folder that names the bound address, for scripts and tests that let the system choose.
 const ADDRESS_FILE: &str = "listen-address";
+/// Calls at once of one connection: an agent has a session and a download or two.
+const STREAMS: u32 = 64;
+/// A request to be enrolled is at most this long: anybody may send one.
+const ENROLLMENT: usize = 64 << 10;
 /// Running calls and tasks have so long to end once a stop was asked for.
 const GRACE: Duration = Duration::from_secs(10);
 /// A connection that is silent for so long is asked whether it lives, and closed without an answer in the same time.
@@ -134,10 +138,9 @@ impl App {
         let trainer = Trainer::open(config.trainer.clone(), path.join("training"), is_queued)?;
         let pool = Pool::start(config.derive.threads)?;
         let authority = config.tls.is_some().then(|| Authority::open(&authority_folder(path))).transpose()?;
-        let identities = store.identities()?;
-        let bans = Bans::new(identities.into_iter().filter(|known| known.banned).map(|known| known.device));
+        let admissions = Admissions::of(&store.identities()?);
         let (store, authority) = (StoreHandle::new(store), authority.map(Arc::new));
-        Ok(Self { config, store, blobs, checkpoints, trainer, probes, pool, signer, authority, bans })
+        Ok(Self { config, store, blobs, checkpoints, trainer, probes, pool, signer, authority, admissions })
     }
 
     /// Binds the configured address and writes it to `listen-address` in the state folder.
@@ -163,18 +166,21 @@ impl App {
         let tasks = TaskTracker::new();
         let encryption = self.encryption()?.map(Arc::new);
         let (driver, services) = self.parts(&tasks, &stop);
-        let Services { session, artifact, operator, enrollment, bans } = services;
+        let Services { session, artifact, operator, enrollment, admissions } = services;
         tasks.spawn(driver.run());
         let incoming = listener::incoming(listener, encryption, &tasks, stop.clone());
-        let of_devices = move |request| guard::device(&bans, request);
+        let known = admissions.clone();
+        let of_devices = move |request| guard::device(&admissions, request);
+        let of_confirmed = move |request| guard::confirmed(&known, request);
         let stopped = stop.clone();
         let serving = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
-            .add_service(SessionServiceServer::with_interceptor(session, of_devices.clone()))
-            .add_service(ArtifactServiceServer::with_interceptor(artifact, of_devices))
+            .max_concurrent_streams(STREAMS)
+            .add_service(SessionServiceServer::with_interceptor(session, of_devices))
+            .add_service(ArtifactServiceServer::with_interceptor(artifact, of_confirmed))
             .add_service(OperatorServiceServer::with_interceptor(operator, guard::operator))
-            .add_service(EnrollmentServiceServer::new(enrollment))
+            .add_service(EnrollmentServiceServer::new(enrollment).max_decoding_message_size(ENROLLMENT))
             .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
         tokio::pin!(serving);
         let served = tokio::select! {
@@ -202,12 +208,13 @@ impl App {
     }
 
     fn parts(self, tasks: &TaskTracker, stop: &CancellationToken) -> (Driver, Services) {
-        let Self { config, store, blobs, checkpoints, trainer, probes, pool, signer, authority, bans } = self;
+        let Self { config, store, blobs, checkpoints, trainer, probes, pool, signer, authority, admissions } =
+            self;
         let core = Core {
             store,
             blobs: blobs.clone(),
             authority,
-            bans: bans.clone(),
+            admissions: admissions.clone(),
             fresh: Fresh::default(),
             signer,
             checkpoints,
@@ -227,7 +234,7 @@ impl App {
         let lifetime = config.tls.map(|tls| tls.device_lifetime).unwrap_or_default();
         let enrollment = EnrollmentRpc { core: core.clone(), lifetime };
         let driver = Driver { core };
-        (driver, Services { session, artifact, operator, enrollment, bans })
+        (driver, Services { session, artifact, operator, enrollment, admissions })
     }
 }
 
@@ -237,7 +244,7 @@ struct Services {
     artifact: ArtifactRpc,
     operator: OperatorRpc,
     enrollment: EnrollmentRpc,
-    bans: Bans,
+    admissions: Admissions,
 }
 
 /// Where the authority's files lie in a state folder.

@@ -12,8 +12,8 @@ use crate::board::Board;
 use crate::checkpoints::Checkpoints;
 use crate::derive::Pool;
 use crate::fleet::Fleet;
+use crate::identity::admissions::Admissions;
 use crate::identity::authority::Authority;
-use crate::identity::bans::Bans;
 use crate::probes::ProbeSet;
 use crate::refit::Fresh;
 use crate::rollout::driver::{Poke, Subjects};
@@ -29,8 +29,8 @@ pub(crate) struct Core {
     pub(crate) blobs: BlobStore,
     /// Issues certificates; `None` where connections are not encrypted.
     pub(crate) authority: Option<Arc<Authority>>,
-    /// Who is kept out.
-    pub(crate) bans: Bans,
+    /// Who may call.
+    pub(crate) admissions: Admissions,
     /// Whose telemetry is new.
     pub(crate) fresh: Fresh,
     /// Signs assignments.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::{DeviceId, Digest};
+use proto::Digest;
 use pruner_core::Graph;
 use pruner_core::plan::PrunePlan;
 
@@ -17,45 +17,31 @@ use crate::store::{DerivationState, Store, StoreError, TelemetryRecord};
 
 /// Measured over predicted latency, class by class; 1 where nothing was measured.
 #[derive(Debug, Clone, Default)]
-pub struct Corrections {
-    classes: BTreeMap<ClassId, Calibration>,
-    devices: BTreeMap<DeviceId, f64>,
-}
+pub struct Corrections(BTreeMap<ClassId, Calibration>);
 
 impl Corrections {
     /// From everything that devices have served of what was derived from `subject`.
     pub fn read(store: &dyn Store, subject: &Subject, probes: &ProbeSet) -> Result<Self, StoreError> {
         let graphs = served_graphs(store, subject)?;
-        let mut corrections = Self::default();
+        let mut corrections: BTreeMap<ClassId, Calibration> = BTreeMap::new();
         for device in store.devices()? {
             let Ok(measured) = Candidate::of(&device, probes) else { continue };
             let Ok(model) = probes.latency_model(&measured.profile) else { continue };
             let telemetry = store.telemetry(&device.id)?;
             for (digest, graph) in &graphs {
                 if let Some(summary) = summary(&telemetry, *digest) {
-                    let predicted = model.predict(graph).p95_ms;
-                    let calibration = corrections.classes.entry(measured.class.id()).or_default();
-                    *calibration = calibration.update(predicted, &summary);
-                    // The first measurement is believed.
-                    let own = Calibration::default().update(predicted, &summary).factor;
-                    let worst = corrections.devices.entry(device.id.clone()).or_insert(own);
-                    *worst = worst.max(own);
+                    let calibration = corrections.entry(measured.class.id()).or_default();
+                    *calibration = calibration.update(model.predict(graph).p95_ms, &summary);
                 }
             }
         }
-        Ok(corrections)
+        Ok(Self(corrections))
     }
 
     /// What the predictions of that class are multiplied with, at least 1: one network that ran faster than predicted says
     /// little of the next, and a ceiling that is broken costs more than one that is not filled.
     pub fn factor(&self, class: &ClassId) -> f64 {
-        self.classes.get(class).copied().unwrap_or_default().factor.max(1.0)
-    }
-
-    /// What the predictions of a device that broke its budget are multiplied with: its class's factor, or what it measured
-    /// itself where that is more.
-    pub fn factor_of(&self, device: &DeviceId, class: &ClassId) -> f64 {
-        self.devices.get(device).copied().unwrap_or(1.0).max(self.factor(class))
+        self.0.get(class).copied().unwrap_or_default().factor.max(1.0)
     }
 }
 

@@ -39,8 +39,17 @@ pub struct Candidate {
     pub class: ClassKey,
     /// What it measured; covers every probe.
     pub profile: HardwareProfile,
-    /// The budget that it broke, where it is fitted again: that one stands, whatever is learned of the device.
-    pub broken: Option<Budget>,
+    /// What it broke, where it is fitted again.
+    pub broken: Option<Broken>,
+}
+
+/// What a device showed that broke its budget.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Broken {
+    /// The budget: it stands, whatever is learned of the device.
+    pub budget: Budget,
+    /// Measured over predicted, before any correction, of the time that broke it.
+    pub factor: f64,
 }
 
 impl Candidate {
@@ -68,6 +77,8 @@ pub struct Fitting {
     pub class: ClassKey,
     /// Its ceilings.
     pub budget: Budget,
+    /// What its predictions were multiplied with.
+    pub correction: f64,
     /// The plan, or why there is none.
     pub verdict: Verdict,
 }
@@ -160,6 +171,7 @@ pub fn fit(
                             id: candidate.id.clone(),
                             class,
                             budget: member.budget,
+                            correction: member.correction,
                             verdict,
                         });
                     }
@@ -172,6 +184,7 @@ pub fn fit(
                     id: candidate.id.clone(),
                     class,
                     budget: Budget::default(),
+                    correction: 1.0,
                     verdict,
                 });
             }
@@ -182,7 +195,8 @@ pub fn fit(
         let planned = plan(subject, probes, &members, &budget);
         for member in members {
             let verdict = verdict(&planned, &member.model);
-            fittings.push(Fitting { id: member.candidate.id.clone(), class: class.clone(), budget, verdict });
+            let (id, correction) = (member.candidate.id.clone(), member.correction);
+            fittings.push(Fitting { id, class: class.clone(), budget, correction, verdict });
         }
     }
     fittings
@@ -197,13 +211,13 @@ fn member<'a>(
 ) -> Result<Member<'a>, FitError> {
     let class = candidate.class.id();
     let correction = match candidate.broken {
-        Some(_) => corrections.factor_of(&candidate.id, &class),
+        Some(broken) => broken.factor.max(corrections.factor(&class)),
         None => corrections.factor(&class),
     };
     let model = probes.latency_model(&candidate.profile)?.corrected(correction);
     let dense = DenseFigures { cost: subject.cost, latency: Some(model.predict(&subject.network.graph)) };
     let budget = match candidate.broken {
-        Some(budget) => budget,
+        Some(broken) => broken.budget,
         None => budgeting::budget(&candidate.profile, &candidate.labels, rules, &dense)?,
     };
     Ok(Member { candidate, correction, model, budget })

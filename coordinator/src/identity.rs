@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use proto::{DeviceId, Digest};
 
+pub mod admissions;
 pub mod authority;
-pub mod bans;
 pub mod enroll;
 pub mod secret;
 

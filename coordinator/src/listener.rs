@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -26,9 +27,11 @@ use crate::identity::Peer;
 use crate::identity::authority::{Authority, AuthorityError};
 
 /// A handshake takes at most so long.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at once: a fleet that comes back all at once waits its turn.
-const HANDSHAKES: usize = 64;
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Handshakes at once. More are turned away, and come again: who is silent must not hold up the others.
+const HANDSHAKES: usize = 1024;
+/// Who shows no certificate may enroll, which takes no longer.
+const STRANGER: Duration = Duration::from_secs(30);
 /// Accepted connections that wait for the server.
 const BACKLOG: usize = 64;
 /// What the coordinator shows lasts so long, and is made anew after half of it.
@@ -87,6 +90,8 @@ fn server_config(authority: &Authority, names: &[String]) -> Result<ServerConfig
         .with_single_cert(vec![certificate(&own.certificate)], key)
         .expect("the key is the certificate's");
     config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed connection would show a certificate that has expired since.
+    config.send_tls13_tickets = 0;
     Ok(config)
 }
 
@@ -98,6 +103,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 pub struct Connection {
     io: Box<dyn Duplex>,
     peer: Peer,
+    /// When it ends, whatever is said; never, for whoever is known.
+    ends: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connected for Connection {
@@ -114,6 +121,11 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(ends) = &mut self.ends
+            && ends.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
@@ -155,7 +167,10 @@ pub fn incoming(
                     }
                 },
             };
-            let Ok(turn) = turns.clone().acquire_owned().await else { return };
+            let Ok(turn) = turns.clone().try_acquire_owned() else {
+                tracing::debug!("a connection was turned away: {HANDSHAKES} are being begun");
+                continue;
+            };
             let (encryption, accepted, stop) = (encryption.clone(), accepted.clone(), stop.clone());
             handshakes.spawn(async move {
                 let begun = tokio::time::timeout(HANDSHAKE, begin(stream, encryption.as_deref()));
@@ -175,10 +190,11 @@ pub fn incoming(
 async fn begin(stream: TcpStream, encryption: Option<&Encryption>) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let Some(encryption) = encryption else {
-        return Ok(Connection { io: Box::new(stream), peer: Peer::Plain });
+        return Ok(Connection { io: Box::new(stream), peer: Peer::Plain, ends: None });
     };
     let stream = encryption.acceptor().accept(stream).await?;
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = shown.map_or(Peer::Unknown, |certificate| Peer::of_certificate(certificate));
-    Ok(Connection { io: Box::new(stream), peer })
+    let ends = (peer == Peer::Unknown).then(|| Box::pin(tokio::time::sleep(STRANGER)));
+    Ok(Connection { io: Box::new(stream), peer, ends })
 }

@@ -26,7 +26,7 @@ pub enum KeyError {
     },
     /// The file is no key. Another one would be refused by every device that trusts this one.
     #[error(
-        "the signing key {} is damaged; restore it from a backup, or remove it and have every device trust the new one",
+        "the signing key {} is damaged; restore it from a backup, or remove it and signing-key.pub and have every device trust the new one",
         path.display()
     )]
     Damaged {
@@ -46,6 +46,10 @@ pub(crate) fn open(folder: &Path) -> Result<SigningKey, KeyError> {
     };
     let document = match fs::read(&path) {
         Ok(document) => document,
+        Err(error) if error.kind() == ErrorKind::NotFound && public.exists() => {
+            let lost = Invalid::new("signing key", "it is gone, and devices trust it");
+            return Err(KeyError::Damaged { path, source: lost });
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let random = |invalid: Invalid| refuse(&path)(io::Error::other(invalid));
             let document = SigningKey::generate().map_err(random)?;
@@ -88,5 +92,7 @@ mod tests {
         let error = open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("signing-key.p8 is damaged; restore it"), "{error}");
         assert_eq!(fs::read(&path).unwrap().len(), whole.len() - 1);
+        fs::remove_file(&path).unwrap();
+        assert!(open(folder.path()).is_err(), "devices trust the one that is gone");
     }
 }

@@ -14,8 +14,10 @@ pub enum AgentMessage {
     Hello(Hello),
     /// After the probes were timed, and again whenever the device's means change.
     Profile(HardwareProfile),
-    /// At the interval that the coordinator asked for.
+    /// At the beginning, and whenever it has changed.
     Heartbeat(Heartbeat),
+    /// At the interval that the coordinator asked for: what the last heartbeat said holds.
+    Beat,
     /// How far an assignment has come.
     Progress(Progress),
     /// One interval of latencies; sent until acknowledged.
@@ -153,6 +155,7 @@ impl TryFrom<v1::AgentMessage> for AgentMessage {
                 holding: Holding::parse(beat.generation, &beat.active_digest)?,
                 engine: beat.engine,
             }),
+            Kind::Beat(v1::Beat {}) => Self::Beat,
             Kind::Progress(progress) => Self::Progress(progress.try_into()?),
             Kind::Telemetry(telemetry) => Self::Telemetry(
                 SpoolPosition { epoch: telemetry.epoch, sequence: telemetry.sequence },
@@ -180,6 +183,7 @@ impl From<AgentMessage> for v1::AgentMessage {
                 active_digest: holding.digest_text(),
                 engine,
             }),
+            AgentMessage::Beat => Kind::Beat(v1::Beat {}),
             AgentMessage::Progress(progress) => Kind::Progress(progress.into()),
             AgentMessage::Telemetry(position, interval) => Kind::Telemetry(v1::Telemetry {
                 epoch: position.epoch,

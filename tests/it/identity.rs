@@ -8,6 +8,7 @@ use std::time::Duration;
 use fleet_tests::binaries::Binaries;
 use fleet_tests::daemon::{Confinement, Daemon};
 use fleet_tests::poll::{Answer, wait_until};
+use fleet_tests::proxy::FaultProxy;
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -23,13 +24,18 @@ struct Fleet {
 impl Fleet {
     /// Devices' certificates last `lifetime`.
     async fn start(lifetime: &str) -> Self {
+        Self::start_with(lifetime, "heartbeat_interval = '200ms'\noffline_after = '2s'\n").await
+    }
+
+    /// As [`Fleet::start`], with these settings of sessions.
+    async fn start_with(lifetime: &str, session: &str) -> Self {
         let binaries = tokio::task::spawn_blocking(Binaries::build).await.unwrap().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("coordinator");
         let config = folder.path().join("coordinator.toml");
         let text = format!(
             "listen = '127.0.0.1:0'\nstate_dir = '{}'\n[tls]\nenabled = true\ndevice_lifetime = '{lifetime}'\n\
-             [session]\nheartbeat_interval = '200ms'\noffline_after = '2s'\n",
+             [session]\n{session}",
             state.display()
         );
         fs::write(&config, text).unwrap();
@@ -80,12 +86,17 @@ impl Fleet {
 
     /// An agent that calls itself `device`, on the state folder `state`.
     fn agent(&self, device: &str, state: &str, join: Option<&Path>) -> Daemon {
+        self.agent_towards(&self.address, device, state, join)
+    }
+
+    /// As [`Fleet::agent`], with the coordinator at `address`.
+    fn agent_towards(&self, address: &str, device: &str, state: &str, join: Option<&Path>) -> Daemon {
         let config = self.path(&format!("{device}-{state}.toml"));
         let join = join.map(|path| format!("join_file = '{}'\n", path.display())).unwrap_or_default();
         let text = format!(
             "device_id = '{device}'\ncoordinator = 'https://{}'\nstate_dir = '{}'\n{join}\
              [labels]\nsite = 'elsewhere'\n[engine]\nthreads = 1\nonnxruntime = 'off'\n[serve]\nlisten = '127.0.0.1:0'\n",
-            self.address,
+            address,
             self.path(state).display()
         );
         fs::write(&config, text).unwrap();
@@ -258,4 +269,30 @@ async fn certificates_are_renewed_in_an_open_session_and_after_they_have_expired
     let agent = fleet.agent("gw-1", "one", None);
     fleet.status("gw-1", "Online").await;
     logs(&agent, "certificate obtained").await;
+}
+
+/// What an idle session may cost on the wire, bytes of TCP's payload a second, both ways.
+const IDLE: u64 = 15;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "the figure is for docs/agent.md")]
+async fn an_idle_session_costs_little_on_the_wire() {
+    let fleet = Fleet::start_with("24h", "").await;
+    let join = fleet.join_file("join");
+    let proxy = FaultProxy::start(fleet.address.parse().unwrap()).await.unwrap();
+    let _agent = fleet.agent_towards(&proxy.address().to_string(), "gw-1", "one", Some(&join));
+    wait_until("its profile", Duration::from_secs(120), async || {
+        let device = fleet.admin(&["get", "devices", "-o", "json"]);
+        let is_profiled = device.contains("fittedP95Ms");
+        Ok(if is_profiled { Answer::Ready(()) } else { Answer::NotYet(device) })
+    })
+    .await
+    .unwrap();
+    const SECONDS: u64 = 40;
+    let before = proxy.passed();
+    tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+    let bytes = proxy.passed() - before;
+    println!("figure: an idle session costs {:.1} B/s over TLS", bytes as f64 / SECONDS as f64);
+    assert!(bytes <= IDLE * SECONDS, "{bytes} bytes in {SECONDS} s");
+    assert_eq!(proxy.connections(), 2, "one to enroll, one for everything else");
 }

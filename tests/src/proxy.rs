@@ -38,6 +38,8 @@ struct Counts {
     brought: AtomicU64,
     /// The same, when the present fault was set.
     at_fault: AtomicU64,
+    /// Bytes taken away from the agent.
+    taken: AtomicU64,
     cuts: AtomicU64,
     connections: AtomicU64,
 }
@@ -71,6 +73,11 @@ impl FaultProxy {
     /// Bytes brought towards the agent since the fault was set.
     pub fn brought(&self) -> u64 {
         self.counts.since_fault()
+    }
+
+    /// Bytes that have passed, both ways.
+    pub fn passed(&self) -> u64 {
+        self.counts.brought.load(Ordering::SeqCst) + self.counts.taken.load(Ordering::SeqCst)
     }
 
     /// Connections that were cut.
@@ -109,11 +116,22 @@ async fn relay(agent: TcpStream, upstream: SocketAddr, fault: watch::Receiver<Fa
     // A coordinator that is away looks to the agent like one that closes at once.
     let Ok(coordinator) = TcpStream::connect(upstream).await else { return };
     let _ = (agent.set_nodelay(true), coordinator.set_nodelay(true));
-    let (mut from_agent, to_agent) = agent.into_split();
-    let (from_coordinator, mut to_coordinator) = coordinator.into_split();
+    let (from_agent, to_agent) = agent.into_split();
+    let (from_coordinator, to_coordinator) = coordinator.into_split();
     tokio::select! {
-        _ = tokio::io::copy(&mut from_agent, &mut to_coordinator) => {}
+        () = take(from_agent, to_coordinator, &counts) => {}
         () = bring(from_coordinator, to_agent, fault, &counts) => {}
+    }
+}
+
+/// What flows away from the agent.
+async fn take(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, counts: &Counts) {
+    let mut buffer = [0; 4096];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+        counts.taken.fetch_add(read as u64, Ordering::SeqCst);
     }
 }
 

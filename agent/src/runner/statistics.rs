@@ -18,7 +18,8 @@ pub struct Statistics {
     latency: Histogram,
     late_above: Option<Duration>,
     answers: AtomicU64,
-    bad: AtomicU64,
+    late: AtomicU64,
+    failed: AtomicU64,
 }
 
 impl Default for Statistics {
@@ -26,7 +27,8 @@ impl Default for Statistics {
         Self {
             late_above: None,
             answers: AtomicU64::default(),
-            bad: AtomicU64::default(),
+            late: AtomicU64::default(),
+            failed: AtomicU64::default(),
             success: Total::default(),
             fail: Total::default(),
             queue: Total::default(),
@@ -77,20 +79,30 @@ pub struct Counts {
 pub struct Answers {
     /// All of them.
     pub images: u64,
-    /// Those that took the engine too long, or that it failed on.
-    pub bad: u64,
+    /// Those that took the engine too long.
+    pub late: u64,
+    /// Those that it failed on.
+    pub failed: u64,
 }
 
 impl Answers {
     /// What came after `before`.
     pub fn since(self, before: Self) -> Self {
-        let Self { images, bad } = before;
-        Self { images: self.images.saturating_sub(images), bad: self.bad.saturating_sub(bad) }
+        let less = |now: u64, before: u64| now.saturating_sub(before);
+        Self {
+            images: less(self.images, before.images),
+            late: less(self.late, before.late),
+            failed: less(self.failed, before.failed),
+        }
     }
 
     /// Both together.
     pub fn and(self, other: Self) -> Self {
-        Self { images: self.images + other.images, bad: self.bad + other.bad }
+        Self {
+            images: self.images + other.images,
+            late: self.late + other.late,
+            failed: self.failed + other.failed,
+        }
     }
 }
 
@@ -138,8 +150,10 @@ impl Statistics {
     /// One image.
     pub(super) fn observe(&self, elapsed: Duration, is_answered: bool) {
         self.latency.observe(elapsed.as_secs_f64());
-        if !is_answered || self.late_above.is_some_and(|limit| elapsed > limit) {
-            self.bad.fetch_add(1, Ordering::Relaxed);
+        if !is_answered {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        } else if self.late_above.is_some_and(|limit| elapsed > limit) {
+            self.late.fetch_add(1, Ordering::Relaxed);
         }
         self.answers.fetch_add(1, Ordering::Relaxed);
     }
@@ -147,7 +161,8 @@ impl Statistics {
     /// What became of the images so far.
     pub fn answers(&self) -> Answers {
         let images = self.answers.load(Ordering::Relaxed);
-        Answers { images, bad: self.bad.load(Ordering::Relaxed) }
+        let (late, failed) = (self.late.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
+        Answers { images, late, failed }
     }
 
     /// Seconds of the engine on each image, in buckets; shared with these counts.
@@ -196,8 +211,9 @@ mod tests {
             }
             statistics.answers()
         };
-        assert_eq!(observed(Some(ms(2))), Answers { images: 4, bad: 3 });
-        assert_eq!(observed(None), Answers { images: 4, bad: 2 });
-        assert_eq!(observed(None).since(Answers { images: 1, bad: 1 }), Answers { images: 3, bad: 1 });
+        assert_eq!(observed(Some(ms(2))), Answers { images: 4, late: 1, failed: 2 });
+        assert_eq!(observed(None), Answers { images: 4, late: 0, failed: 2 });
+        let before = Answers { images: 1, late: 0, failed: 1 };
+        assert_eq!(observed(None).since(before), Answers { images: 3, late: 0, failed: 1 });
     }
 }

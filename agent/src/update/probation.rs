@@ -34,22 +34,30 @@ pub(super) struct Watch {
     /// Answers in the looks that failed in a row.
     failing: Answers,
     in_a_row: u32,
+    next: tokio::time::Instant,
 }
 
 impl Watch {
     /// Begins now.
     pub(super) fn new(of: Desired, rules: Probation) -> Self {
         let none = Answers::default();
-        Self { of, rules, began: Instant::now(), seen: none, failing: none, in_a_row: 0 }
+        let next = tokio::time::Instant::now() + rules.period();
+        Self { of, rules, began: Instant::now(), seen: none, failing: none, in_a_row: 0, next }
     }
 
-    /// From one look to the next.
-    pub(super) fn period(&self) -> Duration {
-        self.rules.period()
+    /// When the next look is due.
+    pub(super) fn next(&self) -> tokio::time::Instant {
+        self.next
+    }
+
+    /// Another engine runs it now: its answers are counted from nothing.
+    pub(super) fn counts_anew(&mut self) {
+        self.seen = Answers::default();
     }
 
     /// What the model has done since it serves, looked at now.
     pub(super) fn look(&mut self, answers: Answers) -> Verdict {
+        self.next = tokio::time::Instant::now() + self.rules.period();
         self.judge(answers, self.began.elapsed())
     }
 
@@ -57,7 +65,7 @@ impl Watch {
         let new = answers.since(self.seen);
         if new.images >= FEWEST {
             self.seen = answers;
-            if new.bad * 2 > new.images {
+            if (new.late + new.failed) * 2 > new.images {
                 self.in_a_row += 1;
                 self.failing = self.failing.and(new);
             } else {
@@ -66,7 +74,7 @@ impl Watch {
         }
         if self.in_a_row >= self.rules.failure_threshold {
             Verdict::Failed(self.failing)
-        } else if elapsed >= self.rules.duration() {
+        } else if elapsed >= self.rules.duration() && self.in_a_row == 0 {
             Verdict::Kept
         } else {
             Verdict::GoesOn
@@ -107,14 +115,16 @@ impl Term {
         let term = Self { trials, of };
         Ok(match begun {
             None => Found::None,
-            Some(deaths) if deaths >= LIMIT => Found::Deadly(term),
+            Some(deaths) if deaths >= LIMIT && term.trials.is_of_this_boot(of)? => Found::Deadly(term),
             Some(_) => Found::Term(term),
         })
     }
 
-    /// One more start: a death from here on counts.
+    /// One more start: a death from here on counts. What ended with the power of the whole device was no death of the agent.
     pub(super) fn resume(&self) -> Result<(), FileError> {
-        self.trials.note(self.of, self.trials.unfinished(self.of)? + 1)
+        let deaths =
+            if self.trials.is_of_this_boot(self.of)? { self.trials.unfinished(self.of)? } else { 0 };
+        self.trials.note(self.of, deaths + 1)
     }
 
     /// The agent stops as it should: this start was no death.
@@ -138,20 +148,20 @@ mod tests {
         Desired { generation: Generation(2), digest: Digest::of(b"m") }
     }
 
-    /// Looks at (images, bad) counts, one second apart, for at most five seconds.
+    /// Looks at (images, late) counts, one second apart, for at most five seconds.
     fn verdicts(looks: &[(u64, u64)]) -> Vec<Verdict> {
         let rules = Probation { duration_ms: 5_000, failure_threshold: 2, ..Probation::default() };
         let mut watch = Watch::new(desired(), rules);
-        let look = |(second, &(images, bad)): (usize, &(u64, u64))| {
-            watch.judge(Answers { images, bad }, Duration::from_secs(second as u64 + 1))
+        let look = |(second, &(images, late)): (usize, &(u64, u64))| {
+            watch.judge(Answers { images, late, failed: 0 }, Duration::from_secs(second as u64 + 1))
         };
         looks.iter().enumerate().map(look).collect()
     }
 
-    #[test]
-    fn a_model_is_kept_after_its_time_and_fails_by_looks_in_a_row() {
+    #[tokio::test]
+    async fn a_model_is_kept_after_its_time_and_fails_by_looks_in_a_row() {
         use Verdict::{Failed, GoesOn, Kept};
-        let failed = |images, bad| Failed(Answers { images, bad });
+        let failed = |images, late| Failed(Answers { images, late, failed: 0 });
         type Case = (&'static str, &'static [(u64, u64)], Vec<Verdict>);
         let table: [Case; 6] = [
             ("idle", &[(0, 0); 5], vec![GoesOn, GoesOn, GoesOn, GoesOn, Kept]),

@@ -44,11 +44,17 @@ async fn restore_from(
     slots: &Slots,
     testbed: &Testbed,
 ) -> Result<Engine, UpdateError> {
-    if let Some(given_up) = GivenUp::load(state)?.filter(|given_up| given_up.desired() == held(installed)) {
+    // What a disk cannot read any more is no reason not to serve.
+    let given_up = unless(GivenUp::load(state), "a model that was given up may serve again").flatten();
+    if let Some(given_up) = given_up.filter(|given_up| given_up.desired() == held(installed)) {
         return Err(UpdateError::GivenUp(given_up.reason));
     }
-    let found = Term::find(state, held(installed))?;
-    if let Found::Deadly(term) = &found {
+    let found =
+        unless(Term::find(state, held(installed)), "the model is not on probation").unwrap_or(Found::None);
+    let has_other = slots.installed(slot.other()).is_some();
+    if let Found::Deadly(term) = &found
+        && has_other
+    {
         let error = UpdateError::DeadlyInService;
         let given_up = GivenUp::new(held(installed), describe(&error));
         if unless(given_up.save(state), "a restart will count the deaths again").is_some() {
@@ -57,7 +63,7 @@ async fn restore_from(
         return Err(error);
     }
     let engine = load(slot, installed, state, slots, testbed).await?;
-    if let Found::Term(term) = &found {
+    if let Found::Term(term) | Found::Deadly(term) = &found {
         unless(term.resume(), "a death of the agent will not be counted");
     }
     Ok(engine)
@@ -124,7 +130,9 @@ impl Updater {
         let Some(previous) = self.slots.installed(slot).cloned() else {
             return kept("there is no model before it");
         };
-        if !self.is_no_slower(slot) {
+        // One that does not answer at all is left for a slower one.
+        let answers_late = answers.failed * 2 <= answers.images;
+        if answers_late && !self.is_no_slower(slot) {
             return kept("the model before it is slower still");
         }
         let engine = match load(slot, &previous, &self.state, &self.slots, &self.testbed).await {
@@ -142,10 +150,12 @@ impl Updater {
         self.given_up = Some(given_up);
     }
 
-    /// Whether the model in `slot` was measured no slower than the active one; where either was not measured, it may be.
+    /// Whether the model in `slot` was measured no slower than the active one; where either was not measured under the present
+    /// conditions, it may be.
     fn is_no_slower(&self, slot: Slot) -> bool {
         let p50 = |slot| {
-            let comparison = Comparison::read(&self.slots.comparison(slot)).ok().flatten()?;
+            let (path, digest) = (self.slots.comparison(slot), self.slots.installed(slot)?.digest());
+            let comparison = Comparison::load(&path, digest, &self.testbed.engines).ok().flatten()?;
             comparison.best().map(|best| best.p50_ms)
         };
         let active = self.slots.active_slot().and_then(p50);
@@ -162,11 +172,11 @@ impl Updater {
 
 /// What failed, for an operator.
 fn reason(failed: &ServedModel, answers: Answers, previous: &Installed) -> String {
-    let Answers { images, bad } = answers;
-    let late = failed.installed.probation.late_above_ms;
-    let late = late.map(|ms| format!("took longer than {ms:.3} ms or ")).unwrap_or_default();
+    let Answers { images, late, failed: none } = answers;
+    let limit = failed.installed.probation.late_above_ms;
+    let late = limit.map(|ms| format!("{late} took longer than {ms:.3} ms, ")).unwrap_or_default();
     format!(
-        "it failed its probation: {bad} of {images} answers {late}failed; generation {} serves again",
+        "it failed its probation: of {images} requests {late}{none} failed; generation {} serves again",
         previous.generation
     )
 }

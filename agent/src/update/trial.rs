@@ -22,6 +22,9 @@ struct Trial {
     generation: Generation,
     digest: Digest,
     begun: u32,
+    /// Of the kernel, when it was written.
+    #[serde(default)]
+    boot: String,
 }
 
 /// Where it is written.
@@ -66,9 +69,16 @@ impl Trials {
         Ok(stored.filter(same).map(|trial| trial.begun))
     }
 
+    /// Whether what is noted was noted since the device was switched on.
+    pub(super) fn is_of_this_boot(&self, desired: Desired) -> Result<bool, FileError> {
+        let stored = state::read(&self.0)?.and_then(|json| serde_json::from_slice::<Trial>(&json).ok());
+        let same = |trial: &Trial| trial.generation == desired.generation && trial.digest == desired.digest;
+        Ok(stored.filter(same).is_some_and(|trial| trial.boot == boot()))
+    }
+
     /// Notes that a check of `desired` was begun so often.
     pub(super) fn note(&self, desired: Desired, begun: u32) -> Result<(), FileError> {
-        let trial = Trial { generation: desired.generation, digest: desired.digest, begun };
+        let trial = Trial { generation: desired.generation, digest: desired.digest, begun, boot: boot() };
         state::replace(&self.0, &serde_json::to_vec(&trial).expect("a trial is plain data"))
     }
 
@@ -82,6 +92,11 @@ impl Trials {
         self.note(desired, self.unfinished(desired)? + 1)?;
         Ok(Begun(Some(self.0.clone())))
     }
+}
+
+/// Another one each time that the device is switched on.
+fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// A check under way.

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Phase, Progress, Welcome};
+use proto::session::{AgentMessage, Assignment, CoordinatorMessage, Holding, Phase, Progress, Welcome};
 use proto::v1::artifact_service_server::{ArtifactService, ArtifactServiceServer};
 use proto::v1::session_service_server::{SessionService, SessionServiceServer};
 use proto::{ArtifactRef, Digest, Generation, Pieces, SigningKey, SpoolPosition, VerifyingKey, v1};
@@ -48,6 +48,8 @@ struct Script {
     outbox: Option<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
     stored: Vec<(SpoolPosition, proto::LatencyInterval)>,
     ended: BTreeSet<Generation>,
+    /// What the last heartbeat said.
+    holding: Holding,
     /// Signs what it sends; `None`: a key that every fake has.
     signer: Option<SigningKey>,
 }
@@ -163,6 +165,11 @@ impl Fake {
         self.script.lock().unwrap().ended.contains(&generation)
     }
 
+    /// What the device said last that it holds.
+    pub(crate) fn holding(&self) -> Holding {
+        self.script.lock().unwrap().holding
+    }
+
     /// Forgets what was heard so far.
     pub(crate) fn forget(&mut self) {
         while self.heard.try_recv().is_ok() {}
@@ -233,6 +240,10 @@ impl Service {
             if let AgentMessage::Telemetry(position, interval) = &message {
                 self.store(*position, interval);
                 drop(outbox.send(Ok(CoordinatorMessage::TelemetryAck(*position).into())).await);
+            }
+            if let AgentMessage::Heartbeat(beat) = &message {
+                assert_eq!(beat.engine.is_empty(), beat.holding.digest.is_none(), "{beat:?}");
+                self.script.lock().unwrap().holding = beat.holding;
             }
             if let AgentMessage::Progress(Progress { generation, phase, .. }) = &message
                 && matches!(phase, Phase::Active | Phase::Failed { .. })

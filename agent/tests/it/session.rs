@@ -36,15 +36,8 @@ pub(crate) fn holding(model: &Model, generation: u64) -> Holding {
     Holding { generation: Generation(generation), digest: Some(model.digest()) }
 }
 
-pub(crate) async fn beats_with(fake: &mut Fake, expected: Holding) {
-    let is_it = |message: &AgentMessage| match message {
-        AgentMessage::Heartbeat(beat) => {
-            assert_eq!(beat.engine.is_empty(), beat.holding.digest.is_none(), "{beat:?}");
-            (beat.holding == expected).then_some(())
-        }
-        _ => None,
-    };
-    fake.hear("a heartbeat with the expected model", is_it).await;
+pub(crate) async fn beats_with(fake: &Fake, expected: Holding) {
+    until("a heartbeat with the expected model", || fake.holding() == expected).await;
 }
 
 pub(crate) fn request(model: &Model, images: usize) -> Value {
@@ -116,7 +109,7 @@ async fn from_the_probe_to_the_acknowledged_telemetry() {
     fake.assign(model.assignment(1)).await;
     assert_eq!(ending(&mut fake, 1).await, Ok(()));
     assert_eq!(fake.offsets(model.digest()), [0, half as u64], "it went on from the cut");
-    beats_with(&mut fake, holding(&model, 1)).await;
+    beats_with(&fake, holding(&model, 1)).await;
     answers_as(&device, &model, 3).await;
     let (status, metadata) = device.get("/v2/models/fashion").await;
     assert_eq!((status, &metadata["inputs"][0]["shape"]), (200, &json!([-1, 1, 28, 28])));
@@ -164,7 +157,7 @@ async fn it_serves_without_a_coordinator_and_loses_no_count() {
     device.ready().await;
     answers_as(&device, &model, 4).await;
     fake.listen().await;
-    beats_with(&mut fake, holding(&model, 1)).await;
+    beats_with(&fake, holding(&model, 1)).await;
     until("all seven images are stored once", || stored_images(&fake) == 7).await;
     assert_eq!(fake.offsets(model.digest()).len(), 1, "the model was fetched once");
     device.stop().await;
@@ -226,7 +219,7 @@ async fn what_does_not_pass_fails_with_a_reason_and_the_previous_model_serves() 
     assert!(reason.starts_with("not enough memory to load it: "), "{reason}");
 
     answers_as(&device, &model, 1).await;
-    beats_with(&mut fake, holding(&model, 1)).await;
+    beats_with(&fake, holding(&model, 1)).await;
     fake.assign(next.assignment(8)).await;
     assert_eq!(ending(&mut fake, 8).await, Ok(()));
     answers_as(&device, &next, 1).await;

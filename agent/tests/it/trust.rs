@@ -41,7 +41,7 @@ async fn only_the_first_coordinators_assignments_for_this_device_are_followed() 
     fake.forget();
     let device = Device::start(dir.path().to_owned(), fake.address).await;
     assert!(ending(&mut fake, 3).await.unwrap_err().contains("not signed by a key that this device trusts"));
-    beats_with(&mut fake, holding(&old, 1)).await;
+    beats_with(&fake, holding(&old, 1)).await;
     device.ready().await;
     answers_as(&device, &old, 1).await;
     assert!(fake.offsets(new.digest()).is_empty(), "not a byte of it was fetched");

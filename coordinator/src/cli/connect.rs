@@ -34,7 +34,11 @@ pub(crate) struct Server {
 impl Server {
     /// A server by its URL; `host:port` alone means http.
     pub(crate) fn new(url: &str, identity: Option<&Path>) -> Self {
-        let scheme = if url.contains("://") { "" } else { "http://" };
+        let scheme = match (url.contains("://"), identity) {
+            (true, _) => "",
+            (false, Some(_)) => "https://",
+            (false, None) => "http://",
+        };
         Self { url: format!("{scheme}{url}"), identity: identity.map(Path::to_owned) }
     }
 
@@ -47,6 +51,13 @@ impl Server {
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
+        if self.identity.is_some() && !self.url.starts_with("https://") {
+            let plain = format!(
+                "an identity is for an https server, and {} is none; name it with --server",
+                self.url
+            );
+            return Err(CliError::Usage(plain));
+        }
         let channel = if self.url.starts_with("https://") {
             let (config, host, port) = self.encrypted(&endpoint)?;
             let connect = move |_| tls::connect(config.clone(), host.clone(), port);

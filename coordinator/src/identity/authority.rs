@@ -78,6 +78,12 @@ impl Authority {
         let key = match fs::read_to_string(&key_path) {
             Ok(pem) => KeyPair::from_pem(&pem)
                 .map_err(|source| AuthorityError::Damaged { path: key_path.clone(), source })?,
+            Err(error) if error.kind() == ErrorKind::NotFound && path.exists() => {
+                return Err(AuthorityError::Damaged {
+                    path: key_path,
+                    source: rcgen::Error::CouldNotParseKeyPair,
+                });
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let key = KeyPair::generate()?;
                 durable::replace(folder, &key_path, key.serialize_pem().as_bytes())
@@ -97,6 +103,9 @@ impl Authority {
             Err(error) => return Err(file(&path)(error)),
         };
         let damaged = |source| AuthorityError::Damaged { path, source };
+        if !is_of(&certificate, &key) {
+            return Err(damaged(rcgen::Error::CouldNotParseCertificate));
+        }
         let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(damaged)?;
         Ok(Self { issuer, certificate })
     }
@@ -161,6 +170,15 @@ impl DeviceRequest {
     pub fn key(&self) -> Digest {
         Digest::of(&self.0.public_key.subject_public_key_info())
     }
+}
+
+/// Whether a certificate, PEM, is of this key.
+fn is_of(certificate: &str, key: &KeyPair) -> bool {
+    use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    use x509_parser::prelude::{FromDer as _, X509Certificate};
+    let Ok(der) = CertificateDer::from_pem_slice(certificate.as_bytes()) else { return false };
+    let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return false };
+    certificate.public_key().raw == key.subject_public_key_info()
 }
 
 fn named(name: &str) -> DistinguishedName {
@@ -245,5 +263,14 @@ mod tests {
         fs::write(folder.path().join(CERTIFICATE), "-----BEGIN").unwrap();
         let error = Authority::open(folder.path()).map(drop).unwrap_err().to_string();
         assert!(error.contains("ca.pem is damaged; restore it"), "{error}");
+
+        let other = tempfile::tempdir().unwrap();
+        drop(Authority::open(other.path()).unwrap());
+        fs::copy(other.path().join(CERTIFICATE), folder.path().join(CERTIFICATE)).unwrap();
+        assert!(Authority::open(folder.path()).is_err(), "the key is another one's");
+        fs::remove_file(folder.path().join(KEY)).unwrap();
+        let error = Authority::open(folder.path()).map(drop).unwrap_err().to_string();
+        assert!(error.contains("ca-key.pem is damaged; restore it"), "{error}");
+        assert!(!folder.path().join(KEY).exists(), "a new key would fit no certificate");
     }
 }

@@ -61,11 +61,14 @@ pub fn decide(
         return Err(Refusal::Banned);
     }
     if let Some(pinned) = known.and_then(|known| known.key) {
-        if pinned == key {
-            return Ok(false);
+        let is_confirmed = known.is_some_and(|known| known.confirmed);
+        if is_confirmed {
+            return if pinned == key { Ok(false) } else { Err(Refusal::OtherKey) };
         }
-        if known.is_some_and(|known| known.confirmed) {
-            return Err(Refusal::OtherKey);
+        // It has not shown its certificate yet: by the token that it came by it gets another, by a new one it begins again.
+        let by = known.and_then(|known| known.token.as_deref());
+        if pinned == key && shown.is_none_or(|(shown, _)| Some(shown.id) == by) {
+            return Ok(false);
         }
     }
     let (shown, token) = shown.ok_or(Refusal::NoToken)?;
@@ -125,6 +128,8 @@ mod tests {
         let other = identity(Some(b"other"), true, false);
         let pending = identity(Some(b"other"), false, false);
         let banned = identity(Some(b"key"), true, true);
+        let pending_own = identity(Some(b"key"), false, false);
+        let newcomer = IdentityRecord { token: Some("old".to_owned()), ..pending_own.clone() };
         let table = [
             ("new, token", None, by(right, Some(&fresh)), 50, Ok(true)),
             ("new, none", None, None, 50, Err(Refusal::NoToken)),
@@ -135,6 +140,9 @@ mod tests {
             ("known key, no token", Some(&own), None, 1_000, Ok(false)),
             ("another key", Some(&other), by(right, Some(&fresh)), 50, Err(Refusal::OtherKey)),
             ("another key that was never shown", Some(&pending), by(right, Some(&fresh)), 50, Ok(true)),
+            ("pending, by a new token", Some(&newcomer), by(right, Some(&fresh)), 50, Ok(true)),
+            ("pending, by its token that died", Some(&pending_own), by(right, Some(&used)), 50, Ok(false)),
+            ("pending, by none", Some(&newcomer), None, 50, Ok(false)),
             ("banned", Some(&banned), by(right, Some(&fresh)), 50, Err(Refusal::Banned)),
         ];
         for (case, known, shown, now, expected) in table {

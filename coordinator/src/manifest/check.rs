@@ -8,7 +8,7 @@ use pruner_core::plan::WidthPolicy;
 use super::dataset::DatasetFields;
 use super::{
     API_VERSION, BudgetRule, DatasetFormat, DatasetRef, DatasetSpec, DeploymentManifest, KIND, Limit,
-    PruningSpec, RolloutSpec, TrainingSpec,
+    ProbationSpec, PruningSpec, RolloutSpec, TrainingSpec,
 };
 
 /// The first value that is not allowed: its path, and what is wrong with it.
@@ -159,6 +159,16 @@ fn rollout(spec: &RolloutSpec) -> Problem {
     .or_else(|| {
         refuse_if(spec.probation.period.millis() == 0, "spec.rollout.probation.period", || {
             "0 is not allowed; as in 10s".into()
+        })
+    })
+    .or_else(|| {
+        let ProbationSpec { duration, period, failure_threshold } = spec.probation;
+        let shortest = u64::from(period.millis()) * u64::from(failure_threshold);
+        let is_too_short = duration.millis() > 0 && u64::from(duration.millis()) < shortest;
+        refuse_if(is_too_short, "spec.rollout.probation.duration", || {
+            format!(
+                "{duration} has no room for {failure_threshold} looks, {period} apart; longer, or 0s for none"
+            )
         })
     })
     .or_else(|| {

@@ -125,6 +125,7 @@ spec:
             message: String::new(),
             outcomes: Default::default(),
             paused,
+            was_complete: false,
             previous: previous.map(str::to_owned),
         }
     }

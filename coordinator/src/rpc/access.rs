@@ -82,20 +82,18 @@ pub(super) async fn control_device(core: &Core, name: &str, verb: &str) -> Resul
     let named = device.clone();
     let changed = core.store.call(move |store| {
         if store.device(&named)?.is_none() && store.identity(&named)?.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
-        store.change_identity(&named, &mut |identity| match banned {
+        let changed = store.change_identity(&named, &mut |identity| match banned {
             Some(banned) => identity.banned = banned,
             None => (identity.key, identity.confirmed, identity.token) = (None, false, None),
         })?;
-        Ok(true)
+        Ok(Some(changed))
     });
-    if !changed.await.map_err(status::store)? {
+    let Some(changed) = changed.await.map_err(status::store)? else {
         return Err(Status::not_found(format!("no device '{device}'")));
-    }
-    if let Some(banned) = banned {
-        core.bans.set(&device, banned);
-    }
+    };
+    core.admissions.note(&changed);
     if banned != Some(false) {
         core.fleet.close(&device);
     }

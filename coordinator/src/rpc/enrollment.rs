@@ -127,5 +127,17 @@ pub(super) fn confirm(
     if let Some(refusal) = refused {
         return Ok(Err(Status::permission_denied(refusal.to_string())));
     }
-    Ok(Ok(store.change_identity(device, &mut |known| known.confirmed = true)?))
+    // Somebody else may have come by that name meanwhile, or an operator may have changed his mind.
+    let expected = known.token.clone();
+    let now_known = store.change_identity(device, &mut |known| {
+        if known.key == Some(key) && known.token == expected && !known.banned {
+            known.confirmed = true;
+        }
+    })?;
+    let is_its = now_known.key == Some(key) && now_known.confirmed && !now_known.banned;
+    Ok(if is_its {
+        Ok(now_known)
+    } else {
+        Err(Status::permission_denied("its enrollment was overtaken by another"))
+    })
 }

@@ -3,7 +3,7 @@
 use proto::DeviceId;
 use tonic::{Request, Status};
 
-use crate::identity::bans::Bans;
+use crate::identity::admissions::Admissions;
 use crate::identity::{Peer, Role};
 
 /// Who is at the other end; on a connection that says nothing, nobody.
@@ -12,14 +12,24 @@ fn peer<T>(request: &Request<T>) -> Peer {
 }
 
 /// Whether a device calls that is not kept out.
-pub(crate) fn device(bans: &Bans, request: Request<()>) -> Result<Request<()>, Status> {
+pub(crate) fn device(admissions: &Admissions, request: Request<()>) -> Result<Request<()>, Status> {
     match peer(&request) {
         Peer::Plain => Ok(request),
-        Peer::Device { id, .. } if bans.has(&id) => Err(banned(&id)),
+        Peer::Device { id, .. } if admissions.is_banned(&id) => Err(banned(&id)),
         Peer::Device { .. } => Ok(request),
         Peer::Unknown | Peer::Operator { .. } => {
             Err(Status::unauthenticated("this call is for devices, and needs a device's certificate"))
         }
+    }
+}
+
+/// Whether a device calls that has opened a session with its key before.
+pub(crate) fn confirmed(admissions: &Admissions, request: Request<()>) -> Result<Request<()>, Status> {
+    match peer(&request) {
+        Peer::Device { id, key } if !admissions.is_banned(&id) && !admissions.is_confirmed(&id, key) => {
+            Err(Status::permission_denied(format!("device {id} has not opened a session with this key")))
+        }
+        _ => device(admissions, request),
     }
 }
 

@@ -219,6 +219,8 @@ impl OperatorService for OperatorRpc {
     }
 
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Reply<v1::PlanResponse> {
+        // It scores networks: whoever may only look must not keep the coordinator busy.
+        guard::allow(&request, Role::Operator)?;
         let manifest = self.manifest(&request.into_inner().manifest).await?;
         let subject = self.subject(&manifest).await?;
         let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;

@@ -67,9 +67,17 @@ impl SessionService for SessionRpc {
             _ => return Err(status::invalid(Invalid::new("kind", "a session begins with its hello"))),
         };
         let device = hello.device_id.clone();
-        let hello = self.admit(hello, guard::is_device(&caller, &device)?).await?;
+        let proven = guard::is_device(&caller, &device)?;
+        let hello = self.admit(hello, proven).await?;
         let (outbox, inbox) = mpsc::channel(OUTBOX);
         let key = self.open(hello, &outbox).await.map_err(status::store)?;
+        // Banned or forgotten since it was let in: whoever did that found no session to close.
+        let admissions = &self.core.admissions;
+        let is_out = proven.is_some_and(|proven| !admissions.is_confirmed(&device, proven));
+        if is_out || admissions.is_banned(&device) {
+            self.core.fleet.disconnect(&key);
+            return Err(guard::banned(&device));
+        }
         self.core.tasks.spawn(self.clone().serve(device, key, inbound, outbox));
         let stream = ReceiverStream::new(inbox).map(|outgoing| match outgoing {
             Outgoing::Message(message) => Ok(message.into()),
@@ -83,12 +91,13 @@ impl SessionRpc {
     /// Lets a device in that may come, with the labels that its token gives it. `key` is the one that it proved.
     async fn admit(&self, hello: Hello, key: Option<Digest>) -> Result<Hello, Status> {
         let device = hello.device_id.clone();
-        if self.core.bans.has(&device) {
+        if self.core.admissions.is_banned(&device) {
             return Err(guard::banned(&device));
         }
         let Some(key) = key else { return Ok(hello) };
         let confirmed = self.core.store.call(move |store| enrollment::confirm(store, &device, key)).await;
         let identity = confirmed.map_err(status::store)??;
+        self.core.admissions.note(&identity);
         let mut labels = hello.labels.clone();
         labels.extend(identity.labels);
         Ok(Hello { labels, ..hello })
@@ -214,6 +223,7 @@ impl SessionRpc {
                 });
                 Ok(())
             }
+            AgentMessage::Beat => Ok(()),
             AgentMessage::Progress(report) => {
                 self.core.fleet.update(key, |presence| presence.progress = Some(report.clone()));
                 if matches!(report.phase, Phase::Downloading { .. } | Phase::Verifying) {
@@ -257,13 +267,13 @@ impl SessionRpc {
     ) -> Result<(), StoreError> {
         let record =
             TelemetryRecord { device: device.clone(), position, interval, received_unix_ms: unix_ms() };
-        self.core.fresh.mark(device);
-        // Nothing waits for it: the driver looks at it in its next round.
         if self.core.store.call(move |store| store.insert_telemetry(&record)).await?
             == Insertion::AlreadyStored
         {
             tracing::debug!(%device, ?position, "interval sent again");
         }
+        // Nothing waits for it: the driver looks at it in its next round.
+        self.core.fresh.mark(device);
         Ok(())
     }
 }

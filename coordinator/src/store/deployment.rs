@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::DerivationKey;
 use super::record::Record;
 use crate::class::ClassId;
+use crate::fitting::Broken;
 use crate::manifest::DeploymentManifest;
 use crate::refit::Breach;
 use pruner_core::budget::Budget;
@@ -36,6 +37,9 @@ pub struct DeploymentRecord {
     /// Whether an operator has paused its rollout.
     #[serde(default)]
     pub paused: bool,
+    /// Whether every device had what it can have, once.
+    #[serde(default)]
+    pub was_complete: bool,
     /// The manifest that was complete before this one, as it was written.
     #[serde(default)]
     pub previous: Option<String>,
@@ -81,6 +85,9 @@ pub struct OutcomeRecord {
     pub predicted: Option<PredictedLatency>,
     /// The wave that it was placed in, from 0; `None` until placed.
     pub wave: Option<u32>,
+    /// What its predictions were multiplied with when it was fitted.
+    #[serde(default = "uncorrected")]
+    pub correction: f64,
     /// Why it was fitted again, each time.
     #[serde(default)]
     pub breaches: Vec<Breach>,
@@ -89,15 +96,19 @@ pub struct OutcomeRecord {
 impl DeploymentRecord {
     /// The last manifest that was complete: this one, or the one before.
     pub fn last_complete(&self) -> Option<String> {
-        if self.phase == DeploymentPhase::Complete { Some(self.text.clone()) } else { self.previous.clone() }
+        if self.was_complete { Some(self.text.clone()) } else { self.previous.clone() }
     }
 
     /// What a device's new model has to stand: the rules of the rollout, against the device's latency ceiling.
     pub fn probation(&self, device: &DeviceId) -> Probation {
-        let budget = self.outcomes.get(device).map(|outcome| outcome.budget);
-        let ceiling = budget.and_then(|budget| budget.latency_p95_ms.or(budget.latency_p50_ms));
+        // More than half of the answers later than a median is allowed to be is chance; later than a 95th percentile, it is none.
+        let ceiling = self.outcomes.get(device).and_then(|outcome| outcome.budget.latency_p95_ms);
         self.manifest.spec.rollout.probation.with_ceiling(ceiling)
     }
+}
+
+fn uncorrected() -> f64 {
+    1.0
 }
 
 /// A predicted time of one image.
@@ -192,6 +203,18 @@ impl OutcomeRecord {
         (self.derivation, self.assignment) = (None, None);
     }
 
+    /// What it broke, where it is to be fitted again.
+    pub fn broken(&self) -> Option<Broken> {
+        let breach = self.breaches.last()?;
+        let predicted =
+            self.predicted.map_or(breach.measured_ms, |predicted| match breach.quantile.as_str() {
+                "p50" => predicted.p50_ms,
+                _ => predicted.p95_ms,
+            });
+        let factor = self.correction * breach.measured_ms / predicted;
+        Some(Broken { budget: self.budget, factor: if factor.is_finite() { factor } else { 1.0 } })
+    }
+
     /// A device about which nothing is known but what it waits for.
     pub fn waiting(reason: impl Into<String>) -> Self {
         Self {
@@ -203,6 +226,7 @@ impl OutcomeRecord {
             budget: Budget::default(),
             predicted: None,
             wave: None,
+            correction: uncorrected(),
             breaches: Vec::new(),
         }
     }

@@ -199,6 +199,7 @@ impl Store for SledStore {
                         name: name.clone(),
                         previous: stored.as_ref().and_then(DeploymentRecord::last_complete),
                         paused: false,
+                        was_complete: false,
                         generation: stored.map_or(Generation(0), |record| record.generation).next(),
                         manifest: manifest.clone(),
                         manifest_digest,
@@ -234,6 +235,7 @@ impl Store for SledStore {
             change(&mut record);
             record.name = name.to_owned();
             record.generation = generation;
+            record.was_complete |= record.phase == DeploymentPhase::Complete;
             Ok(record)
         })
     }

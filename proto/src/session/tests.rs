@@ -45,6 +45,7 @@ fn agent_messages_round_trip() {
             holding: Holding { generation: Generation(2), digest: Some(digest()) },
             engine: "rten, 2 threads".into(),
         }),
+        AgentMessage::Beat,
         progress(Phase::Downloading { done: 7 }),
         progress(Phase::Verifying),
         progress(Phase::Active),

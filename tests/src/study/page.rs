@@ -139,11 +139,17 @@ fn section_text(section: &Section<'_>, picture: &str) -> String {
     text
 }
 
-/// The paper's claim in one sentence, where both arms are there.
+/// The paper's claim, a sentence for each of our arms that is there beside the unstructured one: without distillation, and with.
 fn headline(section: &Section<'_>) -> String {
     let product = Method::product();
     let row = |method: &Method| section.rows.iter().find(|row| row.ratio == RATIO && row.method == method);
-    let (Some(ours), Some(upai)) = (row(&product), row(&Method::Unstructured)) else { return String::new() };
+    let Some(upai) = row(&Method::Unstructured) else { return String::new() };
+    let arms =
+        [("The default", row(&product)), ("Distilled from the dense network", row(&Method::Distilled))];
+    arms.into_iter().filter_map(|(name, ours)| Some(claim(name, ours?, upai))).collect()
+}
+
+fn claim(name: &str, ours: &Row<'_>, upai: &Row<'_>) -> String {
     let paired = ours.seeds.iter().filter_map(|own| {
         let other = upai.seeds.iter().find(|other| other.arm.seed == own.arm.seed)?;
         Some(100.0 * (own.accuracy - other.accuracy))
@@ -157,8 +163,8 @@ fn headline(section: &Section<'_>) -> String {
     let faster = faster.map_or(String::new(), |faster| format!("{faster:.2} times as fast in rten, "));
     let difference = mean(paired.iter().copied());
     format!(
-        "**{smaller:.2} times fewer parameters than dense, {faster}accuracy {difference:+.2} ± {:.2} points against the \
-         unstructured mask of the same ratio ({} seed{}).**\n\n",
+        "**{name}: {smaller:.2} times fewer parameters than dense, {faster}accuracy {difference:+.2} ± {:.2} points against \
+         the unstructured mask of the same ratio ({} seed{}).**\n\n",
         half_range(&paired),
         paired.len(),
         if paired.len() == 1 { "" } else { "s" },

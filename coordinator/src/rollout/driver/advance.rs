@@ -80,7 +80,9 @@ impl Driver {
             TrainerKind::Builtin | TrainerKind::Command => spec.rollout.refits as usize,
         };
         for (id, outcome) in &mut record.outcomes {
-            let is_watched = matches!(outcome.state, Outcome::Active { .. }) && fresh.contains(id);
+            let is_watched = matches!(outcome.state, Outcome::Active { .. })
+                && outcome.budget.bounds_latency()
+                && fresh.contains(id);
             if !is_watched || outcome.breaches.len() >= most {
                 continue;
             }
@@ -216,7 +218,7 @@ impl Next {
             let before = known.cloned().unwrap_or_else(|| OutcomeRecord::waiting(""));
             let outcome = match Candidate::of(device, probes) {
                 Ok(candidate) => {
-                    let broken = (!before.breaches.is_empty()).then_some(before.budget);
+                    let broken = before.broken();
                     unfitted.push(Candidate { broken, ..candidate });
                     OutcomeRecord { state: Outcome::Deriving, ..before }
                 }
@@ -268,7 +270,7 @@ fn decided(
 ) -> (DeviceId, OutcomeRecord, Option<(DerivationKey, PrunePlan)>) {
     let mut outcome = OutcomeRecord::waiting(String::new());
     outcome.class = Some(fitting.class.id());
-    outcome.budget = fitting.budget;
+    (outcome.budget, outcome.correction) = (fitting.budget, fitting.correction);
     let mut derivation = None;
     outcome.state = match fitting.verdict {
         Verdict::Fit { plan, predicted } => {

@@ -5,7 +5,11 @@ use tokio::sync::mpsc;
 use super::advance::Next;
 use super::{Driver, Ended, Underway};
 use crate::clock::unix_ms;
-use crate::store::{DeploymentRecord, Outcome, StoreError};
+use crate::store::{DeploymentPhase, DeploymentRecord, Outcome, StoreError};
+
+fn is_failed(record: &DeploymentRecord) -> bool {
+    matches!(record.phase, DeploymentPhase::Failed { .. })
+}
 
 impl Driver {
     pub(super) async fn carry_out(
@@ -35,6 +39,12 @@ impl Driver {
                 .core
                 .store
                 .call(move |store| {
+                    // An operator may have stopped it since this round began.
+                    let present = store.deployment(&name)?.filter(|record| record.generation == generation);
+                    let may = |record: &DeploymentRecord| !record.paused && !is_failed(record);
+                    if !present.as_ref().is_some_and(may) {
+                        return Ok(None);
+                    }
                     let assignment = store.assign(&device, &order)?;
                     store.update_deployment(&name, generation, &mut |record| {
                         let Some(outcome) = record.outcomes.get_mut(&device) else { return };
@@ -44,9 +54,10 @@ impl Driver {
                             outcome.wave = Some(wave);
                         }
                     })?;
-                    Ok(assignment)
+                    Ok(Some(assignment))
                 })
                 .await?;
+            let Some(assignment) = assignment else { continue };
             tracing::info!(
                 device = %assigned, generation = %assignment.generation, digest = %assignment.digest(), wave, "assigned"
             );

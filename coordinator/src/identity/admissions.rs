@@ -1,0 +1,58 @@
+//! Who may call, in memory: every call of a device is held against it. The store has the same, for the next start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+
+use proto::{DeviceId, Digest};
+
+use crate::store::IdentityRecord;
+
+/// Keys that were confirmed, and devices that are kept out; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Admissions(Arc<RwLock<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    confirmed: BTreeMap<DeviceId, Digest>,
+    banned: BTreeSet<DeviceId>,
+}
+
+impl Admissions {
+    /// As the store has them.
+    pub fn of(identities: &[IdentityRecord]) -> Self {
+        let admissions = Self::default();
+        for identity in identities {
+            admissions.note(identity);
+        }
+        admissions
+    }
+
+    /// What is known of a device now.
+    pub fn note(&self, identity: &IdentityRecord) {
+        let mut known = self.write();
+        match identity.key.filter(|_| identity.confirmed) {
+            Some(key) => drop(known.confirmed.insert(identity.device.clone(), key)),
+            None => drop(known.confirmed.remove(&identity.device)),
+        }
+        if identity.banned {
+            known.banned.insert(identity.device.clone());
+        } else {
+            known.banned.remove(&identity.device);
+        }
+    }
+
+    /// Whether a device is kept out.
+    pub fn is_banned(&self, device: &DeviceId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).banned.contains(device)
+    }
+
+    /// Whether a device has shown a certificate of this key, and may go on doing so.
+    pub fn is_confirmed(&self, device: &DeviceId, key: Digest) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).confirmed.get(device) == Some(&key)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        // Entries are put in whole: a panic elsewhere leaves none half-made.
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
