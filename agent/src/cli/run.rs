@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::CliError;
 use crate::app::App;
@@ -59,13 +61,15 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
 }
 
 fn start_log() {
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(config::log_filter()))
+    // Targets and levels alone: what else a filter can say takes a megabyte of regular expressions.
+    let filter =
+        config::log_filter().parse().unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // A log that nobody reads any more must not stop the agent.
         .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }
 
 /// The signals that mean stop.
