@@ -191,6 +191,9 @@ pub struct BudgetRule {
 pub struct RolloutSpec {
     /// Share of the matched devices that each wave has reached, in percent, rising; a last wave of 100 is implied.
     pub waves: Vec<u8>,
+    /// How long the devices of a wave serve before the next one is told.
+    #[serde(skip_serializing_if = "usual::bake")]
+    pub bake: Span,
     /// How a new model is watched on its device.
     #[serde(skip_serializing_if = "usual::is_default")]
     pub probation: ProbationSpec,
@@ -275,6 +278,6 @@ impl TrainingSpec {
 
 impl Default for RolloutSpec {
     fn default() -> Self {
-        Self { waves: vec![100], probation: ProbationSpec::default(), refits: 2 }
+        Self { waves: vec![100], bake: Span::default(), probation: ProbationSpec::default(), refits: 2 }
     }
 }

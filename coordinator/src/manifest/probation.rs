@@ -20,7 +20,7 @@ pub struct ProbationSpec {
 }
 
 /// A time as people write it: `10m`, `1h 30m`, `500ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Span(pub Duration);
 

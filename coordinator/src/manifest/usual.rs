@@ -1,7 +1,7 @@
 //! What is left out of a manifest as it is stored: settings that came later and stand at their defaults. So a manifest
 //! that says nothing of them has the digest, and its derivations the keys, that it had before there were such settings.
 
-use super::{RolloutSpec, TrainingSpec};
+use super::{RolloutSpec, Span, TrainingSpec};
 
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -21,4 +21,8 @@ pub(super) fn nesterov(value: &bool) -> bool {
 
 pub(super) fn refits(value: &u32) -> bool {
     *value == RolloutSpec::default().refits
+}
+
+pub(super) fn bake(value: &Span) -> bool {
+    *value == RolloutSpec::default().bake
 }

@@ -69,7 +69,7 @@ pub fn next(rollout: &Rollout<'_>, now_unix_ms: u64) -> Step {
     }
     let (assign, wave) =
         if rollout.paused { (Vec::new(), survey.reached) } else { open_waves(rollout, &survey) };
-    let status = match survey.pending(rollout, &assign, wave) {
+    let status = match survey.pending(rollout, (&assign, wave), now_unix_ms) {
         _ if rollout.paused && survey.untold_count() > 0 => Status::Waiting {
             reason: format!(
                 "paused, {} not told; `reconvene rollout resume {}` goes on",

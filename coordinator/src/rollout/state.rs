@@ -18,6 +18,8 @@ pub struct Rollout<'a> {
     pub begun_unix_ms: u64,
     /// Whether an operator has paused it.
     pub paused: bool,
+    /// How long a device serves before its wave counts as done, milliseconds.
+    pub bake_ms: u64,
     /// Share of the devices that each wave has reached, percent. A last wave of 100 is implied.
     pub waves: &'a [u8],
     /// An online device that takes longer from assignment to `Active` has failed, and one that sends no profile for so
@@ -80,6 +82,11 @@ pub(super) enum Standing<'a> {
     Overdue,
     /// Was told and went away; it changes over when it comes back, and nobody waits.
     Away,
+    /// Serves the model, and the next wave waits to see how.
+    Baking {
+        /// Until when, milliseconds since 1970.
+        until_unix_ms: u64,
+    },
     /// Serves the model.
     Settled,
     /// Cannot be fitted; counts for nothing.
@@ -100,6 +107,7 @@ impl<'a> Rollout<'a> {
             deployment: &record.name,
             begun_unix_ms: record.applied_unix_ms,
             paused: record.paused,
+            bake_ms: record.manifest.spec.rollout.bake.millis().into(),
             waves: &record.manifest.spec.rollout.waves,
             settle_limit_ms: SETTLE_LIMIT_MS,
             members: record
@@ -135,7 +143,14 @@ impl<'a> Rollout<'a> {
                 }
             }
             (Outcome::Assigned { .. }, Presence::Offline) => Standing::Away,
-            (Outcome::Active { .. }, _) => Standing::Settled,
+            (Outcome::Active { since_unix_ms }, _) => {
+                let until_unix_ms = since_unix_ms.saturating_add(self.bake_ms);
+                if until_unix_ms > now_unix_ms {
+                    Standing::Baking { until_unix_ms }
+                } else {
+                    Standing::Settled
+                }
+            }
             (Outcome::Failed { reason }, _) => Standing::Lost { reason },
         }
     }

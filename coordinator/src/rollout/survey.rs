@@ -29,6 +29,8 @@ pub(super) struct Survey<'a> {
     pub(super) reached: u32,
     /// There, but without a model to be told, with the time when nobody waits for it any more.
     waiting: Vec<(&'a DeviceId, &'a str, u64)>,
+    /// Serve the model, with the time when that has been long enough for the next wave.
+    baking: Vec<(&'a DeviceId, u64)>,
     deriving: Vec<&'a DeviceId>,
     lost: Vec<(&'a DeviceId, &'a str)>,
     unplaced: usize,
@@ -56,7 +58,13 @@ impl<'a> Survey<'a> {
             Standing::NoFit => return self.no_fit += 1,
             Standing::Unknown => return self.unknown += 1,
             Standing::Waiting { reason, until_unix_ms } => self.waiting.push((id, reason, until_unix_ms)),
-            Standing::Deriving => self.deriving.push(id),
+            Standing::Deriving => {
+                self.deriving.push(id);
+                // It was told, broke its budget and is fitted again: its wave has not shown that more may be told.
+                if member.outcome.wave.is_some() {
+                    self.await_answer(member);
+                }
+            }
             Standing::Ready => match member.outcome.wave {
                 Some(wave) => {
                     self.untold.push((id, wave));
@@ -75,6 +83,12 @@ impl<'a> Survey<'a> {
             }
             Standing::Away => self.away += 1,
             Standing::Settled => self.settled += 1,
+            Standing::Baking { until_unix_ms } => {
+                self.settled += 1;
+                self.baking.push((id, until_unix_ms));
+                let wave = member.outcome.wave.unwrap_or(0);
+                self.unanswered = Some(self.unanswered.map_or(wave, |lowest| lowest.min(wave)));
+            }
             Standing::Lost { reason } => self.lost.push((id, reason)),
         }
         match member.outcome.wave {
@@ -96,7 +110,8 @@ impl<'a> Survey<'a> {
     /// When a device that is waited for stops being waited for, milliseconds since 1970.
     pub(super) fn patience_ends(&self) -> Option<u64> {
         let moving = self.moving.iter().map(|&(_, until)| until);
-        moving.chain(self.waiting.iter().map(|&(_, _, until)| until)).min()
+        let baking = self.baking.iter().map(|&(_, until)| until);
+        moving.chain(self.waiting.iter().map(|&(_, _, until)| until)).chain(baking).min()
     }
 
     /// Devices that have a model and were not told of it.
@@ -131,7 +146,12 @@ impl<'a> Survey<'a> {
     }
 
     /// What the rollout waits for once `assign` was told; `None` if for nothing.
-    pub(super) fn pending(&self, rollout: &Rollout<'_>, assign: &[Placement], wave: u32) -> Option<String> {
+    pub(super) fn pending(
+        &self,
+        rollout: &Rollout<'_>,
+        (assign, wave): (&[Placement], u32),
+        now_unix_ms: u64,
+    ) -> Option<String> {
         let here = format!("wave {} of {}", wave + 1, rollout.wave_count());
         if !assign.is_empty() {
             let told = names(assign.iter().map(|placement| &placement.device));
@@ -140,6 +160,13 @@ impl<'a> Survey<'a> {
         if !self.moving.is_empty() {
             let moving = names(self.moving.iter().map(|&(id, _)| id));
             return Some(format!("{here}: waiting for {moving} to serve the new model"));
+        }
+        if let Some(until) = self.baking.iter().map(|&(_, until)| until).max()
+            && self.untold_count() > 0
+        {
+            let baking = names(self.baking.iter().map(|&(id, _)| id));
+            let minutes = until.saturating_sub(now_unix_ms) as f64 / 60_000.0;
+            return Some(format!("{here}: {baking} serves the new model; the next wave in {minutes:.1} min"));
         }
         if !self.deriving.is_empty() {
             return Some(format!("waiting for the models of {}", names(self.deriving.iter().copied())));

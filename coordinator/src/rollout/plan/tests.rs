@@ -16,6 +16,7 @@ const LIMIT_MS: u64 = 60_000;
 struct Fleet {
     waves: Vec<u8>,
     paused: bool,
+    bake_ms: u64,
     now: u64,
     devices: BTreeMap<DeviceId, (OutcomeRecord, Presence)>,
 }
@@ -39,7 +40,8 @@ fn no_fit() -> Outcome {
 
 impl Fleet {
     fn new(waves: &[u8], names: &[&str]) -> Self {
-        let mut fleet = Self { waves: waves.to_vec(), paused: false, now: 1000, devices: BTreeMap::new() };
+        let mut fleet =
+            Self { waves: waves.to_vec(), paused: false, bake_ms: 0, now: 1000, devices: BTreeMap::new() };
         for name in names {
             fleet.devices.insert(
                 id(name),
@@ -72,6 +74,7 @@ impl Fleet {
             deployment: "mnist",
             begun_unix_ms: 0,
             paused: self.paused,
+            bake_ms: self.bake_ms,
             waves: &self.waves,
             settle_limit_ms: LIMIT_MS,
             members,
@@ -468,7 +471,13 @@ impl Fleet {
     }
 
     fn at(&self, devices: &BTreeMap<DeviceId, (OutcomeRecord, Presence)>) -> Fleet {
-        Fleet { waves: self.waves.clone(), paused: false, now: self.now, devices: devices.clone() }
+        Fleet {
+            waves: self.waves.clone(),
+            paused: false,
+            bake_ms: 0,
+            now: self.now,
+            devices: devices.clone(),
+        }
     }
 }
 
@@ -538,4 +547,39 @@ fn a_paused_rollout_tells_nobody_and_says_so() {
     fleet.set("b", failed("no disk"));
     let step = next(&fleet.rollout(), fleet.now);
     assert!(matches!(step.status, Status::Failed { .. }), "a failure is not put off");
+}
+
+#[test]
+fn the_next_wave_waits_until_the_one_before_has_served_for_a_while() {
+    let mut fleet = Fleet::new(&[33], &["a", "b", "c"]);
+    fleet.bake_ms = 30_000;
+    let first = fleet.step().assign[0].device.to_string();
+    fleet.active(&first);
+    let step = next(&fleet.rollout(), fleet.now);
+    assert_eq!((step.assign.len(), step.wake_unix_ms), (0, Some(fleet.now + 30_000)));
+    let reason = format!("wave 1 of 2: {first} serves the new model; the next wave in 0.5 min");
+    assert_eq!(step.status, Status::Waiting { reason });
+    fleet.now += 30_000;
+    assert_eq!(next(&fleet.rollout(), fleet.now).assign.len(), 2);
+    for name in ["a", "b", "c"] {
+        fleet.active(name);
+    }
+    let step = next(&fleet.rollout(), fleet.now);
+    assert_eq!(
+        step.status,
+        Status::Complete { summary: "3 active".to_owned() },
+        "nobody waits for the last one"
+    );
+}
+
+#[test]
+fn a_canary_that_is_fitted_again_holds_up_the_others() {
+    let mut fleet = Fleet::new(&[33], &["a", "b", "c"]);
+    let first = fleet.step().assign[0].device.to_string();
+    fleet.set(&first, Outcome::Deriving);
+    let step = next(&fleet.rollout(), fleet.now);
+    assert_eq!(step.assign.len(), 0);
+    assert!(
+        matches!(step.status, Status::Waiting { reason } if reason.contains("waiting for the models of"))
+    );
 }
