@@ -276,12 +276,10 @@ fn check_memory(size: ByteSize, available: Option<ByteSize>) -> Result<(), Fetch
 
 fn check_space(path: &Path, missing: u64) -> Result<(), Setback> {
     let folder = path.parent().expect("parts lie in a folder");
-    let disk =
-        rustix::fs::statvfs(folder).map_err(|e| FileError::of("measure the space of", folder)(e.into()))?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let needed = missing.saturating_add(RESERVE);
+    let free = probe::disk_free(folder).map_err(FileError::of("measure the space of", folder))?;
+    let needed = ByteSize(missing.saturating_add(RESERVE));
     if free < needed {
-        return Err(Setback::Fatal(FetchError::NoSpace { needed: ByteSize(needed), free: ByteSize(free) }));
+        return Err(Setback::Fatal(FetchError::NoSpace { needed, free }));
     }
     Ok(())
 }

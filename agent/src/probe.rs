@@ -40,7 +40,7 @@ pub fn profile(engines: &Engines, folder: Option<&Path>, probes: Vec<ProbeTiming
         engine_version: engines.version(engine).unwrap_or_default().to_owned(),
         probes,
         swap_total: memory(|info| info.totalswap).or(Some(ByteSize(0))),
-        disk_free: folder.and_then(disk_free).map(coarse),
+        disk_free: folder.and_then(|folder| disk_free(folder).ok()).map(coarse),
         cpu_max_mhz: cpu::max_mhz(root),
         cpu_governor: cpu::governor(root),
         thermal_zone: thermal::zone(root).map(|zone| zone.name),
@@ -49,9 +49,9 @@ pub fn profile(engines: &Engines, folder: Option<&Path>, probes: Vec<ProbeTiming
 }
 
 /// Free to the agent on the disk of `folder`.
-pub fn disk_free(folder: &Path) -> Option<ByteSize> {
-    let stat = rustix::fs::statvfs(folder).ok()?;
-    stat.f_bavail.checked_mul(stat.f_frsize).map(ByteSize)
+pub fn disk_free(folder: &Path) -> std::io::Result<ByteSize> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok(ByteSize(stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
 
 /// Down to three significant binary digits: a disk's free bytes change all the time, and the profile need not.

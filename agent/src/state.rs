@@ -28,18 +28,19 @@ impl FileError {
 
 /// Replaces `path` by `bytes`: temporary file, fsync, rename, fsync of the folder.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary).map_err(FileError::of("create", &temporary))?;
-    file.write_all(bytes).map_err(FileError::of("write", &temporary))?;
-    file.sync_all().map_err(FileError::of("flush", &temporary))?;
-    rename(&temporary, path)
+    replace_with_mode(path, bytes, 0o666)
 }
 
 /// As [`replace`], for its owner's eyes alone.
 pub fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    replace_with_mode(path, bytes, 0o600)
+}
+
+/// `mode`: what the umask may leave of a new file's permissions.
+fn replace_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let temporary = path.with_extension("new");
     let mut options = fs::OpenOptions::new();
-    let file = options.create(true).truncate(true).write(true).mode(0o600).open(&temporary);
+    let file = options.create(true).truncate(true).write(true).mode(mode).open(&temporary);
     let mut file = file.map_err(FileError::of("create", &temporary))?;
     file.write_all(bytes).map_err(FileError::of("write", &temporary))?;
     file.sync_all().map_err(FileError::of("flush", &temporary))?;

@@ -64,16 +64,19 @@ impl Trials {
 
     /// As [`Trials::unfinished`]; `None` where none is noted.
     pub(super) fn under_way(&self, desired: Desired) -> Result<Option<u32>, FileError> {
+        Ok(self.stored(desired)?.map(|trial| trial.begun))
+    }
+
+    /// What is noted of `desired`.
+    fn stored(&self, desired: Desired) -> Result<Option<Trial>, FileError> {
         let stored = state::read(&self.0)?.and_then(|json| serde_json::from_slice::<Trial>(&json).ok());
         let same = |trial: &Trial| trial.generation == desired.generation && trial.digest == desired.digest;
-        Ok(stored.filter(same).map(|trial| trial.begun))
+        Ok(stored.filter(same))
     }
 
     /// Whether what is noted was noted since the device was switched on.
     pub(super) fn is_of_this_boot(&self, desired: Desired) -> Result<bool, FileError> {
-        let stored = state::read(&self.0)?.and_then(|json| serde_json::from_slice::<Trial>(&json).ok());
-        let same = |trial: &Trial| trial.generation == desired.generation && trial.digest == desired.digest;
-        Ok(stored.filter(same).is_some_and(|trial| trial.boot == boot()))
+        Ok(self.stored(desired)?.is_some_and(|trial| trial.boot == boot()))
     }
 
     /// Notes that a check of `desired` was begun so often.

@@ -333,7 +333,7 @@ async fn killed_at_any_step_once_or_again_it_serves_and_tells_the_truth() {
             cells.push(cell.killed(step, times));
         }
     }
-    assert!(cells.len() >= 60, "{} cells", cells.len());
+    assert_eq!(cells.len(), 2 * 38, "docs/agent.md has the number of steps");
     all(cells).await;
 }
 
