@@ -91,6 +91,11 @@ impl LatencyTally {
         self.microseconds.add(&interval).map_err(|_| HistogramError::Range)
     }
 
+    /// How many requests there were.
+    pub fn count(&self) -> u64 {
+        self.microseconds.len()
+    }
+
     /// How many requests took longer than `ms` milliseconds.
     pub fn above(&self, ms: f64) -> u64 {
         // A float becomes the nearest number of its range.
@@ -173,4 +178,4 @@ fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -28,6 +28,7 @@ pub mod signing;
 pub mod store;
 pub mod trainer;
 
+mod chance;
 mod clock;
 mod core;
 mod durable;

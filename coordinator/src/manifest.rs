@@ -2,6 +2,7 @@
 
 mod check;
 mod dataset;
+mod guard;
 mod place;
 mod probation;
 mod read;
@@ -20,6 +21,7 @@ use pruner_core::train::{EarlyStop, Flip, Recipe, Schedule};
 use serde::{Deserialize, Serialize};
 
 pub use dataset::{DatasetRef, DatasetSpec};
+pub use guard::{GateSpec, OnFailure};
 pub use place::Place;
 pub use probation::{ProbationSpec, Span};
 pub use pruner_core::dataset::Format as DatasetFormat;
@@ -194,6 +196,21 @@ pub struct RolloutSpec {
     /// How long the devices of a wave serve before the next one is told.
     #[serde(skip_serializing_if = "usual::bake")]
     pub bake: Span,
+    /// What the devices of a wave have to show before the next one is told. Left out: that they serve.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateSpec>,
+    /// Whether each wave after the first waits for `reconvene rollout approve`.
+    #[serde(skip_serializing_if = "usual::is_default")]
+    pub approval: bool,
+    /// Most devices that change over at one time. Left out: as many as the wave has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrent: Option<u32>,
+    /// Devices that may fail before the rollout does.
+    #[serde(skip_serializing_if = "usual::is_default")]
+    pub max_failures: u32,
+    /// What happens then: halt, undo.
+    #[serde(skip_serializing_if = "usual::is_default")]
+    pub on_failure: OnFailure,
     /// How a new model is watched on its device.
     #[serde(skip_serializing_if = "usual::is_default")]
     pub probation: ProbationSpec,
@@ -278,6 +295,16 @@ impl TrainingSpec {
 
 impl Default for RolloutSpec {
     fn default() -> Self {
-        Self { waves: vec![100], bake: Span::default(), probation: ProbationSpec::default(), refits: 2 }
+        Self {
+            waves: vec![100],
+            bake: Span::default(),
+            gate: None,
+            approval: false,
+            max_concurrent: None,
+            max_failures: 0,
+            on_failure: OnFailure::Halt,
+            probation: ProbationSpec::default(),
+            refits: 2,
+        }
     }
 }

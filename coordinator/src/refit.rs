@@ -1,7 +1,7 @@
 //! Whether what a device measured breaks its budget, so that it is to be fitted again, tighter. Pure.
 //!
-//! A ceiling on a quantile `q` lets a share of `1 - q` of the requests be later. It is broken when so many more are that chance
-//! alone would do it once in about seven hundred times: above the mean of the binomial distribution by three of its standard deviations.
+//! A ceiling on a quantile `q` lets a share of `1 - q` of the requests be later. It is broken when more are than chance makes of that
+//! share (`chance`).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -11,10 +11,8 @@ use pruner_core::budget::Budget;
 use serde::{Deserialize, Serialize};
 
 use crate::calibration::MIN_REQUESTS;
+use crate::chance::most;
 use crate::histogram::LatencyTally;
-
-/// Standard deviations above the mean.
-const DEVIATIONS: f64 = 3.0;
 
 /// A ceiling that a device's own times break.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,9 +45,7 @@ pub fn breach(tally: &LatencyTally, budget: &Budget) -> Option<Breach> {
     ];
     ceilings.into_iter().find_map(|(quantile, share, ceiling, measured_ms)| {
         let ceiling_ms = ceiling?;
-        let n = summary.count as f64;
-        let most = n * (1.0 - share) + DEVIATIONS * (n * share * (1.0 - share)).sqrt();
-        let is_broken = tally.above(ceiling_ms) as f64 > most;
+        let is_broken = tally.above(ceiling_ms) as f64 > most(summary.count, 1.0 - share);
         is_broken.then(|| Breach {
             quantile: quantile.to_owned(),
             measured_ms,
@@ -78,21 +74,12 @@ impl Fresh {
 
 #[cfg(test)]
 mod tests {
-    use hdrhistogram::Histogram;
-    use hdrhistogram::serialization::{Serializer as _, V2Serializer};
-
     use super::*;
+    use crate::histogram::tests::tally as tally_of;
 
     /// `slow` of `count` requests take 2 ms, the others 1 ms.
     fn tally(count: u64, slow: u64) -> LatencyTally {
-        let mut histogram = Histogram::<u64>::new(3).unwrap();
-        histogram.record_n(1000, count - slow).unwrap();
-        histogram.record_n(2000, slow).unwrap();
-        let mut encoded = Vec::new();
-        V2Serializer::new().serialize(&histogram, &mut encoded).unwrap();
-        let mut tally = LatencyTally::default();
-        tally.add(&encoded).unwrap();
-        tally
+        tally_of(&[(1.0, count - slow), (2.0, slow)])
     }
 
     fn p95(ceiling: f64) -> Budget {

@@ -3,6 +3,7 @@
 
 pub mod control;
 pub mod driver;
+pub mod gate;
 pub mod plan;
 pub mod state;
 

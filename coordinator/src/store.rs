@@ -23,7 +23,9 @@ use crate::manifest::DeploymentManifest;
 pub use artifact::{ArtifactRecord, Footprint, LayerRecord, Serving};
 pub use assignment::{AssignmentOrder, AssignmentRecord};
 pub use dataset::DatasetRecord;
-pub use deployment::{Applied, DeploymentPhase, DeploymentRecord, Outcome, OutcomeRecord, PredictedLatency};
+pub use deployment::{
+    Applied, Before, DeploymentPhase, DeploymentRecord, Outcome, OutcomeRecord, PredictedLatency, Undone,
+};
 pub use derivation::{DerivationKey, DerivationRecord, DerivationState};
 pub use device::{DeviceRecord, HoldingRecord};
 pub use error::StoreError;
@@ -64,6 +66,15 @@ pub trait Store: Send + Sync {
         text: &str,
         now_unix_ms: u64,
     ) -> Result<Applied, StoreError>;
+
+    /// Gives a deployment at `generation` its next one, which is what was complete before; unchanged where nothing was.
+    fn undo_deployment(
+        &self,
+        name: &str,
+        generation: Generation,
+        reason: &str,
+        now_unix_ms: u64,
+    ) -> Result<DeploymentRecord, StoreError>;
 
     /// Changes a deployment while it is at `generation`; [`StoreError::Superseded`] once a newer one was applied.
     /// `change` cannot alter name or generation.

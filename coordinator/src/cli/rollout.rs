@@ -13,6 +13,7 @@ use super::follow::{self, Followed};
 Examples:
   reconvene rollout status fashion
   reconvene rollout pause fashion
+  reconvene rollout approve fashion
   reconvene rollout undo fashion")]
 pub(crate) struct RolloutArgs {
     #[command(subcommand)]
@@ -30,13 +31,16 @@ enum Action {
     /// Go on where it was paused
     #[command(after_help = "Example:\n  reconvene rollout resume fashion")]
     Resume(Target),
+    /// Tell the next wave, whatever the one before has shown: its gate, or `approval` in the manifest, holds it up
+    #[command(after_help = "Example:\n  reconvene rollout approve fashion")]
+    Approve(Target),
     /// Tell no more devices for good; each keeps what it serves
     #[command(after_help = "Example:\n  reconvene rollout abort fashion")]
     Abort(Target),
     /// Begin again one that failed or was aborted
     #[command(after_help = "Example:\n  reconvene rollout retry fashion")]
     Retry(Target),
-    /// Apply the manifest that was complete before; devices that still have its model need not fetch it
+    /// Give each device what it had by the manifest that was complete before, all at once; nothing is fitted again
     #[command(after_help = "Example:\n  reconvene rollout undo fashion")]
     Undo(Target),
 }
@@ -55,6 +59,7 @@ pub(crate) async fn run(args: &RolloutArgs, context: &Context) -> Result<(), Cli
         }
         Action::Pause(target) => ("pause", target),
         Action::Resume(target) => ("resume", target),
+        Action::Approve(target) => ("approve", target),
         Action::Abort(target) => ("abort", target),
         Action::Retry(target) => ("retry", target),
         Action::Undo(target) => ("undo", target),

@@ -17,6 +17,15 @@ fn encoded(microseconds: impl IntoIterator<Item = u64>) -> Vec<u8> {
     bytes
 }
 
+/// So many requests of so many milliseconds each.
+pub(crate) fn tally(requests: &[(f64, u64)]) -> LatencyTally {
+    let mut tally = LatencyTally::default();
+    for &(ms, count) in requests {
+        tally.add(&encoded(std::iter::repeat_n((ms * 1e3) as u64, count as usize))).unwrap();
+    }
+    tally
+}
+
 #[test]
 fn intervals_add_up_to_the_percentiles_of_all_requests() {
     let mut tally = LatencyTally::default();

@@ -7,8 +7,8 @@ use pruner_core::plan::WidthPolicy;
 
 use super::dataset::DatasetFields;
 use super::{
-    API_VERSION, BudgetRule, DatasetFormat, DatasetRef, DatasetSpec, DeploymentManifest, KIND, Limit,
-    ProbationSpec, PruningSpec, RolloutSpec, TrainingSpec,
+    API_VERSION, BudgetRule, DatasetFormat, DatasetRef, DatasetSpec, DeploymentManifest, GateSpec, KIND,
+    Limit, ProbationSpec, PruningSpec, RolloutSpec, TrainingSpec,
 };
 
 /// The first value that is not allowed: its path, and what is wrong with it.
@@ -156,6 +156,12 @@ fn rollout(spec: &RolloutSpec) -> Problem {
             "{waves:?} is not allowed; percentages from 1 to 100, each above the one before, as in [25, 100]"
         )
     })
+    .or_else(|| gate(spec.gate.as_ref()?))
+    .or_else(|| {
+        refuse_if(spec.max_concurrent == Some(0), "spec.rollout.maxConcurrent", || {
+            "0 is not allowed; at least 1, or leave it out".into()
+        })
+    })
     .or_else(|| {
         refuse_if(spec.probation.period.millis() == 0, "spec.rollout.probation.period", || {
             "0 is not allowed; as in 10s".into()
@@ -173,6 +179,24 @@ fn rollout(spec: &RolloutSpec) -> Problem {
     })
     .or_else(|| {
         refuse_if(spec.probation.failure_threshold == 0, "spec.rollout.probation.failureThreshold", || {
+            "0 is not allowed; at least 1".into()
+        })
+    })
+}
+
+fn gate(spec: &GateSpec) -> Problem {
+    let GateSpec { latency_increase, errors, min_requests } = *spec;
+    let increase = latency_increase.unwrap_or(0.0);
+    refuse_if(!(0.0..=1000.0).contains(&increase), "spec.rollout.gate.latencyIncrease", || {
+        format!("{increase} is not allowed; percent, from 0 to 1000, as in 10")
+    })
+    .or_else(|| {
+        refuse_if(!(0.0..=100.0).contains(&errors), "spec.rollout.gate.errors", || {
+            format!("{errors} is not allowed; percent, from 0 to 100, as in 1")
+        })
+    })
+    .or_else(|| {
+        refuse_if(min_requests == 0, "spec.rollout.gate.minRequests", || {
             "0 is not allowed; at least 1".into()
         })
     })

@@ -11,6 +11,8 @@ pub enum Verb {
     Pause,
     /// Go on.
     Resume,
+    /// Tell the next wave, whatever the one before has shown.
+    Approve,
     /// Tell no more devices for good.
     Abort,
     /// Begin again what failed.
@@ -28,19 +30,25 @@ pub enum Control {
     Pause(bool),
     /// It ends as failed.
     Abort,
+    /// Waves before this one have shown enough.
+    Approve(u32),
     /// This manifest is applied.
     Apply(String),
+    /// What was complete before is in force again.
+    Undo,
 }
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 5] = [Self::Pause, Self::Resume, Self::Abort, Self::Retry, Self::Undo];
+    pub const ALL: [Self; 6] =
+        [Self::Pause, Self::Resume, Self::Approve, Self::Abort, Self::Retry, Self::Undo];
 
     /// As it is written.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Approve => "approve",
             Self::Abort => "abort",
             Self::Retry => "retry",
             Self::Undo => "undo",
@@ -55,12 +63,22 @@ impl Verb {
         let name = &record.name;
         let is_failed = matches!(record.phase, DeploymentPhase::Failed { .. });
         match self {
-            Self::Pause | Self::Resume if is_failed => Err(format!(
+            Self::Pause | Self::Resume | Self::Approve if is_failed => Err(format!(
                 "deployment '{name}' has failed; `reconvene rollout retry {name}` begins it again"
             )),
             Self::Pause | Self::Resume => {
                 let paused = self == Self::Pause;
                 Ok(if record.paused == paused { Control::Unchanged } else { Control::Pause(paused) })
+            }
+            Self::Approve if record.phase == DeploymentPhase::Complete => {
+                Err(format!("deployment '{name}' is complete: no wave waits"))
+            }
+            Self::Approve if !record.is_told() => Err(format!(
+                "no device was told of deployment '{name}' yet: there is nothing to judge its model by"
+            )),
+            Self::Approve => {
+                let approved = record.reached() + 1;
+                Ok(if record.approved >= approved { Control::Unchanged } else { Control::Approve(approved) })
             }
             Self::Abort if is_failed => Ok(Control::Unchanged),
             Self::Abort if record.phase == DeploymentPhase::Complete => Err(format!(
@@ -69,12 +87,8 @@ impl Verb {
             Self::Abort => Ok(Control::Abort),
             Self::Retry if is_failed => Ok(Control::Apply(record.text.clone())),
             Self::Retry => Err(format!("deployment '{name}' has not failed")),
-            Self::Undo => match &record.previous {
-                Some(text) if *text != record.text => Ok(Control::Apply(text.clone())),
-                Some(_) | None => {
-                    Err(format!("deployment '{name}' has no other manifest that was complete before"))
-                }
-            },
+            Self::Undo if record.way_back().is_some() => Ok(Control::Undo),
+            Self::Undo => Err(format!("deployment '{name}' has no other manifest that was complete before")),
         }
     }
 }
@@ -93,10 +107,11 @@ impl FromStr for Verb {
 
 #[cfg(test)]
 mod tests {
-    use proto::{Digest, Generation};
+    use proto::{DeviceId, Digest, Generation};
 
     use super::*;
     use crate::manifest::DeploymentManifest;
+    use crate::store::{Before, OutcomeRecord};
 
     const TEXT: &str = "
 apiVersion: reconvene/v1
@@ -107,7 +122,7 @@ spec:
   dataset: { format: idx, path: /data }
 ";
 
-    fn record(phase: DeploymentPhase, paused: bool, previous: Option<&str>) -> DeploymentRecord {
+    fn record(phase: DeploymentPhase, paused: bool) -> DeploymentRecord {
         let manifest = DeploymentManifest::read(TEXT).unwrap();
         let dataset = crate::manifest::DatasetSpec {
             format: crate::manifest::DatasetFormat::Idx,
@@ -126,7 +141,10 @@ spec:
             outcomes: Default::default(),
             paused,
             was_complete: false,
-            previous: previous.map(str::to_owned),
+            before: None,
+            undone: None,
+            undo_due: false,
+            approved: 0,
         }
     }
 
@@ -149,7 +167,7 @@ spec:
             (Verb::Retry, &rolling, false, Err("has not failed")),
         ];
         for (verb, phase, paused, expected) in table {
-            let got = verb.on(&record(phase.clone(), paused, None));
+            let got = verb.on(&record(phase.clone(), paused));
             match (got, expected) {
                 (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{verb:?} {phase:?} {paused}"),
                 (Err(got), Err(part)) => assert!(got.contains(part), "{verb:?} {phase:?}: {got}"),
@@ -160,13 +178,31 @@ spec:
 
     #[test]
     fn undo_goes_back_to_another_manifest_only() {
-        let rolling = || DeploymentPhase::RollingOut;
-        let undone = Verb::Undo.on(&record(rolling(), false, Some("older")));
-        assert_eq!(undone, Ok(Control::Apply("older".to_owned())));
-        for previous in [None, Some(TEXT)] {
-            assert!(
-                Verb::Undo.on(&record(rolling(), false, previous)).unwrap_err().contains("no other manifest")
-            );
+        let mut record = record(DeploymentPhase::RollingOut, false);
+        let before = |digest| {
+            let (manifest, text) = (record.manifest.clone(), "older".to_owned());
+            Some(Box::new(Before { manifest, manifest_digest: digest, text, outcomes: Default::default() }))
+        };
+        let (other, same) = (before(Digest::of(b"other")), before(record.manifest_digest));
+        for (before, goes_back) in [(other, true), (same, false), (None, false)] {
+            record.before = before;
+            match Verb::Undo.on(&record) {
+                Ok(control) => assert!(goes_back && control == Control::Undo),
+                Err(why) => assert!(!goes_back && why.contains("no other manifest"), "{why}"),
+            }
         }
+    }
+
+    #[test]
+    fn a_wave_is_approved_once_it_was_told() {
+        let mut record = record(DeploymentPhase::RollingOut, false);
+        assert!(Verb::Approve.on(&record).unwrap_err().contains("nothing to judge"));
+        let device: DeviceId = "gw-1".parse().unwrap();
+        record.outcomes.insert(device, OutcomeRecord { wave: Some(1), ..OutcomeRecord::waiting("") });
+        assert_eq!(Verb::Approve.on(&record), Ok(Control::Approve(2)));
+        record.approved = 2;
+        assert_eq!(Verb::Approve.on(&record), Ok(Control::Unchanged));
+        record.phase = DeploymentPhase::Complete;
+        assert!(Verb::Approve.on(&record).unwrap_err().contains("no wave waits"));
     }
 }

@@ -2,6 +2,7 @@
 
 mod advance;
 mod carry_out;
+mod judge;
 mod work;
 
 pub(crate) use work::score;
@@ -71,6 +72,7 @@ pub(crate) enum Ended {
 struct Underway {
     scoring: Vec<SubjectKey>,
     derivations: BTreeMap<DerivationKey, CancellationToken>,
+    judgements: judge::Judgements,
 }
 
 /// All that one round decides by, read at once.
@@ -125,7 +127,8 @@ impl Driver {
         let mut wanted = BTreeSet::new();
         let mut wake_unix_ms = None;
         for deployment in &snapshot.deployments {
-            let next = self.advance(deployment, &snapshot, &owned, &fresh).await?;
+            let next =
+                self.advance(deployment, &snapshot, (&owned, &fresh), &mut underway.judgements).await?;
             // One that failed lets go of its devices: another deployment may mend them.
             if !matches!(next.record.phase, DeploymentPhase::Failed { .. }) {
                 owned.extend(next.record.outcomes.keys().cloned());

@@ -98,14 +98,21 @@ fn open_waves(rollout: &Rollout<'_>, survey: &Survey<'_>) -> (Vec<Placement>, u3
     let mut blocked = survey.unanswered.is_some();
     let mut placed = survey.placed;
     let mut ready = survey.ready.iter();
+    let mut free = rollout.max_concurrent.saturating_sub(survey.moving_count() + assign.len());
+    let may_leave = rollout.may_leave(survey.reached);
+    let mut is_beyond = false;
     loop {
         let room = rollout.target(wave, survey.counted()).saturating_sub(placed);
-        for &(device, presence) in ready.by_ref().take(room) {
+        for &(device, presence) in ready.by_ref().take(room.min(free)) {
             assign.push(place(device, wave));
             placed += 1;
+            free -= 1;
             blocked |= presence.is_online();
+            is_beyond |= wave > survey.reached;
         }
-        if ready.len() == 0 || blocked || wave == last {
+        // What the gate said, it said of the wave that was reached: one that is opened now has to be judged first.
+        let is_held = !may_leave || (is_beyond && rollout.is_guarded());
+        if ready.len() == 0 || blocked || is_held || free == 0 || wave == last {
             return (assign, wave);
         }
         wave += 1;

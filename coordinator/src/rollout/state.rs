@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::{DeviceId, Digest};
 
+use super::gate::Judgement;
 use crate::store::{DeploymentRecord, Outcome, OutcomeRecord};
 
 /// What [`Rollout::of`] gives an online device from assignment to `Active`, milliseconds.
@@ -20,6 +21,18 @@ pub struct Rollout<'a> {
     pub paused: bool,
     /// How long a device serves before its wave counts as done, milliseconds.
     pub bake_ms: u64,
+    /// Whether waves have to pass a gate.
+    pub has_gate: bool,
+    /// What it says of the wave that was told last.
+    pub judgement: Judgement,
+    /// Whether each wave after the first waits for an operator.
+    pub needs_approval: bool,
+    /// Waves before this one may be left behind whatever the gate says: an operator said so.
+    pub approved: u32,
+    /// Most devices that change over at one time.
+    pub max_concurrent: usize,
+    /// Devices that may fail before the rollout does.
+    pub max_failures: usize,
     /// Share of the devices that each wave has reached, percent. A last wave of 100 is implied.
     pub waves: &'a [u8],
     /// An online device that takes longer from assignment to `Active` has failed, and one that sends no profile for so
@@ -101,14 +114,26 @@ pub(super) enum Standing<'a> {
 }
 
 impl<'a> Rollout<'a> {
-    /// The rollout of `record`, with [`SETTLE_LIMIT_MS`].
-    pub fn of(record: &'a DeploymentRecord, presence: impl Fn(&DeviceId) -> Presence) -> Self {
+    /// The rollout of `record`, with [`SETTLE_LIMIT_MS`]. One that goes back to what was complete before goes at once.
+    pub fn of(
+        record: &'a DeploymentRecord,
+        judgement: Judgement,
+        presence: impl Fn(&DeviceId) -> Presence,
+    ) -> Self {
+        let spec = &record.manifest.spec.rollout;
+        let is_back = record.undone.is_some();
         Self {
             deployment: &record.name,
             begun_unix_ms: record.applied_unix_ms,
             paused: record.paused,
-            bake_ms: record.manifest.spec.rollout.bake.millis().into(),
-            waves: &record.manifest.spec.rollout.waves,
+            bake_ms: if is_back { 0 } else { spec.bake.millis().into() },
+            has_gate: spec.gate.is_some() && !is_back,
+            judgement,
+            needs_approval: spec.approval && !is_back,
+            approved: record.approved,
+            max_concurrent: spec.max_concurrent.filter(|_| !is_back).map_or(usize::MAX, |most| most as usize),
+            max_failures: spec.max_failures as usize,
+            waves: if is_back { &[] } else { &spec.waves },
             settle_limit_ms: SETTLE_LIMIT_MS,
             members: record
                 .outcomes
@@ -153,6 +178,16 @@ impl<'a> Rollout<'a> {
             }
             (Outcome::Failed { reason }, _) => Standing::Lost { reason },
         }
+    }
+
+    /// Whether a wave has more to show than that its devices serve.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.needs_approval || self.has_gate
+    }
+
+    /// Whether the next wave may be told once the devices of `wave` serve.
+    pub(super) fn may_leave(&self, wave: u32) -> bool {
+        self.approved > wave || (!self.needs_approval && self.judgement == Judgement::Open)
     }
 
     /// The waves in all, the implied last one included.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use proto::DeviceId;
 
+use super::gate::Judgement;
 use super::plan::{Expiry, Placement};
 use super::state::{Member, Presence, Rollout, Standing};
 
@@ -114,6 +115,11 @@ impl<'a> Survey<'a> {
         moving.chain(self.waiting.iter().map(|&(_, _, until)| until)).chain(baking).min()
     }
 
+    /// Devices that change over now.
+    pub(super) fn moving_count(&self) -> usize {
+        self.moving.len()
+    }
+
     /// Devices that have a model and were not told of it.
     pub(super) fn untold_count(&self) -> usize {
         self.ready.len() + self.untold.len()
@@ -124,8 +130,15 @@ impl<'a> Survey<'a> {
         self.placed + self.unplaced
     }
 
-    /// Why nothing more may happen, if a device failed.
+    /// Why nothing more may happen, if too many devices failed or the gate closed.
     pub(super) fn halt(&self, rollout: &Rollout<'_>) -> Option<String> {
+        if let Judgement::Closed { reason } = &rollout.judgement {
+            let wave = format!("wave {} of {}", self.reached + 1, rollout.wave_count());
+            return Some(format!("{wave} did not pass the gate: {reason}{}", self.left()));
+        }
+        if self.lost.len() + self.expired.len() <= rollout.max_failures {
+            return None;
+        }
         let lost = self.lost.iter().copied();
         let expired = self.expired.iter().map(|expiry| (&expiry.device, expiry.reason.as_str()));
         let (device, reason) = lost.chain(expired).next()?;
@@ -138,11 +151,31 @@ impl<'a> Survey<'a> {
         if others > 0 {
             let _ = write!(text, "; {others} more failed");
         }
-        let untold = self.ready.len() + self.untold.len() + self.waiting.len() + self.deriving.len();
-        if untold > 0 {
-            let _ = write!(text, "; {untold} not told, they keep what they serve");
+        Some(text + &self.left())
+    }
+
+    /// Who was not told, as the end of a sentence.
+    fn left(&self) -> String {
+        match self.untold_count() + self.waiting.len() + self.deriving.len() {
+            0 => String::new(),
+            untold => format!("; {untold} not told, they keep what they serve"),
         }
-        Some(text)
+    }
+
+    /// What holds up the next wave, now that the devices of `wave` serve.
+    fn held(&self, rollout: &Rollout<'_>, wave: u32) -> Option<String> {
+        if self.untold_count() == 0 || rollout.may_leave(wave) {
+            return None;
+        }
+        let approve = format!("`reconvene rollout approve {}`", rollout.deployment);
+        Some(match &rollout.judgement {
+            Judgement::Short { requests, wanted } => {
+                format!("{requests} of the {wanted} requests that the gate wants; {approve} goes on without")
+            }
+            Judgement::Open | Judgement::Closed { .. } => {
+                format!("{} not told; {approve} tells the next wave", self.untold_count())
+            }
+        })
     }
 
     /// What the rollout waits for once `assign` was told; `None` if for nothing.
@@ -168,13 +201,16 @@ impl<'a> Survey<'a> {
             let minutes = until.saturating_sub(now_unix_ms) as f64 / 60_000.0;
             return Some(format!("{here}: {baking} serves the new model; the next wave in {minutes:.1} min"));
         }
+        if let Some(held) = self.held(rollout, self.reached) {
+            return Some(format!("{here}: {held}"));
+        }
         if !self.deriving.is_empty() {
             return Some(format!("waiting for the models of {}", names(self.deriving.iter().copied())));
         }
         if let Some((id, reason, _)) = self.waiting.first() {
             return Some(format!("waiting for {id}: {reason}"));
         }
-        if self.settled + self.away + self.no_fit > 0 {
+        if self.settled + self.away + self.no_fit + self.lost.len() > 0 {
             return None;
         }
         Some(match self.unknown {
@@ -189,6 +225,9 @@ impl<'a> Survey<'a> {
         let mut text = format!("{} active", self.settled);
         if self.away > 0 {
             let _ = write!(text, ", {} offline that will change over on return", self.away);
+        }
+        if !self.lost.is_empty() {
+            let _ = write!(text, ", {} failed", self.lost.len());
         }
         if self.no_fit > 0 {
             let _ = write!(text, ", {} without fit", self.no_fit);

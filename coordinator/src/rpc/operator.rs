@@ -196,9 +196,21 @@ impl OperatorService for OperatorRpc {
         let control = verb.on(&record).map_err(Status::failed_precondition)?;
         let (generation, result) = match control {
             Control::Unchanged => (generation, "unchanged"),
-            Control::Apply(manifest) => {
-                let applied = self.apply_text(manifest).await?;
-                (Generation(applied.generation), if verb == Verb::Undo { "undone" } else { "retried" })
+            Control::Apply(manifest) => (Generation(self.apply_text(manifest).await?.generation), "retried"),
+            Control::Undo => {
+                let reason = "an operator undid it";
+                let undone = self
+                    .core
+                    .store
+                    .call(move |store| store.undo_deployment(&record.name, generation, reason, unix_ms()));
+                let undone = undone.await.map_err(status::store)?;
+                self.core.board.clear(&undone.name);
+                self.core.poke.poke();
+                (undone.generation, "undone")
+            }
+            Control::Approve(approved) => {
+                self.change(record, move |record| record.approved = approved).await?;
+                (generation, "approved")
             }
             Control::Pause(paused) => {
                 self.change(record, move |record| record.paused = paused).await?;
@@ -397,6 +409,9 @@ impl OperatorRpc {
 
     async fn event(&self, name: &str, generation: Generation) -> Result<v1::DeploymentEvent, Status> {
         let record = self.deployment(name).await?;
+        if let Some(undone) = record.undone.as_ref().filter(|undone| undone.generation == generation) {
+            return Err(Status::aborted(format!("generation {generation} was undone: {}", undone.reason)));
+        }
         if record.generation != generation {
             return Err(Status::aborted(format!(
                 "deployment '{name}' is at generation {}, no longer at {generation}",

@@ -40,9 +40,40 @@ pub struct DeploymentRecord {
     /// Whether every device had what it can have, once.
     #[serde(default)]
     pub was_complete: bool,
-    /// The manifest that was complete before this one, as it was written.
+    /// What was complete before this generation.
     #[serde(default)]
-    pub previous: Option<String>,
+    pub before: Option<Box<Before>>,
+    /// Why this generation goes back to what was complete before an earlier one.
+    #[serde(default)]
+    pub undone: Option<Undone>,
+    /// Whether it is to be undone, as its manifest wants.
+    #[serde(default)]
+    pub undo_due: bool,
+    /// Waves before this one may be left behind whatever they have shown: an operator said so.
+    #[serde(default)]
+    pub approved: u32,
+}
+
+/// A manifest that was complete, and what each device had by it: enough to go back without fitting anything again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Before {
+    /// What was wanted.
+    pub manifest: DeploymentManifest,
+    /// Tells the same manifest from another one.
+    pub manifest_digest: Digest,
+    /// The manifest as it was written.
+    pub text: String,
+    /// What each device had.
+    pub outcomes: BTreeMap<DeviceId, OutcomeRecord>,
+}
+
+/// A generation that was undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undone {
+    /// Which.
+    pub generation: Generation,
+    /// Why, for an operator.
+    pub reason: String,
 }
 
 /// How far a deployment has come.
@@ -94,9 +125,61 @@ pub struct OutcomeRecord {
 }
 
 impl DeploymentRecord {
-    /// The last manifest that was complete: this one, or the one before.
-    pub fn last_complete(&self) -> Option<String> {
-        if self.was_complete { Some(self.text.clone()) } else { self.previous.clone() }
+    /// What was complete last: this generation, or the one before.
+    pub fn last_complete(&self) -> Option<Box<Before>> {
+        if !self.was_complete {
+            return self.before.clone();
+        }
+        Some(Box::new(Before {
+            manifest: self.manifest.clone(),
+            manifest_digest: self.manifest_digest,
+            text: self.text.clone(),
+            outcomes: self.outcomes.clone(),
+        }))
+    }
+
+    /// What it can go back to: another manifest that was complete before it.
+    pub fn way_back(&self) -> Option<&Before> {
+        self.before.as_deref().filter(|before| before.manifest_digest != self.manifest_digest)
+    }
+
+    /// The next generation, which gives each device what it had before this one.
+    pub fn undone(&self, reason: String, now_unix_ms: u64) -> Option<Self> {
+        let before = self.way_back()?;
+        let had = before.outcomes.iter().filter(|(_, outcome)| outcome.digest.is_some());
+        let again = |outcome: &OutcomeRecord| OutcomeRecord {
+            state: Outcome::Fitted,
+            assignment: None,
+            wave: None,
+            ..outcome.clone()
+        };
+        Some(Self {
+            name: self.name.clone(),
+            generation: self.generation.next(),
+            manifest: before.manifest.clone(),
+            manifest_digest: before.manifest_digest,
+            text: before.text.clone(),
+            applied_unix_ms: now_unix_ms,
+            phase: DeploymentPhase::RollingOut,
+            message: format!("generation {} is undone: {reason}", self.generation),
+            outcomes: had.map(|(id, outcome)| (id.clone(), again(outcome))).collect(),
+            paused: false,
+            was_complete: false,
+            before: self.before.clone(),
+            undone: Some(Undone { generation: self.generation, reason }),
+            undo_due: false,
+            approved: 0,
+        })
+    }
+
+    /// Whether a device was told of it.
+    pub fn is_told(&self) -> bool {
+        self.outcomes.values().any(|outcome| outcome.wave.is_some())
+    }
+
+    /// The wave that was told last, from 0.
+    pub fn reached(&self) -> u32 {
+        self.outcomes.values().filter_map(|outcome| outcome.wave).max().unwrap_or(0)
     }
 
     /// What a device's new model has to stand: the rules of the rollout, against the device's latency ceiling.

@@ -197,7 +197,10 @@ impl Store for SledStore {
                     }
                     stored => Ok(DeploymentRecord {
                         name: name.clone(),
-                        previous: stored.as_ref().and_then(DeploymentRecord::last_complete),
+                        before: stored.as_ref().and_then(DeploymentRecord::last_complete),
+                        undone: None,
+                        undo_due: false,
+                        approved: 0,
                         paused: false,
                         was_complete: false,
                         generation: stored.map_or(Generation(0), |record| record.generation).next(),
@@ -218,6 +221,19 @@ impl Store for SledStore {
         })
     }
 
+    fn undo_deployment(
+        &self,
+        name: &str,
+        generation: Generation,
+        reason: &str,
+        now_unix_ms: u64,
+    ) -> Result<DeploymentRecord, StoreError> {
+        self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
+            let record = at_generation(stored, name, generation)?;
+            Ok(record.undone(reason.to_owned(), now_unix_ms).unwrap_or(record))
+        })
+    }
+
     fn update_deployment(
         &self,
         name: &str,
@@ -225,13 +241,7 @@ impl Store for SledStore {
         change: &mut dyn FnMut(&mut DeploymentRecord),
     ) -> Result<DeploymentRecord, StoreError> {
         self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
-            let Some(mut record) = stored else {
-                return Err(StoreError::Missing { kind: DeploymentRecord::KIND, key: name.to_owned() });
-            };
-            if record.generation != generation {
-                let stored = record.generation;
-                return Err(StoreError::Superseded { name: name.to_owned(), expected: generation, stored });
-            }
+            let mut record = at_generation(stored, name, generation)?;
             change(&mut record);
             record.name = name.to_owned();
             record.generation = generation;
@@ -423,6 +433,23 @@ impl Disk {
     fn write_out(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(StoreError::Engine)?;
         self.log.sync_data().map_err(|source| StoreError::File { path: self.path.clone(), source })
+    }
+}
+
+/// The stored deployment, if it is at `generation`.
+fn at_generation(
+    stored: Option<DeploymentRecord>,
+    name: &str,
+    generation: Generation,
+) -> Result<DeploymentRecord, StoreError> {
+    match stored {
+        None => Err(StoreError::Missing { kind: DeploymentRecord::KIND, key: name.to_owned() }),
+        Some(record) if record.generation != generation => Err(StoreError::Superseded {
+            name: name.to_owned(),
+            expected: generation,
+            stored: record.generation,
+        }),
+        Some(record) => Ok(record),
     }
 }
 

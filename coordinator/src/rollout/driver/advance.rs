@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::DeviceId;
 use pruner_core::plan::PrunePlan;
 
+use super::judge::Judgements;
 use super::{Driver, Snapshot};
 use crate::budgeting::matches;
 use crate::causes::chain;
@@ -13,14 +14,15 @@ use crate::corrections::Corrections;
 use crate::derive::{Derivation, SubjectKey};
 use crate::fitting::{self, Candidate, Fitting, Precedent, Verdict};
 use crate::histogram::LatencyTally;
-use crate::manifest::{DeploymentSpec, TrainerKind};
+use crate::manifest::{DeploymentSpec, OnFailure, TrainerKind};
 use crate::probes::ProbeSet;
 use crate::refit;
+use crate::rollout::gate::Judgement;
 use crate::rollout::plan::{self, Status};
 use crate::rollout::state::{Presence, Rollout};
 use crate::store::{
     AssignmentOrder, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationState, DeviceRecord,
-    Outcome, OutcomeRecord, PredictedLatency, StoreError,
+    Outcome, OutcomeRecord, PredictedLatency, StoreError, Undone,
 };
 
 /// What a round makes of one deployment.
@@ -44,8 +46,8 @@ impl Driver {
         &self,
         deployment: &DeploymentRecord,
         snapshot: &Snapshot,
-        owned: &BTreeSet<DeviceId>,
-        fresh: &BTreeSet<DeviceId>,
+        (owned, fresh): (&BTreeSet<DeviceId>, &BTreeSet<DeviceId>),
+        judgements: &mut Judgements,
     ) -> Result<Next, StoreError> {
         let mut next = Next {
             record: deployment.clone(),
@@ -63,7 +65,8 @@ impl Driver {
         self.fit_devices(&mut next, snapshot, unfitted).await?;
         next.note_derivations(snapshot);
         next.note_holdings(snapshot);
-        self.place(&mut next, snapshot);
+        let judgement = self.judge(&next.record, fresh, judgements).await?;
+        self.place(&mut next, snapshot, judgement);
         Ok(next)
     }
 
@@ -147,12 +150,12 @@ impl Driver {
     }
 
     /// Asks the rollout's plan whom to tell now.
-    fn place(&self, next: &mut Next, snapshot: &Snapshot) {
+    fn place(&self, next: &mut Next, snapshot: &Snapshot, judgement: Judgement) {
         let presence = |device: &DeviceId| match self.core.fleet.presence(device) {
             Some(presence) => Presence::Online { since_unix_ms: presence.connected_unix_ms },
             None => Presence::Offline,
         };
-        let step = plan::next(&Rollout::of(&next.record, presence), unix_ms());
+        let step = plan::next(&Rollout::of(&next.record, judgement, presence), unix_ms());
         next.wake_unix_ms = step.wake_unix_ms;
         for placement in &step.assign {
             let digest = next.record.outcomes[&placement.device].digest;
@@ -173,6 +176,10 @@ impl Driver {
             }
         }
         (next.record.phase, next.record.message) = phase(next, step.status);
+        next.record.undo_due = matches!(next.record.phase, DeploymentPhase::Failed { .. })
+            && next.record.manifest.spec.rollout.on_failure == OnFailure::Undo
+            && next.record.is_told()
+            && next.record.way_back().is_some();
     }
 }
 
@@ -304,6 +311,14 @@ fn phase(next: &Next, status: Status) -> (DeploymentPhase, String) {
     if next.record.outcomes.is_empty() && next.withheld > 0 {
         let reason = format!("the {} devices that match belong to other deployments", next.withheld);
         return (DeploymentPhase::Pending, reason);
+    }
+    if let Some(Undone { generation, reason: why }) = &next.record.undone {
+        let told = |how: &str| format!("generation {generation} is undone: {why}; {how}");
+        return match status {
+            Status::Failed { reason } => (DeploymentPhase::Failed { reason: told(&reason) }, told(&reason)),
+            Status::Complete { summary } => (DeploymentPhase::Complete, told(&summary)),
+            Status::Waiting { reason } => (DeploymentPhase::RollingOut, told(&reason)),
+        };
     }
     match status {
         Status::Failed { reason } => (DeploymentPhase::Failed { reason: reason.clone() }, reason),

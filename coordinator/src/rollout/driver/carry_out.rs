@@ -23,6 +23,9 @@ impl Driver {
         for (key, plan) in next.derivations.iter().filter(|(_, plan)| plan.is_some()) {
             self.derivation(&next.record.manifest.spec, *key, plan.as_ref()).await?;
         }
+        if let (true, DeploymentPhase::Failed { reason }) = (before.undo_due, &before.phase) {
+            return self.undo(before, reason.clone()).await;
+        }
         if next.record != *before {
             self.write(before.clone(), next.record.clone()).await?;
         }
@@ -67,6 +70,21 @@ impl Driver {
         Ok(())
     }
 
+    /// Goes back to what was complete before.
+    async fn undo(&self, failed: &DeploymentRecord, reason: String) -> Result<(), StoreError> {
+        let (name, generation) = (failed.name.clone(), failed.generation);
+        let undone = self
+            .core
+            .store
+            .call(move |store| store.undo_deployment(&name, generation, &reason, unix_ms()))
+            .await?;
+        tracing::warn!(deployment = undone.name, %generation, now = %undone.generation, reason = undone.message, "undone");
+        self.core.board.clear(&undone.name);
+        self.core.board.wake();
+        self.core.poke.poke();
+        Ok(())
+    }
+
     /// Writes what the round changed, and only that: a session may have recorded a report meanwhile.
     async fn write(&self, before: DeploymentRecord, after: DeploymentRecord) -> Result<(), StoreError> {
         self.core
@@ -76,6 +94,7 @@ impl Driver {
                     if record.phase == before.phase {
                         record.phase = after.phase.clone();
                         record.message = after.message.clone();
+                        record.undo_due = after.undo_due;
                     }
                     record.outcomes.retain(|id, outcome| {
                         after.outcomes.contains_key(id) || before.outcomes.get(id) != Some(&*outcome)
