@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod elsewhere;
+mod gate;
 mod identity;
 mod kill;
 mod named_dataset;

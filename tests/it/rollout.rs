@@ -36,7 +36,12 @@ fn served(deployment: &v1::Deployment) -> BTreeSet<&str> {
 async fn a_rollout_is_paused_resumed_undone_aborted_and_retried() {
     let scene = Scene::start().await;
     let _devices = DEVICES.map(|device| {
-        let means = SimulatedMeans { device_id: device.to_owned(), ms_per_million: 0.5, slower: 1.0 };
+        let means = SimulatedMeans {
+            device_id: device.to_owned(),
+            ms_per_million: 0.5,
+            slower: 1.0,
+            most_macs: None,
+        };
         SimulatedDevice::start(means, scene.coordinator.address())
     });
     wait_until("every device to be known", LIMIT, async || {

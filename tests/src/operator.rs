@@ -83,11 +83,19 @@ impl Operator {
     /// # Errors
     /// The coordinator's status.
     pub async fn telemetry(&self, device: &str, digest: &str) -> Result<Option<v1::TelemetrySummary>> {
-        let request = v1::ListRequest { name: device.to_owned() };
-        let answer = self.client.clone().list_telemetry(request).await.context("cannot list telemetry")?;
         let matching = |t: &v1::TelemetrySummary| t.device_id == device && t.digest == digest;
         // The newest generation, should the same artifact have been assigned more than once.
-        Ok(answer.into_inner().telemetry.into_iter().filter(matching).max_by_key(|t| t.generation))
+        Ok(self.all_telemetry(device).await?.into_iter().filter(matching).max_by_key(|t| t.generation))
+    }
+
+    /// What was measured of everything that a device served; of all devices, if it has no name.
+    ///
+    /// # Errors
+    /// The coordinator's status.
+    pub async fn all_telemetry(&self, device: &str) -> Result<Vec<v1::TelemetrySummary>> {
+        let request = v1::ListRequest { name: device.to_owned() };
+        let answer = self.client.clone().list_telemetry(request).await.context("cannot list telemetry")?;
+        Ok(answer.into_inner().telemetry)
     }
 
     /// Brings a network in.

@@ -35,6 +35,8 @@ pub struct SimulatedMeans {
     pub ms_per_million: f64,
     /// Served times over those that the probes promise.
     pub slower: f64,
+    /// It cannot load a network of more multiply-accumulates.
+    pub most_macs: Option<u64>,
 }
 
 /// A device that is played until this is dropped.
@@ -115,9 +117,14 @@ async fn play(means: SimulatedMeans, coordinator: SocketAddr) -> Result<()> {
                 let Some(message) = message? else { return Ok(()) };
                 if let CoordinatorMessage::Assignment(signed) = message.try_into()? {
                     let assignment = signed.unverified()?;
-                    let served = Arc::new(Served::of(&means, &operator, assignment).await?);
-                    outbox.send(served.active().into()).await?;
-                    serving = Some(served);
+                    let macs = macs(&operator, &assignment).await?;
+                    if means.most_macs.is_some_and(|most| macs > most) {
+                        let reason = format!("{macs} multiply-accumulates are too many for it");
+                        outbox.send(progress(&assignment, Phase::Failed { reason }).into()).await?;
+                        continue;
+                    }
+                    outbox.send(progress(&assignment, Phase::Active).into()).await?;
+                    serving = Some(Arc::new(Served::of(&means, macs, assignment)));
                 }
             }
             _ = tick.tick() => {
@@ -133,6 +140,16 @@ async fn play(means: SimulatedMeans, coordinator: SocketAddr) -> Result<()> {
     }
 }
 
+async fn macs(operator: &Operator, assignment: &Assignment) -> Result<u64> {
+    let artifact = operator.artifact(&assignment.model.artifact.digest.to_string()).await?;
+    Ok(artifact.footprint.context("an artifact has a footprint")?.macs)
+}
+
+fn progress(assignment: &Assignment, phase: Phase) -> AgentMessage {
+    let Assignment { generation, model, .. } = assignment;
+    AgentMessage::Progress(Progress { generation: *generation, digest: model.artifact.digest, phase })
+}
+
 /// What a played device serves.
 struct Served {
     assignment: Assignment,
@@ -140,11 +157,9 @@ struct Served {
 }
 
 impl Served {
-    async fn of(means: &SimulatedMeans, operator: &Operator, assignment: Assignment) -> Result<Self> {
-        let artifact = operator.artifact(&assignment.model.artifact.digest.to_string()).await?;
-        let macs = artifact.footprint.context("an artifact has a footprint")?.macs;
+    fn of(means: &SimulatedMeans, macs: u64, assignment: Assignment) -> Self {
         let ms = means.ms_per_million * macs as f64 / 1e6 * means.slower;
-        Ok(Self { assignment, microseconds: ((ms * 1e3) as u64).max(1) })
+        Self { assignment, microseconds: ((ms * 1e3) as u64).max(1) }
     }
 
     fn holding(&self) -> Holding {
@@ -154,15 +169,6 @@ impl Served {
 
     fn beat(&self) -> Heartbeat {
         Heartbeat { holding: self.holding(), engine: "a formula".to_owned() }
-    }
-
-    fn active(&self) -> AgentMessage {
-        let digest = self.assignment.model.artifact.digest;
-        AgentMessage::Progress(Progress {
-            generation: self.assignment.generation,
-            digest,
-            phase: Phase::Active,
-        })
     }
 
     fn interval(&self) -> Result<LatencyInterval> {

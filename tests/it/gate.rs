@@ -1,0 +1,124 @@
+//! Bad models meet a guarded rollout: the first wave shows it, nobody else is told, and who was told goes back.
+
+use std::collections::BTreeMap;
+
+use coordinator::manifest::{BudgetRule, DeploymentManifest, GateSpec, OnFailure};
+use fleet_tests::operator::describe;
+use fleet_tests::poll::{Answer, wait_until};
+use fleet_tests::simulated::{SimulatedDevice, SimulatedMeans};
+use proto::v1;
+
+use crate::scene::{DEPLOYMENT, LIMIT, Scene, digests};
+
+const DEVICES: [&str; 3] = ["sim-1", "sim-2", "sim-3"];
+
+/// A fleet that serves a network of half the multiply-accumulates, and a manifest for the whole one, which takes twice as long.
+struct Guarded {
+    scene: Scene,
+    _devices: [SimulatedDevice; 3],
+    served: BTreeMap<String, String>,
+    bad: DeploymentManifest,
+}
+
+impl Guarded {
+    async fn start(most_macs: Option<u64>) -> Self {
+        let scene = Scene::start().await;
+        let devices = DEVICES.map(|device| {
+            let device_id = device.to_owned();
+            let means = SimulatedMeans { device_id, ms_per_million: 0.5, slower: 1.0, most_macs };
+            SimulatedDevice::start(means, scene.coordinator.address())
+        });
+        wait_until("every device to be known", LIMIT, async || {
+            let devices = scene.operator.devices().await?;
+            let known = devices.iter().filter(|device| !device.probes.is_empty()).count();
+            Ok(if known == DEVICES.len() {
+                Answer::Ready(())
+            } else {
+                Answer::NotYet(format!("{known} are"))
+            })
+        })
+        .await
+        .unwrap();
+        let half = BudgetRule { macs: Some("1/2".parse().unwrap()), ..BudgetRule::default() };
+        let good = scene.manifest(vec![half]);
+        let generation = scene.apply(&good).await;
+        let served = digests(&scene.settled(generation).await);
+        wait_until("every device to have reported", LIMIT, async || {
+            let mut reported = 0;
+            for (device, digest) in &served {
+                let telemetry = scene.operator.telemetry(device, digest).await;
+                reported +=
+                    usize::from(telemetry.is_ok_and(|summary| summary.is_some_and(|s| s.count >= 400)));
+            }
+            let all = reported == DEVICES.len();
+            Ok(if all { Answer::Ready(()) } else { Answer::NotYet(format!("{reported} have")) })
+        })
+        .await
+        .unwrap();
+        let mut bad = scene.manifest(Vec::new());
+        bad.spec.rollout.waves = vec![33];
+        Self { scene, _devices: devices, served, bad }
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn(&v1::Deployment) -> bool) -> v1::Deployment {
+        wait_until(what, LIMIT, async || {
+            let deployment = self.scene.operator.deployment(DEPLOYMENT).await?.expect("it was applied");
+            let text = describe(&deployment);
+            Ok(if is_so(&deployment) { Answer::Ready(deployment) } else { Answer::NotYet(text) })
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Applies the bad model; returns what was said once all devices serve again what they served.
+    async fn undone(&self) -> String {
+        let generation = self.scene.apply(&self.bad).await;
+        let undone = self
+            .until("the way back", |now| now.generation == generation + 1 && now.phase == "Complete")
+            .await;
+        assert_eq!(digests(&self.scene.settled(generation + 1).await), self.served);
+        undone.message
+    }
+
+    /// How many devices ever served another model than they do now.
+    async fn others(&self) -> usize {
+        let telemetry = self.scene.operator.all_telemetry("").await.unwrap();
+        telemetry.iter().filter(|summary| self.served[&summary.device_id] != summary.digest).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slower_model_is_halted_in_the_first_wave_and_undone() {
+    let mut guarded = Guarded::start(None).await;
+    let rollout = &mut guarded.bad.spec.rollout;
+    rollout.gate = Some(GateSpec { latency_increase: Some(30.0), ..GateSpec::default() });
+    rollout.on_failure = OnFailure::Undo;
+    let message = guarded.undone().await;
+    assert!(message.starts_with("generation 2 is undone: wave 1 of 2 did not pass the gate: "), "{message}");
+    assert!(message.contains("answers took over 30 % more than the p95 of the model before"), "{message}");
+    assert_eq!(guarded.others().await, 1, "the second wave was told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_does_not_load_is_undone() {
+    let mut guarded = Guarded::start(Some(4_000_000)).await;
+    guarded.bad.spec.rollout.on_failure = OnFailure::Undo;
+    let message = guarded.undone().await;
+    assert!(message.contains("are too many for it"), "{message}");
+    assert_eq!(guarded.others().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_wave_waits_for_an_operators_word() {
+    let mut guarded = Guarded::start(None).await;
+    guarded.bad.spec.rollout.approval = true;
+    let generation = guarded.scene.apply(&guarded.bad).await;
+    let held = guarded.until("the first wave", |now| now.message.contains("rollout approve")).await;
+    let serving = held.devices.iter().filter(|outcome| outcome.state == "Active").count();
+    assert_eq!((serving, held.phase.as_str()), (1, "RollingOut"), "{}", describe(&held));
+    let approved = guarded.scene.operator.control_rollout(DEPLOYMENT, "approve").await.unwrap();
+    assert_eq!(approved.result, "approved");
+    guarded.scene.settled(generation).await;
+    let late = guarded.scene.operator.control_rollout(DEPLOYMENT, "approve").await.unwrap_err();
+    assert!(format!("{late:#}").contains("no wave waits"), "{late:#}");
+}
