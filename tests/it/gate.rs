@@ -24,21 +24,10 @@ impl Guarded {
     async fn start(most_macs: Option<u64>) -> Self {
         let scene = Scene::start().await;
         let devices = DEVICES.map(|device| {
-            let device_id = device.to_owned();
-            let means = SimulatedMeans { device_id, ms_per_million: 0.5, slower: 1.0, most_macs };
+            let means = SimulatedMeans { most_macs, ..SimulatedMeans::new(device) };
             SimulatedDevice::start(means, scene.coordinator.address())
         });
-        wait_until("every device to be known", LIMIT, async || {
-            let devices = scene.operator.devices().await?;
-            let known = devices.iter().filter(|device| !device.probes.is_empty()).count();
-            Ok(if known == DEVICES.len() {
-                Answer::Ready(())
-            } else {
-                Answer::NotYet(format!("{known} are"))
-            })
-        })
-        .await
-        .unwrap();
+        scene.known(DEVICES.len()).await;
         let half = BudgetRule { macs: Some("1/2".parse().unwrap()), ..BudgetRule::default() };
         let good = scene.manifest(vec![half]);
         let generation = scene.apply(&good).await;

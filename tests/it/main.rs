@@ -7,6 +7,7 @@ mod elsewhere;
 mod gate;
 mod identity;
 mod kill;
+mod kill_writes;
 mod named_dataset;
 mod own_network;
 mod refit;

@@ -17,7 +17,7 @@ use crate::scene::{DEPLOYMENT, LIMIT, PATTERNS, Scene};
 const DEVICES: [&str; 3] = ["sim-1", "sim-2", "sim-3"];
 
 fn means(device: &str, slower: f64) -> SimulatedMeans {
-    SimulatedMeans { device_id: device.to_owned(), ms_per_million: 0.5, slower, most_macs: None }
+    SimulatedMeans { slower, ..SimulatedMeans::new(device) }
 }
 
 /// Half of what the dense network takes.

@@ -35,21 +35,9 @@ fn served(deployment: &v1::Deployment) -> BTreeSet<&str> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollout_is_paused_resumed_undone_aborted_and_retried() {
     let scene = Scene::start().await;
-    let _devices = DEVICES.map(|device| {
-        let means = SimulatedMeans {
-            device_id: device.to_owned(),
-            ms_per_million: 0.5,
-            slower: 1.0,
-            most_macs: None,
-        };
-        SimulatedDevice::start(means, scene.coordinator.address())
-    });
-    wait_until("every device to be known", LIMIT, async || {
-        let known = scene.operator.devices().await?.iter().filter(|device| !device.probes.is_empty()).count();
-        Ok(if known == DEVICES.len() { Answer::Ready(()) } else { Answer::NotYet(format!("{known} are")) })
-    })
-    .await
-    .unwrap();
+    let _devices = DEVICES
+        .map(|device| SimulatedDevice::start(SimulatedMeans::new(device), scene.coordinator.address()));
+    scene.known(DEVICES.len()).await;
 
     let mut manifest = scene.manifest(Vec::new());
     manifest.spec.rollout.waves = vec![34];

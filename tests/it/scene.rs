@@ -67,6 +67,17 @@ impl Scene {
         agent
     }
 
+    /// Waits until so many devices have sent what their probes took.
+    pub(crate) async fn known(&self, count: usize) {
+        wait_until("every device to be known", LIMIT, async || {
+            let devices = self.operator.devices().await?;
+            let known = devices.iter().filter(|device| !device.probes.is_empty()).count();
+            Ok(if known == count { Answer::Ready(()) } else { Answer::NotYet(format!("{known} are")) })
+        })
+        .await
+        .unwrap();
+    }
+
     /// A manifest for the scene's data set.
     pub(crate) fn manifest(&self, budgets: Vec<BudgetRule>) -> DeploymentManifest {
         manifest(&self.dataset(), budgets)

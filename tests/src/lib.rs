@@ -14,3 +14,4 @@ pub mod poll;
 pub mod proxy;
 pub mod simulated;
 pub mod study;
+pub mod tracer;

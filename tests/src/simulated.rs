@@ -23,9 +23,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::operator::Operator;
 
-/// Requests of one interval of telemetry.
-const REQUESTS: u64 = 500;
-
 /// What a device is like.
 #[derive(Debug, Clone)]
 pub struct SimulatedMeans {
@@ -37,15 +34,33 @@ pub struct SimulatedMeans {
     pub slower: f64,
     /// It cannot load a network of more multiply-accumulates.
     pub most_macs: Option<u64>,
+    /// In each of its intervals of telemetry, five of them in a second; 0: it sends none.
+    pub requests: u64,
 }
 
 /// A device that is played until this is dropped.
 pub struct SimulatedDevice(JoinHandle<Result<()>>);
 
+/// From one attempt of a lasting device to connect to the next.
+const RECONNECT: Duration = Duration::from_millis(50);
+
 impl SimulatedDevice {
     /// Connects one, which serves whatever it is assigned and is asked for images all the time.
     pub fn start(means: SimulatedMeans, coordinator: SocketAddr) -> Self {
-        Self(TaskTracker::new().spawn(play(means, coordinator)))
+        let play = async move { play(&means, coordinator, &mut Memory::default()).await };
+        Self(TaskTracker::new().spawn(play))
+    }
+
+    /// The same, but it connects again whenever its session ends, and serves meanwhile.
+    pub fn start_lasting(means: SimulatedMeans, coordinator: SocketAddr) -> Self {
+        let play = async move {
+            let mut memory = Memory::default();
+            loop {
+                let _ = play(&means, coordinator, &mut memory).await; // the coordinator was killed
+                tokio::time::sleep(RECONNECT).await;
+            }
+        };
+        Self(TaskTracker::new().spawn(play))
     }
 
     /// The error that ended it, if it has ended.
@@ -68,6 +83,17 @@ impl Drop for SimulatedDevice {
 }
 
 impl SimulatedMeans {
+    /// A device that does what its probes promise.
+    pub fn new(device_id: &str) -> Self {
+        Self {
+            device_id: device_id.to_owned(),
+            ms_per_million: 0.5,
+            slower: 1.0,
+            most_macs: None,
+            requests: 500,
+        }
+    }
+
     /// What its probes say of a network, milliseconds.
     pub fn promised_ms(&self, graph: &Graph) -> f64 {
         self.ms_per_million * cost(graph).macs as f64 / 1e6
@@ -94,14 +120,21 @@ impl SimulatedMeans {
     }
 }
 
-async fn play(means: SimulatedMeans, coordinator: SocketAddr) -> Result<()> {
+/// What a device keeps when its session ends.
+#[derive(Default)]
+struct Memory {
+    serving: Option<Arc<Served>>,
+    sequence: u64,
+}
+
+async fn play(means: &SimulatedMeans, coordinator: SocketAddr, memory: &mut Memory) -> Result<()> {
     let operator = Operator::new(coordinator)?;
     let (outbox, messages) = mpsc::channel::<v1::AgentMessage>(16);
     let hello = Hello {
         device_id: means.device_id.parse()?,
         agent_version: "played".to_owned(),
         labels: [("device".to_owned(), means.device_id.clone())].into(),
-        holding: Holding::default(),
+        holding: memory.serving.as_ref().map(|served| served.holding()).unwrap_or_default(),
         serving_address: String::new(),
     };
     outbox.send(AgentMessage::Hello(hello).into()).await?;
@@ -109,8 +142,7 @@ async fn play(means: SimulatedMeans, coordinator: SocketAddr) -> Result<()> {
     let mut inbox = client.session(ReceiverStream::new(messages)).await?.into_inner();
     outbox.send(AgentMessage::Profile(means.profile()?).into()).await?;
     let mut tick = tokio::time::interval(Duration::from_millis(200));
-    let mut serving: Option<Arc<Served>> = None;
-    let mut sequence = 0;
+    let Memory { serving, sequence } = memory;
     loop {
         tokio::select! {
             message = inbox.message() => {
@@ -124,16 +156,16 @@ async fn play(means: SimulatedMeans, coordinator: SocketAddr) -> Result<()> {
                         continue;
                     }
                     outbox.send(progress(&assignment, Phase::Active).into()).await?;
-                    serving = Some(Arc::new(Served::of(&means, macs, assignment)));
+                    *serving = Some(Arc::new(Served::of(means, macs, assignment)));
                 }
             }
             _ = tick.tick() => {
                 let beat = serving.as_ref().map(|served| served.beat()).unwrap_or_default();
                 outbox.send(AgentMessage::Heartbeat(beat).into()).await?;
-                if let Some(served) = &serving {
-                    sequence += 1;
-                    let position = SpoolPosition { epoch: 1, sequence };
-                    outbox.send(AgentMessage::Telemetry(position, served.interval()?).into()).await?;
+                if let Some(served) = serving.as_ref().filter(|_| means.requests > 0) {
+                    *sequence += 1;
+                    let position = SpoolPosition { epoch: 1, sequence: *sequence };
+                    outbox.send(AgentMessage::Telemetry(position, served.interval(means.requests)?).into()).await?;
                 }
             }
         }
@@ -171,9 +203,9 @@ impl Served {
         Heartbeat { holding: self.holding(), engine: "a formula".to_owned() }
     }
 
-    fn interval(&self) -> Result<LatencyInterval> {
+    fn interval(&self, requests: u64) -> Result<LatencyInterval> {
         let mut histogram = Histogram::<u64>::new(3)?;
-        histogram.record_n(self.microseconds, REQUESTS)?;
+        histogram.record_n(self.microseconds, requests)?;
         let mut encoded = Vec::new();
         V2Serializer::new().serialize(&histogram, &mut encoded)?;
         Ok(LatencyInterval {
