@@ -245,7 +245,7 @@ fn outcome_of(
         predicted_p50_ms: outcome.predicted.map(|predicted| predicted.p50_ms),
         predicted_p95_ms: outcome.predicted.map(|predicted| predicted.p95_ms),
         test_accuracy: artifact.and_then(|artifact| artifact.test_accuracy),
-        wave: outcome.wave.unwrap_or(0),
+        wave: outcome.wave.map_or(0, |wave| wave + 1),
         download_bytes: downloaded.unwrap_or(0),
     }
 }
