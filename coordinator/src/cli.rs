@@ -4,6 +4,7 @@
 mod apply;
 mod arguments;
 mod artifact;
+mod audit;
 mod completion;
 mod connect;
 mod dataset;
@@ -94,6 +95,10 @@ enum Verb {
     Watch(watch::WatchArgs),
     /// Pause, resume, abort, retry or undo a rollout
     Rollout(rollout::RolloutArgs),
+    /// Tell what became of a device, a deployment or another thing
+    History(audit::HistoryArgs),
+    /// Look into the log of who did what, and check that it is whole
+    Audit(audit::AuditArgs),
     /// Make, list and revoke what devices join with
     Token(token::TokenArgs),
     /// Keep a device out, or let it in again
@@ -147,6 +152,8 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Plan(args) => plan::run(args, &context).await,
         Verb::Watch(args) => watch::run(args, &context).await,
         Verb::Rollout(args) => rollout::run(args, &context).await,
+        Verb::History(args) => audit::history(args, &context).await,
+        Verb::Audit(args) => audit::run(args, &context).await,
         Verb::Token(args) => token::run(args, &context).await,
         Verb::Device(args) => device::run(args, &context).await,
         Verb::Operator(args) => operator::run(args, &context),

@@ -1,6 +1,7 @@
 //! The coordinator: collects profiles, derives one model per class of device, rolls it out, gathers telemetry.
 
 pub mod app;
+pub mod audit;
 pub mod blob;
 pub mod board;
 pub mod budgeting;

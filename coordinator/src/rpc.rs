@@ -7,6 +7,7 @@ mod elsewhere;
 mod enrollment;
 pub(crate) mod guard;
 mod import;
+mod note;
 mod operator;
 mod session;
 mod status;

@@ -3,6 +3,7 @@
 
 pub mod artifact;
 pub mod assignment;
+pub mod audit;
 pub mod dataset;
 pub mod deployment;
 pub mod derivation;
@@ -18,10 +19,12 @@ mod record;
 
 use proto::{DeviceId, Digest, Generation};
 
+use crate::audit::{AuditEntry, Event};
 use crate::manifest::DeploymentManifest;
 
 pub use artifact::{ArtifactRecord, Footprint, LayerRecord, Serving};
 pub use assignment::{AssignmentOrder, AssignmentRecord};
+pub use audit::AuditQuery;
 pub use dataset::DatasetRecord;
 pub use deployment::{
     Applied, Before, DeploymentPhase, DeploymentRecord, Outcome, OutcomeRecord, PredictedLatency, Undone,
@@ -172,6 +175,12 @@ pub trait Store: Send + Sync {
 
     /// Stores one interval exactly once by (device, epoch, sequence); again is a success that changes nothing.
     fn insert_telemetry(&self, record: &TelemetryRecord) -> Result<Insertion, StoreError>;
+
+    /// Adds to the audit log.
+    fn append_audit(&self, event: &Event, now_unix_ms: u64) -> Result<AuditEntry, StoreError>;
+
+    /// Entries of the audit log, oldest first.
+    fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;
 
     /// A device's intervals, oldest first.
     fn telemetry(&self, device: &DeviceId) -> Result<Vec<TelemetryRecord>, StoreError>;

@@ -86,6 +86,15 @@ async fn a_slower_model_is_halted_in_the_first_wave_and_undone() {
     assert!(message.starts_with("generation 2 is undone: wave 1 of 2 did not pass the gate: "), "{message}");
     assert!(message.contains("answers took over 30 % more than the p95 of the model before"), "{message}");
     assert_eq!(guarded.others().await, 1, "the second wave was told");
+    let log = guarded.scene.operator.audit().await.unwrap();
+    let told = |generation: u64| {
+        let text = format!("of {DEPLOYMENT} generation {generation},");
+        log.iter().filter(|entry| entry.action == "assign" && entry.after.contains(&text)).count()
+    };
+    assert_eq!([told(1), told(2), told(3)], [3, 1, 3]);
+    let of_deployment = log.iter().filter(|entry| entry.subject == format!("deployment/{DEPLOYMENT}"));
+    let actions: Vec<_> = of_deployment.map(|entry| entry.action.as_str()).collect();
+    assert_eq!(actions, ["apply", "complete", "apply", "fail", "undo", "complete"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -98,6 +98,16 @@ impl Operator {
         Ok(answer.into_inner().telemetry)
     }
 
+    /// The audit log from its first entry on, at most a thousand.
+    ///
+    /// # Errors
+    /// The coordinator's status.
+    pub async fn audit(&self) -> Result<Vec<v1::AuditEntry>> {
+        let request = v1::ListAuditRequest::default();
+        let answer = self.client.clone().list_audit(request).await.context("cannot list the audit log")?;
+        Ok(answer.into_inner().entries)
+    }
+
     /// Brings a network in.
     ///
     /// # Errors

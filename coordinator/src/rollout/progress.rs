@@ -3,6 +3,7 @@
 use proto::DeviceId;
 use proto::session::{Holding, Phase, Progress};
 
+use super::journal;
 use crate::store::{Outcome, Store, StoreError};
 
 /// Records how far a device's assignment has come. How much of it is downloaded is not stored: the fleet knows.
@@ -26,7 +27,9 @@ pub(crate) fn record(
         return Ok(());
     }
     let order = &assignment.order;
+    let mut event = None;
     let recorded = store.update_deployment(&order.deployment, order.deployment_generation, &mut |record| {
+        event = None;
         let outcome = record.outcomes.get_mut(device);
         let Some(outcome) = outcome.filter(|outcome| outcome.assignment == Some(report.generation)) else {
             return;
@@ -34,10 +37,12 @@ pub(crate) fn record(
         // Reports come again after a reconnect; when it became active is when it first said so.
         if !matches!((&outcome.state, &state), (Outcome::Active { .. }, Outcome::Active { .. })) {
             outcome.state = state.clone();
+            event = journal::reported(&order.deployment, device, outcome);
         }
     });
     match recorded {
-        Ok(_) | Err(StoreError::Superseded { .. } | StoreError::Missing { .. }) => Ok(()),
+        Ok(_) => event.map_or(Ok(()), |event| store.append_audit(&event, now).map(drop)),
+        Err(StoreError::Superseded { .. } | StoreError::Missing { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -7,6 +7,7 @@ use proto::{DeviceId, Digest, v1};
 use tonic::{Request, Response, Status};
 
 use super::{guard, status};
+use crate::audit::Event;
 use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::identity::authority::DeviceRequest;
@@ -135,6 +136,11 @@ pub(super) fn confirm(
         }
     })?;
     let is_its = now_known.key == Some(key) && now_known.confirmed && !now_known.banned;
+    if is_its {
+        let subject = format!("device/{device}");
+        let by = format!("by token {}", expected.as_deref().unwrap_or("-"));
+        store.append_audit(&Event::new(subject.clone(), "join", subject).changed("", by), now)?;
+    }
     Ok(if is_its {
         Ok(now_known)
     } else {

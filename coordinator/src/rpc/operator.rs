@@ -14,7 +14,8 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{access, add, elsewhere, guard, import, status, view};
+use super::{access, add, elsewhere, guard, import, note, status, view};
+use crate::audit::Event;
 use crate::blob::BlobStore;
 use crate::board::JobId;
 use crate::clock::unix_ms;
@@ -63,7 +64,12 @@ impl OperatorService for OperatorRpc {
         request: Request<Streaming<v1::ImportWeightsRequest>>,
     ) -> Reply<v1::ImportWeightsResponse> {
         guard::allow(&request, Role::Operator)?;
-        elsewhere::import(&self.core, request.into_inner()).await.map(Response::new)
+        let by = guard::caller(&request);
+        let imported = elsewhere::import(&self.core, request.into_inner()).await?;
+        let event = Event::new(by, "import-weights", format!("artifact/{}", imported.digest));
+        let accuracy = format!("test accuracy {:.4}", imported.test_accuracy);
+        note::note(&self.core, event.changed("", accuracy)).await?;
+        Ok(Response::new(imported))
     }
 
     async fn list_devices(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeviceList> {
@@ -102,7 +108,13 @@ impl OperatorService for OperatorRpc {
 
     async fn add_dataset(&self, request: Request<v1::AddDatasetRequest>) -> Reply<v1::AddDatasetResponse> {
         guard::allow(&request, Role::Operator)?;
-        add::add(&self.core, request.into_inner()).await.map(Response::new)
+        let by = guard::caller(&request);
+        let added = add::add(&self.core, request.into_inner()).await?;
+        if let (Some(dataset), false) = (&added.dataset, added.unchanged) {
+            let event = Event::new(by, "add", format!("dataset/{}", dataset.name));
+            note::note(&self.core, event.changed("", dataset.path.clone())).await?;
+        }
+        Ok(Response::new(added))
     }
 
     async fn import_model(
@@ -110,7 +122,13 @@ impl OperatorService for OperatorRpc {
         request: Request<Streaming<v1::ImportModelRequest>>,
     ) -> Reply<v1::ImportModelResponse> {
         guard::allow(&request, Role::Operator)?;
-        import::import(&self.core, request.into_inner()).await.map(Response::new)
+        let by = guard::caller(&request);
+        let imported = import::import(&self.core, request.into_inner()).await?;
+        if let (Some(model), false) = (&imported.model, imported.unchanged) {
+            let event = Event::new(by, "import", format!("model/{}", model.name));
+            note::note(&self.core, event.changed("", model.digest.clone())).await?;
+        }
+        Ok(Response::new(imported))
     }
 
     async fn list_deployments(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeploymentList> {
@@ -146,16 +164,24 @@ impl OperatorService for OperatorRpc {
         Ok(Response::new(v1::TelemetryList { telemetry: telemetry.await.map_err(status::store)? }))
     }
 
+    async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Reply<v1::AuditList> {
+        note::list(&self.core, request.into_inner()).await.map(Response::new)
+    }
+
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Reply<v1::ApplyResponse> {
         guard::allow(&request, Role::Operator)?;
-        Ok(Response::new(self.apply_text(request.into_inner().manifest).await?))
+        let by = guard::caller(&request);
+        Ok(Response::new(self.apply_text(request.into_inner().manifest, (by, "apply")).await?))
     }
 
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Reply<v1::CreateTokenResponse> {
         guard::allow(&request, Role::Admin)?;
         let by = guard::caller(&request);
         let created = access::create_token(&self.core, request.into_inner()).await?;
-        tracing::info!(token = created.token.as_ref().map(|token| &*token.id), by, "join token made");
+        if let Some(v1::Token { id, uses, expires_unix_ms, .. }) = &created.token {
+            let made = format!("{uses} uses, until {expires_unix_ms} ms since 1970");
+            note::note(&self.core, Event::new(by, "create", format!("token/{id}")).changed("", made)).await?;
+        }
         Ok(Response::new(created))
     }
 
@@ -168,7 +194,7 @@ impl OperatorService for OperatorRpc {
         guard::allow(&request, Role::Admin)?;
         let by = guard::caller(&request);
         let token = access::revoke_token(&self.core, request.into_inner().id).await?;
-        tracing::info!(token = token.id, by, "join token revoked");
+        note::note(&self.core, Event::new(by, "revoke", format!("token/{}", token.id))).await?;
         Ok(Response::new(token))
     }
 
@@ -180,7 +206,8 @@ impl OperatorService for OperatorRpc {
         let by = guard::caller(&request);
         let v1::ControlDeviceRequest { name, verb } = request.into_inner();
         let result = access::control_device(&self.core, &name, &verb).await?;
-        tracing::info!(device = name, result, by, "device controlled");
+        let event = Event::new(by, &verb, format!("device/{name}"));
+        note::note(&self.core, event.changed("", result)).await?;
         Ok(Response::new(v1::ControlDeviceResponse { result: result.to_owned() }))
     }
 
@@ -189,14 +216,18 @@ impl OperatorService for OperatorRpc {
         request: Request<v1::ControlRolloutRequest>,
     ) -> Reply<v1::ControlRolloutResponse> {
         guard::allow(&request, Role::Operator)?;
+        let by = guard::caller(&request);
         let v1::ControlRolloutRequest { name, verb } = request.into_inner();
         let verb: Verb = verb.parse().map_err(Status::invalid_argument)?;
         let record = self.deployment(&name).await?;
         let generation = record.generation;
+        let was = format!("generation {generation}: {}", record.message);
         let control = verb.on(&record).map_err(Status::failed_precondition)?;
         let (generation, result) = match control {
             Control::Unchanged => (generation, "unchanged"),
-            Control::Apply(manifest) => (Generation(self.apply_text(manifest).await?.generation), "retried"),
+            Control::Apply(manifest) => {
+                (Generation(self.apply_text(manifest, (by.clone(), "retry")).await?.generation), "retried")
+            }
             Control::Undo => {
                 let reason = "an operator undid it";
                 let undone = self
@@ -226,7 +257,10 @@ impl OperatorService for OperatorRpc {
                 (generation, "aborted")
             }
         };
-        tracing::info!(deployment = name, %generation, verb = verb.name(), result, "rollout controlled");
+        if verb != Verb::Retry && result != "unchanged" {
+            let event = Event::new(by, verb.name(), format!("deployment/{name}"));
+            note::note(&self.core, event.changed(was, format!("generation {generation}: {result}"))).await?;
+        }
         Ok(Response::new(v1::ControlRolloutResponse { generation: generation.0, result: result.to_owned() }))
     }
 
@@ -289,20 +323,25 @@ fn requeue_failed(store: &dyn Store, blobs: &BlobStore, name: &str) -> Result<()
 }
 
 impl OperatorRpc {
-    async fn apply_text(&self, text: String) -> Result<v1::ApplyResponse, Status> {
+    async fn apply_text(
+        &self,
+        text: String,
+        (by, action): (String, &str),
+    ) -> Result<v1::ApplyResponse, Status> {
         let manifest = self.manifest(&text).await?;
         self.origin(&manifest.spec.network).await?;
         if manifest.spec.training.trainer == TrainerKind::Command && !self.core.trainer.is_configured() {
             return Err(status::no_trainer());
         }
         let name = manifest.metadata.name.clone();
-        let blobs = self.core.blobs.clone();
-        let applied = self
+        let (blobs, applied_text) = (self.core.blobs.clone(), text.clone());
+        let (before, applied) = self
             .core
             .store
             .call(move |store| {
                 requeue_failed(store, &blobs, &manifest.metadata.name)?;
-                store.apply_deployment(&manifest, &text, unix_ms())
+                let before = store.deployment(&manifest.metadata.name)?.map(|record| record.generation);
+                Ok((before, store.apply_deployment(&manifest, &applied_text, unix_ms())?))
             })
             .await
             .map_err(status::store)?;
@@ -315,6 +354,9 @@ impl OperatorRpc {
         tracing::info!(deployment = name, %generation, result, "deployment applied");
         if result != "unchanged" {
             self.core.board.clear(&name);
+            let was = before.map(|before| format!("generation {before}")).unwrap_or_default();
+            let event = Event::new(by, action, format!("deployment/{name}"));
+            note::note(&self.core, event.changed(was, format!("generation {generation}\n{text}"))).await?;
         }
         self.core.poke.poke();
         Ok(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() })

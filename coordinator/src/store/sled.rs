@@ -7,14 +7,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::{DeviceId, Digest, Generation};
-use sled::{Db, Tree};
+use sled::{Db, IVec, Tree};
 
 use super::record::{Record, decode, encode, text};
 use super::{
-    Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, DatasetRecord, DeploymentPhase,
+    Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, AuditQuery, DatasetRecord, DeploymentPhase,
     DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, IdentityRecord, Insertion, ModelRecord,
-    Store, StoreError, TelemetryRecord, TokenRecord, telemetry,
+    Store, StoreError, TelemetryRecord, TokenRecord, audit, telemetry,
 };
+use crate::audit::{AuditEntry, Event};
 use crate::manifest::DeploymentManifest;
 
 /// Raised whenever older code could not use a folder that newer code wrote.
@@ -33,6 +34,7 @@ pub struct SledStore {
     telemetry: Tree,
     tokens: Tree,
     identities: Tree,
+    audit: Tree,
     disk: Disk,
 }
 
@@ -71,6 +73,7 @@ impl SledStore {
             telemetry: tree(TelemetryRecord::KIND)?,
             tokens: tree(TokenRecord::KIND)?,
             identities: tree(IdentityRecord::KIND)?,
+            audit: tree(AuditEntry::KIND)?,
             disk: Disk {
                 db,
                 log,
@@ -396,6 +399,40 @@ impl Store for SledStore {
             Ok(()) => Insertion::Stored,
             Err(_) => Insertion::AlreadyStored,
         })
+    }
+
+    fn append_audit(&self, event: &Event, now_unix_ms: u64) -> Result<AuditEntry, StoreError> {
+        loop {
+            let last = self.audit.last().map_err(StoreError::Engine)?;
+            let last: Option<AuditEntry> = last.map(|(key, bytes)| decode(&key, &bytes)).transpose()?;
+            let entry = AuditEntry::following(last.as_ref(), event, now_unix_ms);
+            let inserted = self.audit.compare_and_swap(entry.key(), None::<&[u8]>, Some(encode(&entry)?));
+            if inserted.map_err(StoreError::Engine)?.is_ok() {
+                self.disk.sync()?;
+                return Ok(entry);
+            }
+        }
+    }
+
+    fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+        let entries = self.audit.range(audit::key(query.after.saturating_add(1))..);
+        let entry = |stored: sled::Result<(IVec, IVec)>| {
+            let (key, bytes) = stored.map_err(StoreError::Engine)?;
+            decode::<AuditEntry>(&key, &bytes)
+        };
+        let selected = |entry: &Result<AuditEntry, StoreError>| match entry {
+            Ok(entry) => query.selects(entry),
+            Err(_) => true,
+        };
+        match query.last {
+            None => entries.map(entry).filter(selected).take(query.most).collect(),
+            Some(last) => {
+                let newest = entries.rev().map(entry).filter(selected).take(last.min(query.most));
+                let mut found = newest.collect::<Result<Vec<_>, _>>()?;
+                found.reverse();
+                Ok(found)
+            }
+        }
     }
 
     fn telemetry(&self, device: &DeviceId) -> Result<Vec<TelemetryRecord>, StoreError> {

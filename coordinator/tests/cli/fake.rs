@@ -22,6 +22,7 @@ pub(crate) struct Replies {
     pub(crate) artifacts: Vec<v1::Artifact>,
     pub(crate) telemetry: Vec<v1::TelemetrySummary>,
     pub(crate) plan: v1::PlanResponse,
+    pub(crate) audit: Vec<v1::AuditEntry>,
     /// One stream of events per call.
     pub(crate) watches: Mutex<Vec<Vec<v1::DeploymentEvent>>>,
     /// What follows a stream's last event.
@@ -170,6 +171,14 @@ impl OperatorService for Service {
         r: Request<v1::ListRequest>,
     ) -> Result<Response<v1::TelemetryList>, Status> {
         Ok(Response::new(v1::TelemetryList { telemetry: named(&self.0.telemetry, r, |t| &t.device_id) }))
+    }
+
+    async fn list_audit(&self, r: Request<v1::ListAuditRequest>) -> Result<Response<v1::AuditList>, Status> {
+        let v1::ListAuditRequest { subject, after, last } = r.into_inner();
+        let mut entries = self.0.audit.clone();
+        entries.retain(|entry| entry.sequence > after && (subject.is_empty() || entry.subject == subject));
+        let first = if last == 0 { 0 } else { entries.len().saturating_sub(last as usize) };
+        Ok(Response::new(v1::AuditList { entries: entries.split_off(first) }))
     }
 
     async fn apply(&self, r: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {

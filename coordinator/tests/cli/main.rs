@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "all of it is test code, outside of #[test] functions too")]
 
 mod artifacts;
+mod audit;
 mod binary;
 mod fake;
 mod fleet;

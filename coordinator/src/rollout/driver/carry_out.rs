@@ -4,7 +4,9 @@ use tokio::sync::mpsc;
 
 use super::advance::Next;
 use super::{Driver, Ended, Underway};
+use crate::audit::{COORDINATOR, Event};
 use crate::clock::unix_ms;
+use crate::rollout::journal;
 use crate::store::{DeploymentPhase, DeploymentRecord, Outcome, StoreError};
 
 fn is_failed(record: &DeploymentRecord) -> bool {
@@ -48,7 +50,11 @@ impl Driver {
                     if !present.as_ref().is_some_and(may) {
                         return Ok(None);
                     }
+                    let had = store.assignment(&device)?;
                     let assignment = store.assign(&device, &order)?;
+                    if had.as_ref() != Some(&assignment) {
+                        store.append_audit(&journal::assigned(had.as_ref(), &assignment, wave), unix_ms())?;
+                    }
                     store.update_deployment(&name, generation, &mut |record| {
                         let Some(outcome) = record.outcomes.get_mut(&device) else { return };
                         if outcome.state == Outcome::Fitted {
@@ -76,7 +82,13 @@ impl Driver {
         let undone = self
             .core
             .store
-            .call(move |store| store.undo_deployment(&name, generation, &reason, unix_ms()))
+            .call(move |store| {
+                let undone = store.undo_deployment(&name, generation, &reason, unix_ms())?;
+                let event = Event::new(COORDINATOR, "undo", format!("deployment/{name}"));
+                let now = format!("generation {}: as before; {reason}", undone.generation);
+                store.append_audit(&event.changed(format!("generation {generation}"), now), unix_ms())?;
+                Ok(undone)
+            })
             .await?;
         tracing::warn!(deployment = undone.name, %generation, now = %undone.generation, reason = undone.message, "undone");
         self.core.board.clear(&undone.name);
@@ -90,6 +102,7 @@ impl Driver {
         self.core
             .store
             .call(move |store| {
+                let events = journal::changes(&before, &after);
                 store.update_deployment(&before.name, before.generation, &mut |record| {
                     if record.phase == before.phase {
                         record.phase = after.phase.clone();
@@ -104,7 +117,8 @@ impl Driver {
                             record.outcomes.insert(id.clone(), outcome.clone());
                         }
                     }
-                })
+                })?;
+                events.iter().try_for_each(|event| store.append_audit(event, unix_ms()).map(drop))
             })
             .await?;
         self.core.poke.poke(); // what was written may open the next step

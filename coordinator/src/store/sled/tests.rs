@@ -12,10 +12,11 @@ use proto::{SelfTest, SpoolPosition};
 use tempfile::TempDir;
 
 use super::SledStore;
+use crate::audit::{Event, verify};
 use crate::manifest::DeploymentManifest;
 use crate::store::{
-    Applied, AssignmentOrder, DeploymentPhase, DeviceRecord, HoldingRecord, Insertion, OutcomeRecord, Store,
-    StoreError, StoreHandle, TelemetryRecord,
+    Applied, AssignmentOrder, AuditQuery, DeploymentPhase, DeviceRecord, HoldingRecord, Insertion,
+    OutcomeRecord, Store, StoreError, StoreHandle, TelemetryRecord,
 };
 
 fn id(name: &str) -> DeviceId {
@@ -302,4 +303,36 @@ async fn the_handle_reaches_the_store_from_async_code() {
     let handle = StoreHandle::new(SledStore::open(folder.path()).unwrap());
     handle.call(|db| db.register_device(&id("a"), &mut |_| device("a"))).await.unwrap();
     assert_eq!(handle.clone().call(|db| db.device(&id("a"))).await.unwrap(), Some(device("a")));
+}
+
+#[test]
+fn the_audit_log_has_no_gaps_whoever_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path()).unwrap();
+    let event = |who: &str, number: u64| Event::new(who, "ban", format!("device/gw-{number}"));
+    std::thread::scope(|scope| {
+        for who in ["alice", "bob", "carol"] {
+            let store = &store;
+            scope.spawn(move || {
+                for number in 0..20 {
+                    store.append_audit(&event(who, number % 2), number).unwrap();
+                }
+            });
+        }
+    });
+    let all = AuditQuery { most: 100, ..AuditQuery::default() };
+    let log = store.audit(&all).unwrap();
+    let head = verify(&log, None).unwrap().unwrap();
+    assert_eq!((log.len(), head.sequence), (60, 60));
+    let numbers = |query: AuditQuery| -> Vec<u64> {
+        store.audit(&query).unwrap().iter().map(|entry| entry.sequence).collect()
+    };
+    assert_eq!(numbers(AuditQuery { after: 57, ..all.clone() }), [58, 59, 60]);
+    assert_eq!(numbers(AuditQuery { last: Some(2), ..all.clone() }), [59, 60]);
+    assert_eq!(numbers(AuditQuery { most: 3, ..AuditQuery::default() }), [1, 2, 3]);
+    let about = AuditQuery { subject: "device/gw-1".to_owned(), ..all.clone() };
+    assert_eq!(numbers(about).len(), 30);
+    drop(store);
+    let again = SledStore::open(folder.path()).unwrap();
+    assert_eq!(again.audit(&all).unwrap(), log);
 }

@@ -1,0 +1,93 @@
+//! What of a deployment's change is worth an entry in the audit log, which is every device's history too. Pure.
+
+use proto::DeviceId;
+
+use crate::audit::{COORDINATOR, Event};
+use crate::store::{AssignmentRecord, DeploymentPhase, DeploymentRecord, Outcome, OutcomeRecord};
+
+/// What the driver changed.
+pub(super) fn changes(before: &DeploymentRecord, after: &DeploymentRecord) -> Vec<Event> {
+    let devices = after.outcomes.iter().filter_map(|(device, outcome)| {
+        outcome_changed(&after.name, device, before.outcomes.get(device), outcome)
+    });
+    devices.chain(phase_changed(before, after)).collect()
+}
+
+/// A device was told.
+pub(super) fn assigned(before: Option<&AssignmentRecord>, after: &AssignmentRecord, wave: u32) -> Event {
+    let model = |record: &AssignmentRecord| short(&record.digest().to_string());
+    let order = &after.order;
+    let told = format!(
+        "model {} of {} generation {}, wave {}",
+        model(after),
+        order.deployment,
+        order.deployment_generation,
+        wave + 1
+    );
+    let had = before.map(|before| format!("model {} of {}", model(before), before.order.deployment));
+    Event::new(COORDINATOR, "assign", device_subject(&after.device)).changed(had.unwrap_or_default(), told)
+}
+
+/// A device said how its assignment ended.
+pub(super) fn reported(deployment: &str, device: &DeviceId, outcome: &OutcomeRecord) -> Option<Event> {
+    let (action, after) = match &outcome.state {
+        Outcome::Active { .. } => ("serve", format!("model {} of {deployment}", model(outcome))),
+        Outcome::Failed { reason } => ("fail", reason.clone()),
+        _ => return None,
+    };
+    let subject = device_subject(device);
+    Some(Event::new(subject.clone(), action, subject).changed("", after))
+}
+
+fn outcome_changed(
+    deployment: &str,
+    device: &DeviceId,
+    before: Option<&OutcomeRecord>,
+    after: &OutcomeRecord,
+) -> Option<Event> {
+    let subject = device_subject(device);
+    if let Some(breach) = after.breaches.get(before.map_or(0, |before| before.breaches.len())) {
+        let had = format!("model {} of {deployment}", model(before.unwrap_or(after)));
+        return Some(Event::new(COORDINATOR, "refit", subject).changed(had, breach.text()));
+    }
+    if before.is_some_and(|before| before.state == after.state) {
+        return None;
+    }
+    match (&after.state, before.map(|before| &before.state)) {
+        (Outcome::NoFit { text, .. }, _) => {
+            Some(Event::new(COORDINATOR, "no-fit", subject).changed("", format!("{deployment}: {text}")))
+        }
+        (Outcome::Failed { reason }, _) => {
+            Some(Event::new(COORDINATOR, "fail", subject).changed("", format!("{deployment}: {reason}")))
+        }
+        (Outcome::Active { .. }, Some(Outcome::Assigned { .. })) => reported(deployment, device, after),
+        _ => None,
+    }
+}
+
+fn phase_changed(before: &DeploymentRecord, after: &DeploymentRecord) -> Option<Event> {
+    let action = match &after.phase {
+        _ if before.phase == after.phase => return None,
+        DeploymentPhase::Complete => "complete",
+        DeploymentPhase::Failed { .. } => "fail",
+        _ => return None,
+    };
+    let generation = format!("generation {}", after.generation);
+    let subject = format!("deployment/{}", after.name);
+    Some(
+        Event::new(COORDINATOR, action, subject)
+            .changed(generation.clone(), format!("{generation}: {}", after.message)),
+    )
+}
+
+fn device_subject(device: &DeviceId) -> String {
+    format!("device/{device}")
+}
+
+fn model(outcome: &OutcomeRecord) -> String {
+    outcome.digest.map_or_else(|| "-".to_owned(), |digest| short(&digest.to_string()))
+}
+
+fn short(digest: &str) -> String {
+    digest.chars().take(12).collect()
+}

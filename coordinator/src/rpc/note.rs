@@ -1,0 +1,35 @@
+//! What operators do goes into the audit log before they are answered.
+
+use proto::v1;
+use tonic::Status;
+
+use super::status;
+use crate::audit::{AuditEntry, Event};
+use crate::clock::unix_ms;
+use crate::core::Core;
+use crate::store::AuditQuery;
+
+/// Entries of one answer.
+const MOST: usize = 1000;
+
+pub(super) async fn note(core: &Core, event: Event) -> Result<(), Status> {
+    let Event { actor, action, subject, after, .. } = &event;
+    let said = after.lines().next().unwrap_or_default();
+    tracing::info!(by = actor, action, subject, after = said, "audit");
+    let appended = core.store.call(move |store| store.append_audit(&event, unix_ms()));
+    appended.await.map(drop).map_err(status::store)
+}
+
+pub(super) async fn list(core: &Core, request: v1::ListAuditRequest) -> Result<v1::AuditList, Status> {
+    let v1::ListAuditRequest { subject, after, last } = request;
+    let last = (last > 0).then_some(last as usize);
+    let query = AuditQuery { subject, after, last, most: MOST };
+    let entries = core.store.call(move |store| store.audit(&query)).await.map_err(status::store)?;
+    Ok(v1::AuditList { entries: entries.into_iter().map(view).collect() })
+}
+
+fn view(entry: AuditEntry) -> v1::AuditEntry {
+    let AuditEntry { sequence, at_unix_ms, actor, action, subject, before, after, previous, digest } = entry;
+    let (previous, digest) = (previous.to_string(), digest.to_string());
+    v1::AuditEntry { sequence, at_unix_ms, actor, action, subject, before, after, previous, digest }
+}
