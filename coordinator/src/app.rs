@@ -138,7 +138,7 @@ impl App {
         let trainer = Trainer::open(config.trainer.clone(), path.join("training"), is_queued)?;
         let pool = Pool::start(config.derive.threads)?;
         let authority = config.tls.is_some().then(|| Authority::open(&authority_folder(path))).transpose()?;
-        let admissions = Admissions::of(&store.identities()?);
+        let admissions = Admissions::of(&store.identities()?, &store.operators()?);
         let (store, authority) = (StoreHandle::new(store), authority.map(Arc::new));
         Ok(Self { config, store, blobs, checkpoints, trainer, probes, pool, signer, authority, admissions })
     }
@@ -169,7 +169,8 @@ impl App {
         let Services { session, artifact, operator, enrollment, admissions } = services;
         tasks.spawn(driver.run());
         let incoming = listener::incoming(listener, encryption, &tasks, stop.clone());
-        let known = admissions.clone();
+        let (known, taken_back) = (admissions.clone(), admissions.clone());
+        let of_operators = move |request| guard::operator(&taken_back, request);
         let of_devices = move |request| guard::device(&admissions, request);
         let of_confirmed = move |request| guard::confirmed(&known, request);
         let stopped = stop.clone();
@@ -179,7 +180,7 @@ impl App {
             .max_concurrent_streams(STREAMS)
             .add_service(SessionServiceServer::with_interceptor(session, of_devices))
             .add_service(ArtifactServiceServer::with_interceptor(artifact, of_confirmed))
-            .add_service(OperatorServiceServer::with_interceptor(operator, guard::operator))
+            .add_service(OperatorServiceServer::with_interceptor(operator, of_operators))
             .add_service(EnrollmentServiceServer::new(enrollment).max_decoding_message_size(ENROLLMENT))
             .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
         tokio::pin!(serving);

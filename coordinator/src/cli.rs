@@ -103,7 +103,7 @@ enum Verb {
     Token(token::TokenArgs),
     /// Keep a device out, or let it in again
     Device(device::DeviceArgs),
-    /// Make operators' certificates, on the coordinator's host
+    /// Make operators' certificates, on the coordinator's host, and take them back
     Operator(operator::OperatorArgs),
     /// Run the coordinator
     Serve(serve::ServeArgs),
@@ -156,7 +156,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Audit(args) => audit::run(args, &context).await,
         Verb::Token(args) => token::run(args, &context).await,
         Verb::Device(args) => device::run(args, &context).await,
-        Verb::Operator(args) => operator::run(args, &context),
+        Verb::Operator(args) => operator::run(args, &context).await,
         Verb::Serve(args) => serve::run(args).await,
         Verb::Prune(args) => prune::run(args, &context),
         Verb::Train(args) => train::run(args, &context),

@@ -33,7 +33,7 @@ pub use derivation::{DerivationKey, DerivationRecord, DerivationState};
 pub use device::{DeviceRecord, HoldingRecord};
 pub use error::StoreError;
 pub use handle::StoreHandle;
-pub use identity::{IdentityRecord, TokenRecord};
+pub use identity::{IdentityRecord, OperatorRecord, TokenRecord};
 pub use model::ModelRecord;
 pub use sled::SledStore;
 pub use telemetry::{Insertion, TelemetryRecord};
@@ -175,6 +175,12 @@ pub trait Store: Send + Sync {
 
     /// Stores one interval exactly once by (device, epoch, sequence); again is a success that changes nothing.
     fn insert_telemetry(&self, record: &TelemetryRecord) -> Result<Insertion, StoreError>;
+
+    /// Stores or replaces what is known of an operator.
+    fn put_operator(&self, record: &OperatorRecord) -> Result<(), StoreError>;
+
+    /// All operators of whom something is known, by name.
+    fn operators(&self) -> Result<Vec<OperatorRecord>, StoreError>;
 
     /// Adds to the audit log.
     fn append_audit(&self, event: &Event, now_unix_ms: u64) -> Result<AuditEntry, StoreError>;

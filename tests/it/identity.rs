@@ -48,6 +48,21 @@ impl Fleet {
         fleet
     }
 
+    /// Ends the coordinator as a power cut would, and starts it again at its address.
+    async fn restart(&mut self) {
+        self.coordinator.kill9().unwrap();
+        let config = self.path("coordinator.toml");
+        let text = fs::read_to_string(&config).unwrap().replace("127.0.0.1:0", &self.address);
+        fs::write(&config, text).unwrap();
+        self.coordinator = serve(&self.binaries, &config);
+        wait_until("the coordinator", LIMIT, async || {
+            let up = self.run(&self.path("admin"), &["get", "devices"]).status.success();
+            Ok(if up { Answer::Ready(()) } else { Answer::NotYet("not there".to_owned()) })
+        })
+        .await
+        .unwrap();
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -205,6 +220,12 @@ async fn operators_do_what_their_role_allows_and_others_nothing() {
     let refused = fleet.run(&viewer, &["rollout", "pause", "x"]);
     assert!(complaint(&refused).contains("this needs operator"), "{}", complaint(&refused));
 
+    assert_eq!(fleet.admin(&["operator", "revoke", "viewer"]).trim(), "operator/viewer revoked");
+    let refused = fleet.run(&viewer, &["get", "devices"]);
+    assert!(complaint(&refused).contains("viewer's certificates were revoked"), "{}", complaint(&refused));
+    let himself = fleet.run(&fleet.path("admin"), &["operator", "revoke", "admin"]);
+    assert!(complaint(&himself).contains("another admin can"), "{}", complaint(&himself));
+
     let other = Fleet::start("24h").await;
     let foreign = fleet.run(&other.path("admin"), &["get", "devices"]);
     assert!(complaint(&foreign).contains("invalid peer certificate"), "{}", complaint(&foreign));
@@ -219,7 +240,12 @@ async fn operators_do_what_their_role_allows_and_others_nothing() {
     assert!(!plain.unwrap().status.success());
     // What is no handshake harms nobody.
     fleet.coordinator.ensure_running().unwrap();
-    fleet.admin(&["get", "devices"]);
+    fleet.restart().await;
+    assert!(!fleet.run(&viewer, &["get", "devices"]).status.success(), "it was forgotten");
+    assert_eq!(fleet.admin(&["operator", "reinstate", "viewer"]).trim(), "operator/viewer reinstated");
+    assert!(fleet.run(&viewer, &["get", "devices"]).status.success());
+    let log = fleet.admin(&["history", "operator/viewer"]);
+    assert!(log.contains("admin  revoke") && log.contains("admin  reinstate"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -231,17 +257,7 @@ async fn a_banned_device_is_out_at_once_and_stays_out_over_a_restart() {
     assert_eq!(fleet.admin(&["device", "ban", "gw-1"]).trim(), "device/gw-1 banned");
     fleet.status("gw-1", "Offline").await;
     logs(&agent, "device gw-1 is banned").await;
-    fleet.coordinator.kill9().unwrap();
-    let config = fleet.path("coordinator.toml");
-    let text = fs::read_to_string(&config).unwrap().replace("127.0.0.1:0", &fleet.address);
-    fs::write(&config, text).unwrap();
-    fleet.coordinator = serve(&fleet.binaries, &config);
-    wait_until("the coordinator", LIMIT, async || {
-        let up = fleet.run(&fleet.path("admin"), &["get", "devices"]).status.success();
-        Ok(if up { Answer::Ready(()) } else { Answer::NotYet("not there".to_owned()) })
-    })
-    .await
-    .unwrap();
+    fleet.restart().await;
     drop(agent);
     let agent = fleet.agent("gw-1", "one", None);
     logs(&agent, "device gw-1 is banned").await;

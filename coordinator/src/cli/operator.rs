@@ -1,4 +1,5 @@
-//! `reconvene operator`: certificates for people, made on the coordinator's host by whoever may read its state.
+//! `reconvene operator`: certificates for people, made on the coordinator's host by whoever may read its state, and taken back
+//! from anywhere.
 
 use std::fs;
 use std::io;
@@ -9,9 +10,10 @@ use coordinator::Config;
 use coordinator::causes::chain;
 use coordinator::identity::Role;
 use coordinator::identity::authority::{Authority, Credentials};
-use proto::DeviceId;
+use proto::{DeviceId, v1};
 
 use super::Context;
+use super::connect::soon;
 use super::error::CliError;
 
 /// What to do about operators.
@@ -19,6 +21,7 @@ use super::error::CliError;
 #[command(after_help = "\
 Examples:
   reconvene operator create alice --role admin --out alice
+  reconvene operator revoke bob
   reconvene --server https://fleet.example.org:7370 --identity alice get devices")]
 pub(crate) struct OperatorArgs {
     #[command(subcommand)]
@@ -30,6 +33,18 @@ enum OperatorVerb {
     /// Make a certificate, on the coordinator's host
     #[command(after_help = "Example:\n  reconvene operator create alice --role admin --out alice")]
     Create(CreateArgs),
+    /// Have all certificates of that name refused, at once
+    #[command(after_help = "Example:\n  reconvene operator revoke alice")]
+    Revoke(Target),
+    /// Let them count again
+    #[command(after_help = "Example:\n  reconvene operator reinstate alice")]
+    Reinstate(Target),
+}
+
+#[derive(Debug, clap::Args)]
+struct Target {
+    /// The operator's name
+    name: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -47,8 +62,20 @@ struct CreateArgs {
     out: PathBuf,
 }
 
-pub(crate) fn run(args: &OperatorArgs, context: &Context) -> Result<(), CliError> {
-    let OperatorVerb::Create(args) = &args.verb;
+pub(crate) async fn run(args: &OperatorArgs, context: &Context) -> Result<(), CliError> {
+    let (verb, Target { name }) = match &args.verb {
+        OperatorVerb::Create(args) => return create(args, context),
+        OperatorVerb::Revoke(target) => ("revoke", target),
+        OperatorVerb::Reinstate(target) => ("reinstate", target),
+    };
+    let mut client = context.server.connect().await?;
+    let request = v1::ControlOperatorRequest { name: name.clone(), verb: verb.to_owned() };
+    let reply = client.control_operator(soon(request)).await;
+    let reply = reply.map_err(|status| context.server.refusal(status))?;
+    context.terminal.data(&format!("operator/{name} {}", reply.into_inner().result))
+}
+
+fn create(args: &CreateArgs, context: &Context) -> Result<(), CliError> {
     let name: DeviceId =
         args.name.parse().map_err(|invalid: proto::Invalid| CliError::Usage(invalid.problem))?;
     let config = Config::read(&args.config).map_err(CliError::Config)?;

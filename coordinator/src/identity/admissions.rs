@@ -1,13 +1,13 @@
-//! Who may call, in memory: every call of a device is held against it. The store has the same, for the next start.
+//! Who may call, in memory: every call is held against it. The store has the same, for the next start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use proto::{DeviceId, Digest};
 
-use crate::store::IdentityRecord;
+use crate::store::{IdentityRecord, OperatorRecord};
 
-/// Keys that were confirmed, and devices that are kept out; clones share them.
+/// Keys that were confirmed, and devices and operators that are kept out; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Admissions(Arc<RwLock<Known>>);
 
@@ -15,14 +15,18 @@ pub struct Admissions(Arc<RwLock<Known>>);
 struct Known {
     confirmed: BTreeMap<DeviceId, Digest>,
     banned: BTreeSet<DeviceId>,
+    revoked: BTreeSet<DeviceId>,
 }
 
 impl Admissions {
     /// As the store has them.
-    pub fn of(identities: &[IdentityRecord]) -> Self {
+    pub fn of(identities: &[IdentityRecord], operators: &[OperatorRecord]) -> Self {
         let admissions = Self::default();
         for identity in identities {
             admissions.note(identity);
+        }
+        for operator in operators {
+            admissions.note_operator(operator);
         }
         admissions
     }
@@ -39,6 +43,21 @@ impl Admissions {
         } else {
             known.banned.remove(&identity.device);
         }
+    }
+
+    /// What is known of an operator now.
+    pub fn note_operator(&self, operator: &OperatorRecord) {
+        let mut known = self.write();
+        if operator.revoked {
+            known.revoked.insert(operator.name.clone());
+        } else {
+            known.revoked.remove(&operator.name);
+        }
+    }
+
+    /// Whether an operator's certificates were taken back.
+    pub fn is_revoked(&self, operator: &DeviceId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).revoked.contains(operator)
     }
 
     /// Whether a device is kept out.

@@ -9,7 +9,7 @@ use super::status;
 use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::identity::secret;
-use crate::store::TokenRecord;
+use crate::store::{OperatorRecord, TokenRecord};
 
 /// A token lasts at most so long.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
@@ -98,6 +98,25 @@ pub(super) async fn control_device(core: &Core, name: &str, verb: &str) -> Resul
         core.fleet.close(&device);
     }
     core.poke.poke();
+    Ok(result)
+}
+
+/// Takes an operator's certificates back, or lets them count again.
+pub(super) async fn control_operator(core: &Core, name: &str, verb: &str) -> Result<&'static str, Status> {
+    let name: DeviceId = name.parse().map_err(status::invalid)?;
+    let (result, revoked) = match verb {
+        "revoke" => ("revoked", true),
+        "reinstate" => ("reinstated", false),
+        other => {
+            return Err(Status::invalid_argument(format!(
+                "'{other}' is no verb; allowed: revoke, reinstate"
+            )));
+        }
+    };
+    let record = OperatorRecord { name, revoked };
+    let stored = record.clone();
+    core.store.call(move |store| store.put_operator(&stored)).await.map_err(status::store)?;
+    core.admissions.note_operator(&record);
     Ok(result)
 }
 

@@ -33,9 +33,14 @@ pub(crate) fn confirmed(admissions: &Admissions, request: Request<()>) -> Result
     }
 }
 
-/// Whether any operator calls.
-pub(crate) fn operator(request: Request<()>) -> Result<Request<()>, Status> {
+/// Whether any operator calls whose certificate was not taken back.
+pub(crate) fn operator(admissions: &Admissions, request: Request<()>) -> Result<Request<()>, Status> {
     match peer(&request) {
+        Peer::Operator { name, .. } if admissions.is_revoked(&name) => {
+            Err(Status::permission_denied(format!(
+                "operator {name}'s certificates were revoked; an admin's `reconvene operator reinstate {name}` undoes it"
+            )))
+        }
         Peer::Plain | Peer::Operator { .. } => Ok(request),
         Peer::Unknown | Peer::Device { .. } => Err(Status::unauthenticated(
             "this call is for operators, and needs an operator's certificate: `reconvene operator create` on the \

@@ -211,6 +211,22 @@ impl OperatorService for OperatorRpc {
         Ok(Response::new(v1::ControlDeviceResponse { result: result.to_owned() }))
     }
 
+    async fn control_operator(
+        &self,
+        request: Request<v1::ControlOperatorRequest>,
+    ) -> Reply<v1::ControlOperatorResponse> {
+        guard::allow(&request, Role::Admin)?;
+        let by = guard::caller(&request);
+        let v1::ControlOperatorRequest { name, verb } = request.into_inner();
+        if by == name && verb == "revoke" {
+            return Err(Status::failed_precondition("nobody revokes himself: another admin can"));
+        }
+        let result = access::control_operator(&self.core, &name, &verb).await?;
+        let event = Event::new(by, &verb, format!("operator/{name}"));
+        note::note(&self.core, event.changed("", result)).await?;
+        Ok(Response::new(v1::ControlOperatorResponse { result: result.to_owned() }))
+    }
+
     async fn control_rollout(
         &self,
         request: Request<v1::ControlRolloutRequest>,

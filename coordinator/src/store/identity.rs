@@ -45,6 +45,15 @@ pub struct IdentityRecord {
     pub enrolled_unix_ms: u64,
 }
 
+/// An operator whose certificates were taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorRecord {
+    /// Who.
+    pub name: DeviceId,
+    /// Whether certificates of that name are refused.
+    pub revoked: bool,
+}
+
 impl IdentityRecord {
     /// A device that is known by name alone.
     pub fn unknown(device: &DeviceId) -> Self {
@@ -73,5 +82,13 @@ impl Record for IdentityRecord {
     const SCHEMA: u8 = 1;
     fn key(&self) -> Vec<u8> {
         self.device.as_str().into()
+    }
+}
+
+impl Record for OperatorRecord {
+    const KIND: &'static str = "operator";
+    const SCHEMA: u8 = 1;
+    fn key(&self) -> Vec<u8> {
+        self.name.as_str().into()
     }
 }

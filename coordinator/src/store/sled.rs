@@ -13,7 +13,7 @@ use super::record::{Record, decode, encode, text};
 use super::{
     Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, AuditQuery, DatasetRecord, DeploymentPhase,
     DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, IdentityRecord, Insertion, ModelRecord,
-    Store, StoreError, TelemetryRecord, TokenRecord, audit, telemetry,
+    OperatorRecord, Store, StoreError, TelemetryRecord, TokenRecord, audit, telemetry,
 };
 use crate::audit::{AuditEntry, Event};
 use crate::manifest::DeploymentManifest;
@@ -34,6 +34,7 @@ pub struct SledStore {
     telemetry: Tree,
     tokens: Tree,
     identities: Tree,
+    operators: Tree,
     audit: Tree,
     disk: Disk,
 }
@@ -73,6 +74,7 @@ impl SledStore {
             telemetry: tree(TelemetryRecord::KIND)?,
             tokens: tree(TokenRecord::KIND)?,
             identities: tree(IdentityRecord::KIND)?,
+            operators: tree(OperatorRecord::KIND)?,
             audit: tree(AuditEntry::KIND)?,
             disk: Disk {
                 db,
@@ -399,6 +401,14 @@ impl Store for SledStore {
             Ok(()) => Insertion::Stored,
             Err(_) => Insertion::AlreadyStored,
         })
+    }
+
+    fn put_operator(&self, record: &OperatorRecord) -> Result<(), StoreError> {
+        self.swap(&self.operators, &record.key(), &mut |_| Ok(record.clone())).map(drop)
+    }
+
+    fn operators(&self) -> Result<Vec<OperatorRecord>, StoreError> {
+        list(&self.operators, &[])
     }
 
     fn append_audit(&self, event: &Event, now_unix_ms: u64) -> Result<AuditEntry, StoreError> {

@@ -253,6 +253,14 @@ impl OperatorService for Service {
         }
     }
 
+    async fn control_operator(
+        &self,
+        request: Request<v1::ControlOperatorRequest>,
+    ) -> Result<Response<v1::ControlOperatorResponse>, Status> {
+        let v1::ControlOperatorRequest { name, verb } = request.into_inner();
+        Ok(Response::new(v1::ControlOperatorResponse { result: format!("{verb}d {name}") }))
+    }
+
     async fn control_rollout(
         &self,
         request: Request<v1::ControlRolloutRequest>,
