@@ -11,6 +11,7 @@ mod dataset;
 mod describe;
 mod destination;
 mod device;
+mod diff;
 mod error;
 mod figures;
 mod follow;
@@ -89,11 +90,13 @@ enum Verb {
     Describe(describe::DescribeArgs),
     /// Create or change a deployment
     Apply(apply::ApplyArgs),
+    /// Tell what applying a manifest would change
+    Diff(diff::DiffArgs),
     /// Tell what each device would get from a deployment, and why
     Plan(plan::PlanArgs),
     /// Follow a deployment until it has ended
     Watch(watch::WatchArgs),
-    /// Pause, resume, abort, retry or undo a rollout
+    /// Pause, resume, approve, abort, retry or undo a rollout
     Rollout(rollout::RolloutArgs),
     /// Tell what became of a device, a deployment or another thing
     History(audit::HistoryArgs),
@@ -149,6 +152,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Get(args) => get::run(args, &context).await,
         Verb::Describe(args) => describe::run(args, &context).await,
         Verb::Apply(args) => apply::run(args, &context).await,
+        Verb::Diff(args) => diff::run(args, &context).await,
         Verb::Plan(args) => plan::run(args, &context).await,
         Verb::Watch(args) => watch::run(args, &context).await,
         Verb::Rollout(args) => rollout::run(args, &context).await,

@@ -170,3 +170,28 @@ fn an_operators_certificate_needs_an_authority() {
     assert!(line.contains("start the coordinator with encryption first"), "{line}");
     assert!(!out.exists());
 }
+
+#[test]
+fn a_manifest_is_compared_with_what_is_applied() {
+    let mut replies = fleet::replies();
+    let text = std::fs::read_to_string(example()).unwrap();
+    let deployment = &mut replies.deployments[0];
+    deployment.manifest =
+        text.replace("epochs: 10", "epochs: 20").replace("waves: [25, 100]", "waves: [100]");
+    deployment.devices[0].planned.as_mut().unwrap().params = 1000;
+    let fake = Fake::start(replies);
+    let diff = reconvene(&fake.url, &["diff", "-f", example().to_str().unwrap()]).data();
+    assert_snapshot!("diff", diff);
+    let dry = reconvene(&fake.url, &["apply", "--dry-run", "-f", example().to_str().unwrap()]).data();
+    assert_eq!(dry, diff);
+    // Comments and defaults that are written out change nothing.
+    let mut replies = fleet::replies();
+    replies.deployments[0].manifest = text
+        .lines()
+        .filter(|line| !line.trim().starts_with('#'))
+        .fold(String::new(), |all, line| all + line + "\n");
+    let fake = Fake::start(replies);
+    let same = reconvene(&fake.url, &["diff", "-f", example().to_str().unwrap()]).data();
+    assert!(same.starts_with("deployment/fashion-mnist is as it is applied"), "{same}");
+    assert!(fake.replies.applied.lock().unwrap().is_empty());
+}

@@ -1,0 +1,123 @@
+//! `reconvene diff` and `apply --dry-run`: what a manifest would change. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use coordinator::manifest::DeploymentManifest;
+use proto::v1;
+use similar::TextDiff;
+use tonic::Request;
+
+use super::Context;
+use super::error::CliError;
+use super::figures::{bytes, count, macs, ms};
+use super::manifest_file::{Checked, ManifestArg};
+use super::table::{Entry, Table};
+
+/// How long the first plan for a network may take: it is scored.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What to compare.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  reconvene diff -f fashion.yaml
+  git show main:fashion.yaml | reconvene diff -f -
+
+The first lines are the manifest's own differences, the table what each device would get instead of what it has.")]
+pub(crate) struct DiffArgs {
+    #[command(flatten)]
+    manifest: ManifestArg,
+}
+
+pub(crate) async fn run(args: &DiffArgs, context: &Context) -> Result<(), CliError> {
+    show(&args.manifest.read()?, context).await
+}
+
+/// Prints what would change.
+pub(crate) async fn show(checked: &Checked, context: &Context) -> Result<(), CliError> {
+    let name = &checked.manifest.metadata.name;
+    let known = context.list::<v1::Deployment>(name).await?;
+    let now = known.into_iter().find(|deployment| deployment.name == *name);
+    if let Some(now) = now.as_ref().filter(|now| now.phase != "Failed" && means_the_same(now, checked)) {
+        let generation = now.generation;
+        return context
+            .terminal
+            .data(&format!("deployment/{name} is as it is applied (generation {generation})"));
+    }
+    let mut client = context.server.connect().await?;
+    let mut request = Request::new(v1::PlanRequest { manifest: checked.text.clone() });
+    request.set_timeout(TIMEOUT);
+    let plan = client.plan(request).await.map_err(|status| context.server.refusal(status))?.into_inner();
+    let title = match &now {
+        None => format!("deployment/{name} would be created"),
+        Some(now) => {
+            format!("deployment/{name} would go from generation {} to {}", now.generation, now.generation + 1)
+        }
+    };
+    let before = now.as_ref().map_or("", |now| &now.manifest);
+    let differences = TextDiff::from_lines(before, &checked.text);
+    let differences = differences.unified_diff().header("applied", "given").to_string();
+    let devices = table(now.as_ref().map_or(&[], |now| &now.devices), &plan.devices);
+    let devices = if devices.is_empty() {
+        "no device matches".to_owned()
+    } else {
+        devices.render(context.terminal.colors)
+    };
+    context.terminal.data(&format!("{title}\n\n{differences}\n{devices}"))
+}
+
+fn means_the_same(now: &v1::Deployment, checked: &Checked) -> bool {
+    DeploymentManifest::read(&now.manifest).is_ok_and(|manifest| manifest == checked.manifest)
+}
+
+/// What each device has, and what it would get.
+fn table(now: &[v1::DeviceOutcome], then: &[v1::DeviceOutcome]) -> Table {
+    let mut devices: BTreeMap<&str, (Option<&v1::DeviceOutcome>, Option<&v1::DeviceOutcome>)> =
+        BTreeMap::new();
+    for outcome in now {
+        devices.entry(&outcome.device_id).or_default().0 = Some(outcome);
+    }
+    for outcome in then {
+        devices.entry(&outcome.device_id).or_default().1 = Some(outcome);
+    }
+    let mut table = Table::new(["DEVICE", "CHANGE", "PARAMS", "MACS", "SIZE", "EST-P95"]);
+    for (device, (now, then)) in devices {
+        let planned = |outcome: Option<&v1::DeviceOutcome>| outcome.and_then(|outcome| outcome.planned);
+        let (had, gets) = (planned(now), planned(then));
+        let p95 = |outcome: Option<&v1::DeviceOutcome>| outcome.and_then(|outcome| outcome.predicted_p95_ms);
+        table.row([
+            Entry::text(device),
+            Entry::text(change(now, then)),
+            step(had.map(|f| count(f.params)), gets.map(|f| count(f.params))),
+            step(had.map(|f| macs(f.macs)), gets.map(|f| macs(f.macs))),
+            step(had.map(|f| bytes(f.bytes)), gets.map(|f| bytes(f.bytes))),
+            step(p95(now).map(ms), p95(then).map(ms)),
+        ]);
+    }
+    table
+}
+
+/// What it means for the device.
+fn change(now: Option<&v1::DeviceOutcome>, then: Option<&v1::DeviceOutcome>) -> &'static str {
+    let Some(then) = then else { return "matches no more" };
+    match (then.state.as_str(), now.and_then(|now| now.planned), then.planned) {
+        ("NoFit", ..) => "no fit",
+        ("Waiting", ..) => "waits",
+        (_, None, Some(_)) => "new model",
+        (_, Some(had), Some(gets)) if gets.params < had.params => "smaller",
+        (_, Some(had), Some(gets)) if gets.params > had.params => "larger",
+        (_, Some(_), Some(_)) => "same size",
+        (_, _, None) => "unknown",
+    }
+}
+
+/// `a -> b`, or one of them where they are alike.
+fn step(now: Option<String>, then: Option<String>) -> Entry {
+    Entry::figure(match (now, then) {
+        (Some(now), Some(then)) if now == then => then,
+        (Some(now), Some(then)) => format!("{now} -> {then}"),
+        (Some(now), None) => format!("{now} -> -"),
+        (None, then) => then.unwrap_or_default(),
+    })
+}
