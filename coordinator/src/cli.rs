@@ -13,6 +13,7 @@ mod destination;
 mod device;
 mod diff;
 mod error;
+mod explain;
 mod figures;
 mod follow;
 mod get;
@@ -98,6 +99,8 @@ enum Verb {
     Watch(watch::WatchArgs),
     /// Pause, resume, approve, abort, retry or undo a rollout
     Rollout(rollout::RolloutArgs),
+    /// Tell in sentences why a device has what it has
+    Explain(explain::ExplainArgs),
     /// Tell what became of a device, a deployment or another thing
     History(audit::HistoryArgs),
     /// Look into the log of who did what, and check that it is whole
@@ -156,6 +159,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Plan(args) => plan::run(args, &context).await,
         Verb::Watch(args) => watch::run(args, &context).await,
         Verb::Rollout(args) => rollout::run(args, &context).await,
+        Verb::Explain(args) => explain::run(args, &context).await,
         Verb::History(args) => audit::history(args, &context).await,
         Verb::Audit(args) => audit::run(args, &context).await,
         Verb::Token(args) => token::run(args, &context).await,

@@ -79,3 +79,14 @@ fn colours_are_for_those_who_ask() {
     let painted = data(&["get", "devices", "--color", "always"]);
     assert!(painted.contains("\u{1b}[32mOnline\u{1b}[0m"), "{painted:?}");
 }
+
+#[test]
+fn a_device_is_explained_in_sentences() {
+    let fake = Fake::start(fleet::replies());
+    assert_snapshot!("explain_active", reconvene(&fake.url, &["explain", "device/cam-1"]).data());
+    assert_snapshot!("explain_no_fit", reconvene(&fake.url, &["explain", "device/hub-2"]).data());
+    let line = reconvene(&fake.url, &["explain", "device/cam-9"]).complaint(3);
+    assert_eq!(line, "device 'cam-9' not found; `reconvene get devices` lists them");
+    let line = reconvene(&fake.url, &["explain", "cam-1"]).stderr;
+    assert!(line.contains("write device/NAME, as in device/cam-7"), "{line}");
+}

@@ -1,0 +1,156 @@
+//! `reconvene explain`: why a device has what it has, in sentences.
+
+use coordinator::fitting::LATENCY_HEADROOM;
+use proto::v1;
+
+use super::Context;
+use super::error::CliError;
+use super::figures::{bytes, count, macs, ms, percent, short};
+use super::resource::only;
+
+/// What to explain.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  reconvene explain device/cam-7
+  reconvene history device/cam-7      when it came to that")]
+pub(crate) struct ExplainArgs {
+    /// device/NAME
+    #[arg(value_name = "device/NAME", value_parser = parse_device)]
+    device: String,
+}
+
+pub(crate) async fn run(args: &ExplainArgs, context: &Context) -> Result<(), CliError> {
+    let name = args.device.as_str();
+    let device = only(context.list::<v1::Device>(name).await?, name)?;
+    let telemetry = context.list::<v1::TelemetrySummary>(name).await?;
+    let deployments = context.list::<v1::Deployment>("").await?;
+    context.terminal.data(&explain(&device, &telemetry, &deployments))
+}
+
+fn parse_device(text: &str) -> Result<String, String> {
+    match text.strip_prefix("device/") {
+        Some(name) if !name.is_empty() => Ok(name.to_owned()),
+        _ => Err("write device/NAME, as in device/cam-7".to_owned()),
+    }
+}
+
+/// One figure of a model beside its ceiling.
+struct Use {
+    figure: &'static str,
+    text: String,
+    /// Of what the ceiling leaves to a plan, 1: all.
+    share: f64,
+}
+
+fn explain(
+    device: &v1::Device,
+    telemetry: &[v1::TelemetrySummary],
+    deployments: &[v1::Deployment],
+) -> String {
+    let mut text = means(device);
+    let mut is_given = false;
+    for deployment in deployments {
+        for outcome in deployment.devices.iter().filter(|outcome| outcome.device_id == device.id) {
+            is_given = true;
+            text += &format!("\n\n{}", given(deployment, outcome));
+            let measured = |summary: &&v1::TelemetrySummary| summary.digest == outcome.digest;
+            let newest = telemetry.iter().filter(measured).max_by_key(|summary| summary.generation);
+            if let Some(summary) = newest.filter(|summary| summary.count > 0) {
+                text += &format!("\n  {}", measured_sentence(outcome, summary));
+            }
+        }
+    }
+    if !is_given {
+        text += "\n\nNo deployment's selector matches its labels, or another deployment has it.";
+    }
+    text
+}
+
+/// What it is, by what it measured of itself.
+fn means(device: &v1::Device) -> String {
+    let v1::Device { id, status, class_id, arch, logical_cores, .. } = device;
+    let status = status.to_lowercase();
+    if class_id.is_empty() {
+        return format!(
+            "{id} is {status}. It has not timed its probes yet: nothing can be predicted for it."
+        );
+    }
+    let quota = device.cpu_quota_cores.map(|cores| format!(", {cores:.2} of them by quota"));
+    let memory = device.memory_limit_bytes.or(device.memory_total_bytes);
+    let memory = memory.map(|memory| format!(", {} of memory", bytes(memory)));
+    format!(
+        "{id} is {status}: {arch}, {logical_cores} cores{}{}. Its class is {class_id}; devices of a class share their models.",
+        quota.unwrap_or_default(),
+        memory.unwrap_or_default()
+    )
+}
+
+fn given(deployment: &v1::Deployment, outcome: &v1::DeviceOutcome) -> String {
+    let v1::DeviceOutcome { state, reason, .. } = outcome;
+    let head = format!("{} (generation {}): {state}. {reason}.", deployment.name, deployment.generation);
+    let Some(planned) = outcome.planned else { return head };
+    let accuracy =
+        outcome.test_accuracy.map(|share| format!(", right for {} of its test images", percent(share)));
+    let model = format!(
+        "Its model {} has {} parameters, {} MACs, {}{}.",
+        short(&outcome.digest),
+        count(planned.params),
+        macs(planned.macs),
+        bytes(planned.bytes),
+        accuracy.unwrap_or_default()
+    );
+    let mut uses = uses(outcome, &planned);
+    uses.sort_by(|a, b| b.share.total_cmp(&a.share));
+    let ceilings = match uses.first() {
+        None => "It has no ceiling: it gets the whole network.".to_owned(),
+        Some(fullest) => {
+            let all: Vec<_> = uses.iter().map(|used| used.text.as_str()).collect();
+            format!("Of its ceilings {} is the one that holds it back: {}.", fullest.figure, all.join("; "))
+        }
+    };
+    format!("{head}\n  {model}\n  {ceilings}")
+}
+
+fn uses(outcome: &v1::DeviceOutcome, planned: &v1::Footprint) -> Vec<Use> {
+    let Some(ceilings) = outcome.budget else { return Vec::new() };
+    let amount = |figure, used: u64, ceiling: Option<u64>, print: fn(u64) -> String| {
+        let ceiling = ceiling.filter(|&ceiling| ceiling > 0)?;
+        let text = format!("{figure} {} of {}", print(used), print(ceiling));
+        Some(Use { figure, text, share: used as f64 / ceiling as f64 })
+    };
+    let time = |figure, predicted: Option<f64>, ceiling: Option<f64>| {
+        let (predicted, ceiling) = predicted.zip(ceiling)?;
+        let text = format!("{figure} {} of {}, predicted", ms(predicted), ms(ceiling));
+        Some(Use { figure, text, share: predicted / (ceiling * (1.0 - LATENCY_HEADROOM)) })
+    };
+    let uses = [
+        amount("params", planned.params, ceilings.params, count),
+        amount("macs", planned.macs, ceilings.macs, macs),
+        amount("size", planned.bytes, ceilings.bytes, bytes),
+        amount("memory", planned.memory_bytes, ceilings.memory_bytes, bytes),
+        amount("activations", planned.activation_bytes, ceilings.activation_bytes, bytes),
+        time("p50", outcome.predicted_p50_ms, ceilings.latency_p50_ms),
+        time("p95", outcome.predicted_p95_ms, ceilings.latency_p95_ms),
+    ];
+    uses.into_iter().flatten().collect()
+}
+
+fn measured_sentence(outcome: &v1::DeviceOutcome, summary: &v1::TelemetrySummary) -> String {
+    let mut text = format!(
+        "It measured p95 {} over {} requests, {} failed",
+        ms(summary.p95_ms),
+        count(summary.count),
+        count(summary.errors)
+    );
+    if let Some(predicted) = outcome.predicted_p95_ms.filter(|&predicted| predicted > 0.0) {
+        let off = (summary.p95_ms / predicted - 1.0) * 100.0;
+        let side = if off < 0.0 { "under" } else { "over" };
+        text += &format!(": {:.0}% {side} what was predicted", off.abs());
+    }
+    if let Some(ceiling) = outcome.budget.and_then(|budget| budget.latency_p95_ms) {
+        let side = if summary.p95_ms <= ceiling { "within" } else { "over" };
+        text += &format!(", {side} its ceiling");
+    }
+    text + "."
+}
