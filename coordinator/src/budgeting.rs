@@ -38,7 +38,7 @@ pub enum BudgetError {
     DenseLatencyUnknown,
 }
 
-/// The budget of a device: the first of `rules` whose selector matches `labels`, and half of its memory.
+/// The budget of a device: the first of `rules` whose selector matches, and half of its memory.
 pub fn budget(
     profile: &HardwareProfile,
     labels: &BTreeMap<String, String>,
@@ -47,7 +47,7 @@ pub fn budget(
 ) -> Result<Budget, BudgetError> {
     let device_memory =
         class::usable_memory(profile).map(|bytes| coarse((bytes as f64 * MEMORY_SHARE).floor()) as u64);
-    let Some(rule) = rules.iter().find(|rule| matches(&rule.selector, labels)) else {
+    let Some(rule) = rules.iter().find(|rule| rule.selector.matches(labels, Some(profile))) else {
         return Ok(Budget { memory_bytes: device_memory, ..Budget::default() });
     };
     let rule_memory = rule.memory.map(|limit| limit.resolve(ByteSize(dense.cost.memory_bytes)).0);
@@ -68,11 +68,6 @@ pub fn budget(
             .map(|limit| latency(limit, dense, |dense| dense.p95_ms))
             .transpose()?,
     })
-}
-
-/// Whether `labels` hold everything that `selector` asks for. An empty selector asks for nothing.
-pub fn matches(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
-    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 fn latency(

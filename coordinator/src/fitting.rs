@@ -136,9 +136,13 @@ pub struct Precedent {
     pub plan: PrunePlan,
 }
 
-/// The place of the budget rule for a device with these labels; `None` where no rule is for it.
-pub fn rule(spec: &DeploymentSpec, labels: &BTreeMap<String, String>) -> Option<usize> {
-    spec.budgets.iter().position(|rule| budgeting::matches(&rule.selector, labels))
+/// The place of the budget rule for a device with these labels and this profile; `None` where no rule is for it.
+pub fn rule(
+    spec: &DeploymentSpec,
+    labels: &BTreeMap<String, String>,
+    profile: Option<&HardwareProfile>,
+) -> Option<usize> {
+    spec.budgets.iter().position(|rule| rule.selector.matches(labels, profile))
 }
 
 struct Member<'a> {
@@ -163,7 +167,7 @@ pub fn fit(
         let class = candidate.class.clone();
         match member(subject, probes, &spec.budgets, candidate, corrections) {
             Ok(member) => {
-                let rule = rule(spec, &candidate.labels);
+                let rule = rule(spec, &candidate.labels, Some(&candidate.profile));
                 let alike = precedents.iter().filter(|p| p.class == class.id() && p.rule == rule);
                 match alike.filter_map(|p| follow(subject, &member, &p.plan)).next() {
                     Some(verdict) => {

@@ -6,10 +6,9 @@ mod guard;
 mod place;
 mod probation;
 mod read;
+mod selector;
 mod trainer;
 mod usual;
-
-use std::collections::BTreeMap;
 
 use proto::ByteSize;
 use pruner_core::plan::{Coupled, WidthPolicy};
@@ -26,6 +25,7 @@ pub use place::Place;
 pub use probation::{ProbationSpec, Span};
 pub use pruner_core::dataset::Format as DatasetFormat;
 pub use read::ManifestError;
+pub use selector::{Field, Selector};
 pub use trainer::TrainerKind;
 
 use crate::limit::{Count, Limit, Millis};
@@ -62,9 +62,9 @@ pub struct Metadata {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DeploymentSpec<D = DatasetSpec> {
-    /// Which devices: all of these labels. Empty: every device.
+    /// Which devices: by labels and what they measured. Empty: every device.
     #[serde(default)]
-    pub selector: BTreeMap<String, String>,
+    pub selector: Selector,
     /// The dense network.
     pub network: String,
     /// What it learns.
@@ -161,9 +161,9 @@ pub struct TrainingSpec {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct BudgetRule {
-    /// All of these labels. Empty: every device.
+    /// For which devices. Empty: for every device.
     #[serde(default)]
-    pub selector: BTreeMap<String, String>,
+    pub selector: Selector,
     /// Parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<Limit<Count>>,

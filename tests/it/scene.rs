@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use coordinator::manifest::{
     BudgetRule, DatasetFormat, DatasetSpec, DeploymentManifest, DeploymentSpec, Metadata, PruningSpec,
-    RolloutSpec, TrainingSpec,
+    RolloutSpec, Selector, TrainingSpec,
 };
 use fleet_tests::agent::{AgentMeans, AgentProcess};
 use fleet_tests::binaries::Binaries;
@@ -133,7 +133,7 @@ fn manifest(dataset: &Path, budgets: Vec<BudgetRule>) -> DeploymentManifest {
         kind: "Deployment".to_owned(),
         metadata: Metadata { name: DEPLOYMENT.to_owned() },
         spec: DeploymentSpec {
-            selector: BTreeMap::new(),
+            selector: Selector::default(),
             network: "resnet20".to_owned(),
             dataset: DatasetSpec { format: DatasetFormat::Idx, path: dataset.to_owned(), test_share: None },
             pruning: PruningSpec { rounds: 10, ..PruningSpec::default() },
@@ -147,7 +147,7 @@ fn manifest(dataset: &Path, budgets: Vec<BudgetRule>) -> DeploymentManifest {
 /// A ceiling on one device's parameters, as an operator writes it.
 pub(crate) fn params(device: &str, limit: &str) -> BudgetRule {
     BudgetRule {
-        selector: BTreeMap::from([("device".to_owned(), device.to_owned())]),
+        selector: BTreeMap::from([("device".to_owned(), device.to_owned())]).into(),
         params: Some(limit.parse().unwrap()),
         ..BudgetRule::default()
     }

@@ -1,7 +1,5 @@
 //! What the values of a manifest may be, beyond their types. Owns the rules and their wording; never sees the text.
 
-use std::collections::BTreeMap;
-
 use proto::{ByteSize, DeviceId};
 use pruner_core::plan::WidthPolicy;
 
@@ -15,7 +13,6 @@ use super::{
 pub(super) fn problem(manifest: &DeploymentManifest<DatasetFields>) -> Option<(String, String)> {
     let spec = &manifest.spec;
     header(manifest)
-        .or_else(|| selector("spec.selector", &spec.selector))
         .or_else(|| network(&spec.network))
         .or_else(|| dataset(&spec.dataset))
         .or_else(|| pruning(&spec.pruning))
@@ -43,10 +40,6 @@ fn header(manifest: &DeploymentManifest<DatasetFields>) -> Problem {
             format!("'{name}' is not 1 to 63 of a-z 0-9 - . with a letter or digit at both ends")
         })
     })
-}
-
-fn selector(field: &str, labels: &BTreeMap<String, String>) -> Problem {
-    refuse_if(labels.keys().any(String::is_empty), field, || "has a label without a name".into())
 }
 
 fn network(name: &str) -> Problem {
@@ -123,8 +116,7 @@ fn budgets(rules: &[BudgetRule]) -> Problem {
     rules.iter().enumerate().find_map(|(index, rule)| {
         let field = |name: &str| format!("spec.budgets.{index}.{name}");
         let nothing = |limit: Option<Limit<ByteSize>>| limit == Some(Limit::Absolute(ByteSize(0)));
-        selector(&field("selector"), &rule.selector)
-            .or_else(|| refuse_if(nothing(rule.size), &field("size"), || "must be above 0".into()))
+        refuse_if(nothing(rule.size), &field("size"), || "must be above 0".into())
             .or_else(|| refuse_if(nothing(rule.memory), &field("memory"), || "must be above 0".into()))
             .or_else(|| {
                 refuse_if(nothing(rule.activations), &field("activations"), || "must be above 0".into())
@@ -135,10 +127,7 @@ fn budgets(rules: &[BudgetRule]) -> Problem {
 
 /// A rule that can never be a device's first match would starve silently, so it is refused.
 fn unreachable_rule(earlier: &[BudgetRule], rule: &BudgetRule, index: usize) -> Problem {
-    let covers = |other: &BudgetRule| {
-        other.selector.iter().all(|(name, value)| rule.selector.get(name) == Some(value))
-    };
-    let first = earlier.iter().position(covers)?;
+    let first = earlier.iter().position(|other| other.selector.covers(&rule.selector))?;
     let problem = format!(
         "rule {} of the list never applies: rule {} already matches all of its devices; put the narrower one first",
         index + 1,

@@ -289,7 +289,7 @@ impl OperatorService for OperatorRpc {
         let spec = manifest.spec.clone();
         let (mut candidates, mut waiting) = (Vec::new(), Vec::new());
         for device in
-            devices.iter().filter(|device| crate::budgeting::matches(&spec.selector, &device.labels))
+            devices.iter().filter(|device| spec.selector.matches(&device.labels, device.profile.as_ref()))
         {
             match Candidate::of(device, &self.core.probes) {
                 Ok(candidate) => candidates.push(candidate),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use coordinator::limit::{Count, Limit, Millis};
 use coordinator::manifest::{
     BudgetRule, DatasetFormat, DatasetSpec, DeploymentManifest, DeploymentSpec, Metadata, PruningSpec,
-    RolloutSpec, TrainingSpec,
+    RolloutSpec, Selector, TrainingSpec,
 };
 use proto::ByteSize;
 
@@ -21,7 +21,7 @@ pub(super) fn dense(images: &Path, scale: Scale) -> DeploymentManifest {
         kind: "Deployment".to_owned(),
         metadata: Metadata { name: DEPLOYMENT.to_owned() },
         spec: DeploymentSpec {
-            selector: BTreeMap::new(),
+            selector: Selector::default(),
             network: "resnet20".to_owned(),
             dataset: DatasetSpec { format: DatasetFormat::Idx, path: images.to_owned(), test_share: None },
             pruning: PruningSpec::default(),
@@ -66,7 +66,7 @@ pub(super) fn fitted(dense: &DeploymentManifest, measured: &Generation) -> Resul
 /// A rule without ceilings for one device.
 fn rule(device: &str) -> BudgetRule {
     BudgetRule {
-        selector: BTreeMap::from([("device".to_owned(), device.to_owned())]),
+        selector: BTreeMap::from([("device".to_owned(), device.to_owned())]).into(),
         ..BudgetRule::default()
     }
 }

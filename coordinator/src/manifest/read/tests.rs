@@ -274,3 +274,19 @@ fn the_shipped_example_is_valid() {
     assert_eq!(manifest.metadata.name, "fashion-mnist");
     assert_eq!(manifest.spec.budgets.len(), 3);
 }
+
+#[test]
+fn devices_are_selected_by_what_they_are_too() {
+    let manifest = read(&format!("{MINIMAL}  selector: site=berlin,memory>=512Mi\n")).unwrap();
+    assert_eq!(manifest.spec.selector, "site=berlin,memory>=536870912".parse().unwrap());
+    assert_eq!(
+        refusal("  selector: site>berlin\n"),
+        "line 8, column 13: spec.selector: site has no order: only = and != are allowed; ordered are cores, threads, memory"
+    );
+    assert_eq!(
+        refusal("  budgets:\n    - { selector: memory<tiny, params: 10% }\n"),
+        "line 9, column 19: spec.budgets.0.selector: 'tiny' is no amount of memory; as in 4, or 512Mi"
+    );
+    let hidden = "  budgets:\n    - { selector: cores>=2, params: 25% }\n    - { selector: 'cores>=2,site=berlin', params: 10% }\n";
+    assert!(refusal(hidden).contains("rule 2 of the list never applies"), "{}", refusal(hidden));
+}

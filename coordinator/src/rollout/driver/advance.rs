@@ -7,7 +7,6 @@ use pruner_core::plan::PrunePlan;
 
 use super::judge::Judgements;
 use super::{Driver, Snapshot};
-use crate::budgeting::matches;
 use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::corrections::Corrections;
@@ -196,7 +195,7 @@ impl Next {
                 snapshot.derivations.iter().find(|record| Some(record.key) == outcome.derivation)?;
             Some(Precedent {
                 class: outcome.class.clone()?,
-                rule: fitting::rule(&self.record.manifest.spec, &device.labels),
+                rule: fitting::rule(&self.record.manifest.spec, &device.labels, device.profile.as_ref()),
                 plan: serde_json::from_value(derivation.plan.clone()).ok()?,
             })
         };
@@ -211,7 +210,10 @@ impl Next {
         probes: &ProbeSet,
     ) -> Vec<Candidate> {
         let spec = &self.record.manifest.spec;
-        let selected = snapshot.devices.iter().filter(|device| matches(&spec.selector, &device.labels));
+        let selected = snapshot
+            .devices
+            .iter()
+            .filter(|device| spec.selector.matches(&device.labels, device.profile.as_ref()));
         let (withheld, matched): (Vec<&DeviceRecord>, Vec<_>) =
             selected.partition(|device| owned.contains(&device.id));
         self.withheld = withheld.len();
