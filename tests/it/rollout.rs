@@ -76,5 +76,5 @@ async fn a_rollout_is_paused_resumed_undone_aborted_and_retried() {
     assert!(control(&scene, "pause").await.contains("rollout retry patterns"));
     assert_eq!(control(&scene, "retry").await, "retried 5");
     scene.settled(5).await;
-    assert!(control(&scene, "explode").await.contains("allowed: pause, resume, abort, retry, undo"));
+    assert!(control(&scene, "explode").await.contains("allowed: pause, resume, approve, abort, retry, undo"));
 }
