@@ -29,10 +29,22 @@ impl Event {
         Self { actor: actor.into(), action: action.to_owned(), subject: subject.into(), before, after }
     }
 
-    /// The same, with what the subject was and what it became.
+    /// The same, with what the subject was and what it became; of each the first [`LONGEST`] bytes.
     pub fn changed(self, before: impl Into<String>, after: impl Into<String>) -> Self {
-        Self { before: before.into(), after: after.into(), ..self }
+        Self { before: cut(before.into()), after: cut(after.into()), ..self }
     }
+}
+
+/// A device or an operator cannot make the log too large to be read.
+const LONGEST: usize = 8 << 10;
+
+fn cut(mut text: String) -> String {
+    let whole = text.len();
+    if whole > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text += &format!("... ({whole} bytes)");
+    }
+    text
 }
 
 /// An event in its place.
@@ -211,6 +223,12 @@ mod tests {
         let end = log.pop().unwrap();
         let noted = Head { sequence: end.sequence, digest: end.digest };
         assert_eq!(verify(&log, Some(noted)), Err(Flaw::Head(4)), "a cut end is seen by who noted the head");
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        let long = Event::new("x", "fail", "device/gw-1").changed("", "\u{fc}".repeat(LONGEST));
+        assert!(long.after.len() < LONGEST + 32 && long.after.ends_with("\u{fc}... (16384 bytes)"));
     }
 
     #[test]

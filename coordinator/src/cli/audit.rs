@@ -42,7 +42,7 @@ enum AuditVerb {
 #[derive(Debug, clap::Args)]
 struct TailArgs {
     /// How many
-    #[arg(short = 'n', long, default_value_t = 20)]
+    #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     lines: u32,
     /// Only those about this, as in device/cam-7
     #[arg(long, value_name = "KIND/NAME", default_value = "")]
@@ -73,7 +73,7 @@ pub(crate) struct HistoryArgs {
     #[arg(value_name = "KIND/NAME", value_parser = parse_subject)]
     subject: String,
     /// The last so many entries
-    #[arg(short = 'n', long, default_value_t = 100)]
+    #[arg(short = 'n', long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     lines: u32,
     /// table, json
     #[arg(short, long, value_enum, hide_possible_values = true, default_value = "table")]
@@ -110,7 +110,7 @@ pub(crate) async fn history(args: &HistoryArgs, context: &Context) -> Result<(),
 }
 
 async fn show(context: &Context, subject: &str, last: u32, output: ReportFormat) -> Result<(), CliError> {
-    let request = v1::ListAuditRequest { subject: subject.to_owned(), after: 0, last: last.max(1) };
+    let request = v1::ListAuditRequest { subject: subject.to_owned(), after: 0, last };
     let entries = ask(context, request).await?;
     if entries.is_empty() {
         let about = if subject.is_empty() { String::new() } else { format!(" about {subject}") };

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use coordinator::Config;
+use coordinator::audit::COORDINATOR;
 use coordinator::causes::chain;
 use coordinator::identity::Role;
 use coordinator::identity::authority::{Authority, Credentials};
@@ -78,6 +79,11 @@ pub(crate) async fn run(args: &OperatorArgs, context: &Context) -> Result<(), Cl
 fn create(args: &CreateArgs, context: &Context) -> Result<(), CliError> {
     let name: DeviceId =
         args.name.parse().map_err(|invalid: proto::Invalid| CliError::Usage(invalid.problem))?;
+    if args.name == COORDINATOR {
+        return Err(CliError::Usage(format!(
+            "'{COORDINATOR}' is what the audit log calls the coordinator itself"
+        )));
+    }
     let config = Config::read(&args.config).map_err(CliError::Config)?;
     let failed = |error| CliError::Failed(chain(&error));
     let folder = coordinator::app::authority_folder(&config.state_dir);

@@ -151,7 +151,8 @@ impl Selector {
             &Requirement::Label { ref name, is: true, ref value } => Some((name.as_str(), value.as_str())),
             _ => None,
         };
-        self.0.iter().map(label).collect()
+        let labels: BTreeMap<&str, &str> = self.0.iter().map(label).collect::<Option<_>>()?;
+        (labels.len() == self.0.len()).then_some(labels) // a label that is asked for twice stays so
     }
 }
 
@@ -286,6 +287,7 @@ mod tests {
         for (text, expected) in [
             ("", true),
             ("site=berlin", true),
+            ("site=berlin,site=paris", false),
             ("site==berlin, tier = small", true),
             ("site=paris", false),
             ("site!=paris", true),
@@ -334,7 +336,7 @@ mod tests {
         assert_eq!(as_json("site=berlin"), r#"{"site":"berlin"}"#);
         assert_eq!(as_json(""), "{}");
         assert_eq!(as_json("memory>=512Mi,site=berlin"), r#""memory>=536870912,site=berlin""#);
-        for text in [r#"{"site":"berlin"}"#, r#""site=berlin,arch!=x86_64""#, "{}"] {
+        for text in [r#"{"site":"berlin"}"#, r#""site=berlin,arch!=x86_64""#, r#""site=a,site=b""#, "{}"] {
             let selector: Selector = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&selector).unwrap(), text);
         }

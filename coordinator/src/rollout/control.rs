@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
     use crate::manifest::DeploymentManifest;
-    use crate::store::{Before, OutcomeRecord};
+    use crate::store::{Before, Outcome, OutcomeRecord};
 
     const TEXT: &str = "
 apiVersion: reconvene/v1
@@ -198,7 +198,10 @@ spec:
         let mut record = record(DeploymentPhase::RollingOut, false);
         assert!(Verb::Approve.on(&record).unwrap_err().contains("nothing to judge"));
         let device: DeviceId = "gw-1".parse().unwrap();
-        record.outcomes.insert(device, OutcomeRecord { wave: Some(1), ..OutcomeRecord::waiting("") });
+        record.outcomes.insert(
+            device,
+            OutcomeRecord { wave: Some(1), state: Outcome::Fitted, ..OutcomeRecord::waiting("") },
+        );
         assert_eq!(Verb::Approve.on(&record), Ok(Control::Approve(2)));
         record.approved = 2;
         assert_eq!(Verb::Approve.on(&record), Ok(Control::Unchanged));

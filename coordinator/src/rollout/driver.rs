@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use proto::DeviceId;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -121,16 +122,30 @@ impl Driver {
         underway: &mut Underway,
         ended: &mpsc::Sender<Ended>,
     ) -> Result<Option<u64>, StoreError> {
-        let snapshot = self.core.store.call(Snapshot::read).await?;
         let fresh = self.core.fresh.take();
+        let done = self.round_with(&fresh, underway, ended).await;
+        if done.is_err() {
+            fresh.iter().for_each(|device| self.core.fresh.mark(device));
+        }
+        done
+    }
+
+    async fn round_with(
+        &self,
+        fresh: &BTreeSet<DeviceId>,
+        underway: &mut Underway,
+        ended: &mpsc::Sender<Ended>,
+    ) -> Result<Option<u64>, StoreError> {
+        let snapshot = self.core.store.call(Snapshot::read).await?;
         let mut owned = BTreeSet::new();
         let mut wanted = BTreeSet::new();
         let mut wake_unix_ms = None;
         for deployment in &snapshot.deployments {
-            let next =
-                self.advance(deployment, &snapshot, (&owned, &fresh), &mut underway.judgements).await?;
+            let next = self.advance(deployment, &snapshot, (&owned, fresh), &mut underway.judgements).await?;
             // One that failed lets go of its devices: another deployment may mend them.
-            if !matches!(next.record.phase, DeploymentPhase::Failed { .. }) {
+            let is_over =
+                matches!(next.record.phase, DeploymentPhase::Failed { .. }) && !next.record.undo_due;
+            if !is_over {
                 owned.extend(next.record.outcomes.keys().cloned());
             }
             wanted.extend(next.derivations.keys().copied());

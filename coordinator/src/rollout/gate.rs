@@ -2,10 +2,11 @@
 //!
 //! Each device's answers are held against its own past: its 95th percentile with the model before, and what the manifest
 //! allows on top. One answer in twenty may be later than that. The wave's late answers are added up, and the gate closes when
-//! they are more than chance makes of that share (`chance`). Failed requests are counted in the same way.
+//! they are more than chance makes of that share (`chance`), the past being a sample too. Failed requests are counted alike.
+//! A wave that passed is looked at again only when it has half as many requests more: each look is a chance to err.
 
 use crate::calibration::MIN_REQUESTS;
-use crate::chance::most;
+use crate::chance::{most, most_by_sample};
 use crate::histogram::LatencyTally;
 use crate::manifest::GateSpec;
 
@@ -42,11 +43,15 @@ pub enum Judgement {
     },
 }
 
+/// Requests, failed ones included.
+pub fn requests(wave: &[Measured]) -> u64 {
+    wave.iter().map(|device| device.after.count() + device.errors).sum()
+}
+
 /// Judges a wave by what its devices measured.
 pub fn judge(gate: &GateSpec, wave: &[Measured]) -> Judgement {
-    let answered: u64 = wave.iter().map(|device| device.after.count()).sum();
     let errors: u64 = wave.iter().map(|device| device.errors).sum();
-    let requests = answered + errors;
+    let requests = requests(wave);
     if requests < gate.min_requests {
         return Judgement::Short { requests, wanted: gate.min_requests };
     }
@@ -62,20 +67,21 @@ pub fn judge(gate: &GateSpec, wave: &[Measured]) -> Judgement {
 
 /// What is wrong with the latencies. Devices of whose past too little is known are left out.
 fn too_late(increase: f64, wave: &[Measured]) -> Option<String> {
-    let (mut late, mut answers) = (0, 0);
+    let (mut late, mut answers, mut known) = (0, 0, 0);
     let (mut worst, mut change) = (None, 0.0);
     for device in wave {
         let before = device.before.summary().filter(|before| before.count >= MIN_REQUESTS);
         let (Some(before), Some(after)) = (before, device.after.summary()) else { continue };
         late += device.after.above(before.p95_ms * (1.0 + increase / 100.0));
         answers += after.count;
+        known += before.count;
         if worst.is_none() || after.p95_ms / before.p95_ms > change {
             change = after.p95_ms / before.p95_ms;
             worst = Some((before.p95_ms, after.p95_ms));
         }
     }
     let (before, after) = worst?;
-    (late as f64 > most(answers, LATE)).then(|| {
+    (late as f64 > most_by_sample(answers, LATE, known)).then(|| {
         format!(
             "{late} of {answers} answers took over {increase} % more than the p95 of the model before, the gate allows 5 %; \
              at worst p95 {before:.3} -> {after:.3} ms, {:+.0} %",
@@ -129,13 +135,13 @@ mod tests {
 
     #[test]
     fn chance_closes_nothing() {
-        // 5 % of 1000 are 50, and 20.7 more are within chance.
+        // 5 % of 1000 are 50, and 29.2 more are within chance: the past is known by 1000 requests.
         let wave = |late: u64| {
             let after = tally(&[(1.0, 1000 - late), (2.0, late)]);
             [Measured { before: tally(&[(1.0, 1000)]), after, errors: 0 }]
         };
-        assert_eq!(judge(&GATE, &wave(70)), Judgement::Open);
-        closed(judge(&GATE, &wave(71)));
+        assert_eq!(judge(&GATE, &wave(79)), Judgement::Open);
+        closed(judge(&GATE, &wave(80)));
     }
 
     #[test]

@@ -88,7 +88,10 @@ pub fn next(rollout: &Rollout<'_>, now_unix_ms: u64) -> Step {
 /// Fills the open wave, and the next ones as long as nobody has to be waited for. Returns the open wave too.
 fn open_waves(rollout: &Rollout<'_>, survey: &Survey<'_>) -> (Vec<Placement>, u32) {
     let place = |device: &DeviceId, wave| Placement { device: device.clone(), wave };
-    let mut assign: Vec<_> = survey.untold.iter().map(|&(device, wave)| place(device, wave)).collect();
+    let mut free = rollout.max_concurrent.saturating_sub(survey.moving_count());
+    let mut assign: Vec<_> =
+        survey.untold.iter().take(free).map(|&(device, wave)| place(device, wave)).collect();
+    free -= assign.len();
     let last = rollout.wave_count() - 1;
     let mut wave = survey.reached.min(last);
     if survey.unanswered.is_some_and(|unanswered| unanswered < wave) {
@@ -98,7 +101,6 @@ fn open_waves(rollout: &Rollout<'_>, survey: &Survey<'_>) -> (Vec<Placement>, u3
     let mut blocked = survey.unanswered.is_some();
     let mut placed = survey.placed;
     let mut ready = survey.ready.iter();
-    let mut free = rollout.max_concurrent.saturating_sub(survey.moving_count() + assign.len());
     let may_leave = rollout.may_leave(survey.reached);
     let mut is_beyond = false;
     loop {

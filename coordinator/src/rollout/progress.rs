@@ -35,7 +35,9 @@ pub(crate) fn record(
             return;
         };
         // Reports come again after a reconnect; when it became active is when it first said so.
-        if !matches!((&outcome.state, &state), (Outcome::Active { .. }, Outcome::Active { .. })) {
+        let is_known = outcome.state == state
+            || matches!((&outcome.state, &state), (Outcome::Active { .. }, Outcome::Active { .. }));
+        if !is_known {
             outcome.state = state.clone();
             event = journal::reported(&order.deployment, device, outcome);
         }

@@ -64,12 +64,15 @@ impl OperatorService for OperatorRpc {
         request: Request<Streaming<v1::ImportWeightsRequest>>,
     ) -> Reply<v1::ImportWeightsResponse> {
         guard::allow(&request, Role::Operator)?;
-        let by = guard::caller(&request);
-        let imported = elsewhere::import(&self.core, request.into_inner()).await?;
-        let event = Event::new(by, "import-weights", format!("artifact/{}", imported.digest));
-        let accuracy = format!("test accuracy {:.4}", imported.test_accuracy);
-        note::note(&self.core, event.changed("", accuracy)).await?;
-        Ok(Response::new(imported))
+        let (core, by) = (self.core.clone(), guard::caller(&request));
+        self.to_the_end(async move {
+            let imported = elsewhere::import(&core, request.into_inner()).await?;
+            let event = Event::new(by, "import-weights", format!("artifact/{}", imported.digest));
+            let accuracy = format!("test accuracy {:.4}", imported.test_accuracy);
+            note::note(&core, event.changed("", accuracy)).await?;
+            Ok(imported)
+        })
+        .await
     }
 
     async fn list_devices(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeviceList> {
@@ -108,13 +111,17 @@ impl OperatorService for OperatorRpc {
 
     async fn add_dataset(&self, request: Request<v1::AddDatasetRequest>) -> Reply<v1::AddDatasetResponse> {
         guard::allow(&request, Role::Operator)?;
-        let by = guard::caller(&request);
-        let added = add::add(&self.core, request.into_inner()).await?;
-        if let (Some(dataset), false) = (&added.dataset, added.unchanged) {
-            let event = Event::new(by, "add", format!("dataset/{}", dataset.name));
-            note::note(&self.core, event.changed("", dataset.path.clone())).await?;
-        }
-        Ok(Response::new(added))
+        let (core, by) = (self.core.clone(), guard::caller(&request));
+        self.to_the_end(async move {
+            let added = add::add(&core, request.into_inner()).await?;
+            if let Some(dataset) = &added.dataset {
+                let event = Event::new(by, "add", format!("dataset/{}", dataset.name));
+                let was = if added.unchanged { dataset.path.clone() } else { String::new() };
+                note::note(&core, event.changed(was, dataset.path.clone())).await?;
+            }
+            Ok(added)
+        })
+        .await
     }
 
     async fn import_model(
@@ -122,13 +129,17 @@ impl OperatorService for OperatorRpc {
         request: Request<Streaming<v1::ImportModelRequest>>,
     ) -> Reply<v1::ImportModelResponse> {
         guard::allow(&request, Role::Operator)?;
-        let by = guard::caller(&request);
-        let imported = import::import(&self.core, request.into_inner()).await?;
-        if let (Some(model), false) = (&imported.model, imported.unchanged) {
-            let event = Event::new(by, "import", format!("model/{}", model.name));
-            note::note(&self.core, event.changed("", model.digest.clone())).await?;
-        }
-        Ok(Response::new(imported))
+        let (core, by) = (self.core.clone(), guard::caller(&request));
+        self.to_the_end(async move {
+            let imported = import::import(&core, request.into_inner()).await?;
+            if let Some(model) = &imported.model {
+                let event = Event::new(by, "import", format!("model/{}", model.name));
+                let was = if imported.unchanged { model.digest.clone() } else { String::new() };
+                note::note(&core, event.changed(was, model.digest.clone())).await?;
+            }
+            Ok(imported)
+        })
+        .await
     }
 
     async fn list_deployments(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeploymentList> {
@@ -170,19 +181,23 @@ impl OperatorService for OperatorRpc {
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Reply<v1::ApplyResponse> {
         guard::allow(&request, Role::Operator)?;
-        let by = guard::caller(&request);
-        Ok(Response::new(self.apply_text(request.into_inner().manifest, (by, "apply")).await?))
+        let (this, by) = (self.clone(), guard::caller(&request));
+        let text = request.into_inner().manifest;
+        self.to_the_end(async move { this.apply_text(text, (by, "apply")).await }).await
     }
 
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Reply<v1::CreateTokenResponse> {
         guard::allow(&request, Role::Admin)?;
-        let by = guard::caller(&request);
-        let created = access::create_token(&self.core, request.into_inner()).await?;
-        if let Some(v1::Token { id, uses, expires_unix_ms, .. }) = &created.token {
-            let made = format!("{uses} uses, until {expires_unix_ms} ms since 1970");
-            note::note(&self.core, Event::new(by, "create", format!("token/{id}")).changed("", made)).await?;
-        }
-        Ok(Response::new(created))
+        let (core, by) = (self.core.clone(), guard::caller(&request));
+        self.to_the_end(async move {
+            let created = access::create_token(&core, request.into_inner()).await?;
+            if let Some(v1::Token { id, uses, expires_unix_ms, .. }) = &created.token {
+                let made = format!("{uses} uses, until {expires_unix_ms} ms since 1970");
+                note::note(&core, Event::new(by, "create", format!("token/{id}")).changed("", made)).await?;
+            }
+            Ok(created)
+        })
+        .await
     }
 
     async fn list_tokens(&self, request: Request<v1::ListRequest>) -> Reply<v1::TokenList> {
@@ -192,10 +207,13 @@ impl OperatorService for OperatorRpc {
 
     async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Reply<v1::Token> {
         guard::allow(&request, Role::Admin)?;
-        let by = guard::caller(&request);
-        let token = access::revoke_token(&self.core, request.into_inner().id).await?;
-        note::note(&self.core, Event::new(by, "revoke", format!("token/{}", token.id))).await?;
-        Ok(Response::new(token))
+        let (core, by) = (self.core.clone(), guard::caller(&request));
+        self.to_the_end(async move {
+            let token = access::revoke_token(&core, request.into_inner().id).await?;
+            note::note(&core, Event::new(by, "revoke", format!("token/{}", token.id))).await?;
+            Ok(token)
+        })
+        .await
     }
 
     async fn control_device(
@@ -203,12 +221,15 @@ impl OperatorService for OperatorRpc {
         request: Request<v1::ControlDeviceRequest>,
     ) -> Reply<v1::ControlDeviceResponse> {
         guard::allow(&request, Role::Admin)?;
-        let by = guard::caller(&request);
-        let v1::ControlDeviceRequest { name, verb } = request.into_inner();
-        let result = access::control_device(&self.core, &name, &verb).await?;
-        let event = Event::new(by, &verb, format!("device/{name}"));
-        note::note(&self.core, event.changed("", result)).await?;
-        Ok(Response::new(v1::ControlDeviceResponse { result: result.to_owned() }))
+        let (core, by) = (self.core.clone(), guard::caller(&request));
+        self.to_the_end(async move {
+            let v1::ControlDeviceRequest { name, verb } = request.into_inner();
+            let result = access::control_device(&core, &name, &verb).await?;
+            let event = Event::new(by, &verb, format!("device/{name}"));
+            note::note(&core, event.changed("", result)).await?;
+            Ok(v1::ControlDeviceResponse { result: result.to_owned() })
+        })
+        .await
     }
 
     async fn control_operator(
@@ -221,10 +242,14 @@ impl OperatorService for OperatorRpc {
         if by == name && verb == "revoke" {
             return Err(Status::failed_precondition("nobody revokes himself: another admin can"));
         }
-        let result = access::control_operator(&self.core, &name, &verb).await?;
-        let event = Event::new(by, &verb, format!("operator/{name}"));
-        note::note(&self.core, event.changed("", result)).await?;
-        Ok(Response::new(v1::ControlOperatorResponse { result: result.to_owned() }))
+        let core = self.core.clone();
+        self.to_the_end(async move {
+            let result = access::control_operator(&core, &name, &verb).await?;
+            let event = Event::new(by, &verb, format!("operator/{name}"));
+            note::note(&core, event.changed("", result)).await?;
+            Ok(v1::ControlOperatorResponse { result: result.to_owned() })
+        })
+        .await
     }
 
     async fn control_rollout(
@@ -232,52 +257,9 @@ impl OperatorService for OperatorRpc {
         request: Request<v1::ControlRolloutRequest>,
     ) -> Reply<v1::ControlRolloutResponse> {
         guard::allow(&request, Role::Operator)?;
-        let by = guard::caller(&request);
-        let v1::ControlRolloutRequest { name, verb } = request.into_inner();
-        let verb: Verb = verb.parse().map_err(Status::invalid_argument)?;
-        let record = self.deployment(&name).await?;
-        let generation = record.generation;
-        let was = format!("generation {generation}: {}", record.message);
-        let control = verb.on(&record).map_err(Status::failed_precondition)?;
-        let (generation, result) = match control {
-            Control::Unchanged => (generation, "unchanged"),
-            Control::Apply(manifest) => {
-                (Generation(self.apply_text(manifest, (by.clone(), "retry")).await?.generation), "retried")
-            }
-            Control::Undo => {
-                let reason = "an operator undid it";
-                let undone = self
-                    .core
-                    .store
-                    .call(move |store| store.undo_deployment(&record.name, generation, reason, unix_ms()));
-                let undone = undone.await.map_err(status::store)?;
-                self.core.board.clear(&undone.name);
-                self.core.poke.poke();
-                (undone.generation, "undone")
-            }
-            Control::Approve(approved) => {
-                self.change(record, move |record| record.approved = approved).await?;
-                (generation, "approved")
-            }
-            Control::Pause(paused) => {
-                self.change(record, move |record| record.paused = paused).await?;
-                (generation, if paused { "paused" } else { "resumed" })
-            }
-            Control::Abort => {
-                let reason = "an operator aborted it".to_owned();
-                self.change(record, move |record| {
-                    record.message.clone_from(&reason);
-                    record.phase = DeploymentPhase::Failed { reason: reason.clone() };
-                })
-                .await?;
-                (generation, "aborted")
-            }
-        };
-        if verb != Verb::Retry && result != "unchanged" {
-            let event = Event::new(by, verb.name(), format!("deployment/{name}"));
-            note::note(&self.core, event.changed(was, format!("generation {generation}: {result}"))).await?;
-        }
-        Ok(Response::new(v1::ControlRolloutResponse { generation: generation.0, result: result.to_owned() }))
+        let (this, by) = (self.clone(), guard::caller(&request));
+        let request = request.into_inner();
+        self.to_the_end(async move { this.control(request, by).await }).await
     }
 
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Reply<v1::PlanResponse> {
@@ -339,6 +321,72 @@ fn requeue_failed(store: &dyn Store, blobs: &BlobStore, name: &str) -> Result<()
 }
 
 impl OperatorRpc {
+    /// Carries `work` to its end though the caller may hang up or lose patience: nothing changes without its entry in the
+    /// audit log.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Status>> + Send + 'static,
+    ) -> Reply<T> {
+        let done = self.core.tasks.spawn(work).await;
+        done.map_err(|_| Status::internal("the call hit a defect; the log says where"))?.map(Response::new)
+    }
+
+    async fn control(
+        &self,
+        request: v1::ControlRolloutRequest,
+        by: String,
+    ) -> Result<v1::ControlRolloutResponse, Status> {
+        let v1::ControlRolloutRequest { name, verb } = request;
+        let verb: Verb = verb.parse().map_err(Status::invalid_argument)?;
+        let record = self.deployment(&name).await?;
+        let generation = record.generation;
+        let was = format!("generation {generation}: {}", record.message);
+        let control = verb.on(&record).map_err(Status::failed_precondition)?;
+        let (generation, result) = match control {
+            Control::Unchanged => (generation, "unchanged"),
+            Control::Apply(manifest) => {
+                (Generation(self.apply_text(manifest, (by.clone(), "retry")).await?.generation), "retried")
+            }
+            Control::Undo => {
+                let reason = "an operator undid it";
+                let undone = self
+                    .core
+                    .store
+                    .call(move |store| store.undo_deployment(&record.name, generation, reason, unix_ms()));
+                let undone = undone.await.map_err(status::store)?;
+                self.core.board.clear(&undone.name);
+                self.core.poke.poke();
+                (undone.generation, "undone")
+            }
+            Control::Approve(approved) => {
+                self.change(record, move |record| record.approved = record.approved.max(approved)).await?;
+                (generation, "approved")
+            }
+            Control::Pause(paused) => {
+                self.change(record, move |record| record.paused = paused).await?;
+                (generation, if paused { "paused" } else { "resumed" })
+            }
+            Control::Abort => {
+                let reason = "an operator aborted it".to_owned();
+                self.change(record, move |record| {
+                    // It may have ended since it was looked at.
+                    if matches!(record.phase, DeploymentPhase::Complete | DeploymentPhase::Failed { .. }) {
+                        return;
+                    }
+                    record.message.clone_from(&reason);
+                    record.phase = DeploymentPhase::Failed { reason: reason.clone() };
+                })
+                .await?;
+                (generation, "aborted")
+            }
+        };
+        if verb != Verb::Retry {
+            let event = Event::new(by, verb.name(), format!("deployment/{name}"));
+            note::note(&self.core, event.changed(was, format!("generation {generation}: {result}"))).await?;
+        }
+        Ok(v1::ControlRolloutResponse { generation: generation.0, result: result.to_owned() })
+    }
+
     async fn apply_text(
         &self,
         text: String,
@@ -370,10 +418,11 @@ impl OperatorRpc {
         tracing::info!(deployment = name, %generation, result, "deployment applied");
         if result != "unchanged" {
             self.core.board.clear(&name);
-            let was = before.map(|before| format!("generation {before}")).unwrap_or_default();
-            let event = Event::new(by, action, format!("deployment/{name}"));
-            note::note(&self.core, event.changed(was, format!("generation {generation}\n{text}"))).await?;
         }
+        // Also where nothing changed: the entry of an earlier call may have been lost with the power.
+        let was = before.map(|before| format!("generation {before}")).unwrap_or_default();
+        let event = Event::new(by, action, format!("deployment/{name}"));
+        note::note(&self.core, event.changed(was, format!("generation {generation}\n{text}"))).await?;
         self.core.poke.poke();
         Ok(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() })
     }

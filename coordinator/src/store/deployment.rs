@@ -146,6 +146,14 @@ impl DeploymentRecord {
     /// The next generation, which gives each device what it had before this one.
     pub fn undone(&self, reason: String, now_unix_ms: u64) -> Option<Self> {
         let before = self.way_back()?;
+        let has_way = |id: &DeviceId| before.outcomes.get(id).is_some_and(|had| had.digest.is_some());
+        let told = self.outcomes.iter().filter(|(_, outcome)| outcome.wave.is_some());
+        let left: Vec<_> = told.map(|(id, _)| id).filter(|id| !has_way(id)).map(DeviceId::as_str).collect();
+        let reason = if left.is_empty() {
+            reason
+        } else {
+            format!("{reason}; had nothing to go back to: {}", left.join(", "))
+        };
         let had = before.outcomes.iter().filter(|(_, outcome)| outcome.digest.is_some());
         let again = |outcome: &OutcomeRecord| OutcomeRecord {
             state: Outcome::Fitted,
@@ -177,9 +185,12 @@ impl DeploymentRecord {
         self.outcomes.values().any(|outcome| outcome.wave.is_some())
     }
 
-    /// The wave that was told last, from 0.
+    /// The wave that was told last, from 0. Devices that count for nothing are not looked at.
     pub fn reached(&self) -> u32 {
-        self.outcomes.values().filter_map(|outcome| outcome.wave).max().unwrap_or(0)
+        let counts = |outcome: &&OutcomeRecord| {
+            !matches!(outcome.state, Outcome::NoFit { .. } | Outcome::Waiting { .. })
+        };
+        self.outcomes.values().filter(counts).filter_map(|outcome| outcome.wave).max().unwrap_or(0)
     }
 
     /// What a device's new model has to stand: the rules of the rollout, against the device's latency ceiling.

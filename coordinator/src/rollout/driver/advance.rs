@@ -138,6 +138,8 @@ impl Driver {
             let (id, mut outcome, derivation) = decided(&spec, fitting);
             if let Some(before) = next.record.outcomes.get(&id) {
                 (outcome.wave, outcome.breaches) = (before.wave, before.breaches.clone());
+                // What it serves meanwhile: what it can go back to.
+                outcome.digest = before.digest;
             }
             tracing::info!(deployment = next.record.name, device = %id, outcome = ?outcome.state, "fitted");
             if let Some((key, plan)) = derivation {
@@ -177,6 +179,7 @@ impl Driver {
         (next.record.phase, next.record.message) = phase(next, step.status);
         next.record.undo_due = matches!(next.record.phase, DeploymentPhase::Failed { .. })
             && next.record.manifest.spec.rollout.on_failure == OnFailure::Undo
+            && !next.record.was_complete
             && next.record.is_told()
             && next.record.way_back().is_some();
     }

@@ -52,7 +52,8 @@ impl Driver {
                     }
                     let had = store.assignment(&device)?;
                     let assignment = store.assign(&device, &order)?;
-                    if had.as_ref() != Some(&assignment) {
+                    let noted = present.and_then(|record| record.outcomes.get(&device)?.assignment);
+                    if noted != Some(assignment.generation) {
                         store.append_audit(&journal::assigned(had.as_ref(), &assignment, wave), unix_ms())?;
                     }
                     store.update_deployment(&name, generation, &mut |record| {
@@ -102,8 +103,9 @@ impl Driver {
         self.core
             .store
             .call(move |store| {
-                let events = journal::changes(&before, &after);
+                let mut events = Vec::new();
                 store.update_deployment(&before.name, before.generation, &mut |record| {
+                    let was = record.clone();
                     if record.phase == before.phase {
                         record.phase = after.phase.clone();
                         record.message = after.message.clone();
@@ -117,6 +119,7 @@ impl Driver {
                             record.outcomes.insert(id.clone(), outcome.clone());
                         }
                     }
+                    events = journal::changes(&was, record);
                 })?;
                 events.iter().try_for_each(|event| store.append_audit(event, unix_ms()).map(drop))
             })

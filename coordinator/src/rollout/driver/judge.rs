@@ -11,7 +11,16 @@ use crate::store::{DeploymentRecord, StoreError, TelemetryRecord};
 
 /// What was judged, by deployment: it holds until new telemetry comes, or another wave is told.
 #[derive(Default)]
-pub(super) struct Judgements(BTreeMap<String, (Generation, u32, Judgement)>);
+pub(super) struct Judgements(BTreeMap<String, Judged>);
+
+#[derive(Clone)]
+struct Judged {
+    generation: Generation,
+    wave: u32,
+    judgement: Judgement,
+    /// That it rests on.
+    requests: u64,
+}
 
 /// Whose intervals count, and as what.
 struct Served {
@@ -36,19 +45,31 @@ impl Driver {
         };
         let (generation, reached) = (record.generation, record.reached());
         let wave = wave(record, reached);
-        if let Some((known_generation, known_wave, known)) = judgements.0.get(&record.name)
-            && (*known_generation, *known_wave) == (generation, reached)
+        let known = judgements.0.get(&record.name).cloned();
+        let known = known.filter(|known| (known.generation, known.wave) == (generation, reached));
+        if let Some(known) = &known
             && !wave.iter().any(|served| fresh.contains(&served.device))
         {
-            return Ok(known.clone());
+            return Ok(known.judgement.clone());
         }
         let judged = self.core.store.call(move |store| {
             let measured = wave.iter().map(|served| Ok(served.measured(&store.telemetry(&served.device)?)));
-            Ok(gate::judge(&gate, &measured.collect::<Result<Vec<_>, StoreError>>()?))
+            let measured = measured.collect::<Result<Vec<_>, StoreError>>()?;
+            let requests = gate::requests(&measured);
+            // Each look is a chance to err: one that passed is looked at again when there is half as much more to see.
+            let is_early =
+                |known: &Judged| known.judgement == Judgement::Open && requests < known.requests * 3 / 2;
+            match known.filter(is_early) {
+                Some(known) => Ok(known),
+                None => {
+                    let judgement = gate::judge(&gate, &measured);
+                    Ok(Judged { generation, wave: reached, judgement, requests })
+                }
+            }
         });
         let judged = judged.await?;
-        judgements.0.insert(record.name.clone(), (generation, reached, judged.clone()));
-        Ok(judged)
+        judgements.0.insert(record.name.clone(), judged.clone());
+        Ok(judged.judgement)
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Driver, Ended, Underway};
+use crate::audit::{COORDINATOR, Event};
 use crate::blob::BlobStore;
 use crate::board::{JobId, Reporter};
 use crate::causes::chain;
@@ -97,9 +98,14 @@ impl Driver {
                                 let reason = "its network could not be scored".to_owned();
                                 outcome.state = Outcome::Failed { reason };
                             }
-                        })
+                        })?;
+                        let event = Event::new(COORDINATOR, "fail", format!("deployment/{name}"));
+                        let why = format!("generation {generation}: {reason}");
+                        store
+                            .append_audit(&event.changed(format!("generation {generation}"), why), unix_ms())
+                            .map(drop)
                     };
-                    note_failure(core.store.call(failed).await.map(drop));
+                    note_failure(core.store.call(failed).await);
                 }
             }
             let _ = ended.send(Ended::Scoring(key)).await; // nobody listens while stopping

@@ -234,7 +234,6 @@ impl Fleet {
     /// A step, and what the guards promise of it.
     fn guarded_step(&mut self) -> Result<Step, TestCaseError> {
         let (before, reached) = (self.clone(), self.reached());
-        let was_told = |device| before.devices[device].0.wave.is_some();
         let step = self.checked_step()?;
         let mut beyond: Vec<_> = step.assign.iter().map(|placement| placement.wave).collect();
         beyond.retain(|&wave| wave > reached);
@@ -249,7 +248,7 @@ impl Fleet {
         let is_moving = |(outcome, presence): &&(OutcomeRecord, Presence)| {
             matches!(outcome.state, Outcome::Assigned { .. }) && *presence != Presence::Offline
         };
-        if step.assign.iter().any(|placement| !was_told(&placement.device)) {
+        if !step.assign.is_empty() {
             let moving = self.devices.values().filter(is_moving).count();
             prop_assert!(moving <= self.max_concurrent, "{moving} at one time: {step:?}");
         }
