@@ -29,7 +29,7 @@ impl Event {
         Self { actor: actor.into(), action: action.to_owned(), subject: subject.into(), before, after }
     }
 
-    /// The same, with what the subject was and what it became; of each the first [`LONGEST`] bytes.
+    /// The same, with what the subject was and what it became; of each the first 8 KiB.
     pub fn changed(self, before: impl Into<String>, after: impl Into<String>) -> Self {
         Self { before: cut(before.into()), after: cut(after.into()), ..self }
     }
