@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use fleet_tests::binaries::Binaries;
 use fleet_tests::daemon::{Confinement, Daemon};
@@ -281,7 +281,16 @@ async fn certificates_are_renewed_in_an_open_session_and_after_they_have_expired
     assert_eq!(log.matches("no session; trying again").count(), 0, "no session was dropped for it: {log}");
     drop(agent);
     // Away for longer than its certificate lasts, and its token is used up: its key is enough.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    let certificate = fs::read(fleet.path("one").join("identity/certificate.json")).unwrap();
+    let certificate: serde_json::Value = serde_json::from_slice(&certificate).unwrap();
+    let [obtained, lifetime] =
+        ["obtained_unix_ms", "lifetime_ms"].map(|key| certificate[key].as_u64().unwrap());
+    wait_until("its certificate to expire", LIMIT, async || {
+        let left = Duration::from_millis(obtained + lifetime).checked_sub(UNIX_EPOCH.elapsed()?);
+        Ok(left.map_or(Answer::Ready(()), |left| Answer::NotYet(format!("{left:?}"))))
+    })
+    .await
+    .unwrap();
     let agent = fleet.agent("gw-1", "one", None);
     fleet.status("gw-1", "Online").await;
     logs(&agent, "certificate obtained").await;

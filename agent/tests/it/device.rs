@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::poll::within;
+
 /// A running agent.
 pub(crate) struct Device {
     pub(crate) api: SocketAddr,
@@ -83,12 +85,7 @@ impl Device {
 
     /// Waits until it serves some model.
     pub(crate) async fn ready(&self) {
-        let poll = async {
-            while self.get("/v2/health/ready").await.0 != 200 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), poll).await.expect("it serves");
+        within("it serves", async || (self.get("/v2/health/ready").await.0 == 200).then_some(())).await;
     }
 }
 

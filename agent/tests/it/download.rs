@@ -88,12 +88,11 @@ async fn a_killed_agent_goes_on_from_its_last_whole_piece() {
         let agent = Process::start(&config);
         let is_on_disk = || std::fs::metadata(&part).map_or(0, |found| found.len()) == whole;
         let stalls = || fake.offsets(artifact.digest).len() == index + 1 && is_on_disk();
-        crate::session::until("the download stalls", stalls).await;
+        crate::poll::until("the download stalls", stalls).await;
         drop(agent);
         expected.push(whole);
     }
     let _agent = Process::start(&config);
-    crate::session::until("it asks once more", || fake.offsets(artifact.digest).len() == expected.len())
-        .await;
+    crate::poll::until("it asks once more", || fake.offsets(artifact.digest).len() == expected.len()).await;
     assert_eq!(fake.offsets(artifact.digest), expected);
 }

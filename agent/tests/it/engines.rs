@@ -73,7 +73,7 @@ async fn the_fastest_engine_serves_also_after_a_restart() {
     // The library is gone: rten serves at once, and what was measured with it no longer holds.
     let device = Device::start(dir.path().to_owned(), fake.address).await;
     assert_eq!(engine(&device).await, "rten");
-    crate::session::until("engines are compared anew", || compared(dir.path()).keys().eq(["rten"])).await;
+    crate::poll::until("engines are compared anew", || compared(dir.path()).keys().eq(["rten"])).await;
     crate::session::answers_as(&device, &model, 2).await;
     device.stop().await;
 }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::device::{Device, call};
 use crate::fake::{Fake, File};
 use crate::model::Model;
+use crate::poll::within;
 
 /// A file or folder of the state directory, and a call on it.
 #[derive(Debug, Clone)]
@@ -157,18 +158,6 @@ impl Drop for Process {
             std::thread::yield_now();
         }
     }
-}
-
-async fn within<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let poll = async {
-        loop {
-            match look().await {
-                Some(found) => return found,
-                None => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), poll).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
 /// One device for each cell: it has `old` from generation 1, and is assigned `new` as generation 2.

@@ -7,6 +7,7 @@ mod engines;
 mod fake;
 mod kill_matrix;
 mod model;
+mod poll;
 mod probation;
 mod protocol;
 mod session;

@@ -8,7 +8,8 @@ use proto::{Generation, Probation};
 use crate::device::Device;
 use crate::fake::{Fake, File};
 use crate::model::Model;
-use crate::session::{answers_as, beats_with, ending, holding, request, until};
+use crate::poll::until;
+use crate::session::{answers_as, beats_with, ending, holding, request};
 
 /// Looked at every 50 ms.
 fn watched(assignment: Assignment, late_above_ms: Option<f64>, duration_ms: u32) -> Assignment {

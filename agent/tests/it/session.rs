@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::device::Device;
 use crate::fake::{Fake, File};
 use crate::model::Model;
+use crate::poll::until;
 
 fn whole(model: &Model) -> File {
     File::whole(&model.bytes)
@@ -68,15 +69,6 @@ fn images(interval: &LatencyInterval) -> u64 {
 
 fn stored_images(fake: &Fake) -> u64 {
     fake.stored().iter().map(|(_, interval)| images(interval)).sum()
-}
-
-pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let poll = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), poll).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
