@@ -52,4 +52,4 @@ echo "built; the binary says under qemu:"
 within "$root" "qemu-$qemu-static" -L "/usr/$gnu" "/target/$triple/release/reconvene-agent" --version
 install -D "$built/$triple/release/reconvene-agent" "$target/$triple/release/reconvene-agent"
 deploy/package.sh --no-build --target "$triple" --output "$target/debian/"
-ls -l "$target"/debian/*_"$architecture".deb
+stat -c '%s bytes  %n' "$target/$triple/release/reconvene-agent" "$target"/debian/*_"$architecture".deb

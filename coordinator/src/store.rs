@@ -182,8 +182,8 @@ pub trait Store: Send + Sync {
     /// All operators of whom something is known, by name.
     fn operators(&self) -> Result<Vec<OperatorRecord>, StoreError>;
 
-    /// Adds to the audit log.
-    fn append_audit(&self, event: &Event, now_unix_ms: u64) -> Result<AuditEntry, StoreError>;
+    /// Adds to the audit log, one after the other; on the disk together.
+    fn append_audit(&self, events: &[Event], now_unix_ms: u64) -> Result<(), StoreError>;
 
     /// Entries of the audit log, oldest first.
     fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;

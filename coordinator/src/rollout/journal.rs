@@ -15,7 +15,7 @@ pub(super) fn changes(before: &DeploymentRecord, after: &DeploymentRecord) -> Ve
 
 /// A device was told.
 pub(super) fn assigned(before: Option<&AssignmentRecord>, after: &AssignmentRecord, wave: u32) -> Event {
-    let model = |record: &AssignmentRecord| short(&record.digest().to_string());
+    let model = |record: &AssignmentRecord| record.digest().short();
     let order = &after.order;
     let told = format!(
         "model {} of {} generation {}, wave {}",
@@ -85,9 +85,5 @@ fn device_subject(device: &DeviceId) -> String {
 }
 
 fn model(outcome: &OutcomeRecord) -> String {
-    outcome.digest.map_or_else(|| "-".to_owned(), |digest| short(&digest.to_string()))
-}
-
-fn short(digest: &str) -> String {
-    digest.chars().take(12).collect()
+    outcome.digest.map_or_else(|| "-".to_owned(), |digest| digest.short())
 }

@@ -43,7 +43,7 @@ pub(crate) fn record(
         }
     });
     match recorded {
-        Ok(_) => event.map_or(Ok(()), |event| store.append_audit(&event, now).map(drop)),
+        Ok(_) => store.append_audit(event.as_slice(), now),
         Err(StoreError::Superseded { .. } | StoreError::Missing { .. }) => Ok(()),
         Err(error) => Err(error),
     }

@@ -139,7 +139,7 @@ pub(super) fn confirm(
     if is_its {
         let subject = format!("device/{device}");
         let by = format!("by token {}", expected.as_deref().unwrap_or("-"));
-        store.append_audit(&Event::new(subject.clone(), "join", subject).changed("", by), now)?;
+        store.append_audit(&[Event::new(subject.clone(), "join", subject).changed("", by)], now)?;
     }
     Ok(if is_its {
         Ok(now_known)

@@ -16,8 +16,8 @@ pub(super) async fn note(core: &Core, event: Event) -> Result<(), Status> {
     let Event { actor, action, subject, after, .. } = &event;
     let said = after.lines().next().unwrap_or_default();
     tracing::info!(by = actor, action, subject, after = said, "audit");
-    let appended = core.store.call(move |store| store.append_audit(&event, unix_ms()));
-    appended.await.map(drop).map_err(status::store)
+    let appended = core.store.call(move |store| store.append_audit(&[event], unix_ms()));
+    appended.await.map_err(status::store)
 }
 
 pub(super) async fn list(core: &Core, request: v1::ListAuditRequest) -> Result<v1::AuditList, Status> {

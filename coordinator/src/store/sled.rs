@@ -411,17 +411,19 @@ impl Store for SledStore {
         list(&self.operators, &[])
     }
 
-    fn append_audit(&self, event: &Event, now_unix_ms: u64) -> Result<AuditEntry, StoreError> {
-        loop {
-            let last = self.audit.last().map_err(StoreError::Engine)?;
-            let last: Option<AuditEntry> = last.map(|(key, bytes)| decode(&key, &bytes)).transpose()?;
-            let entry = AuditEntry::following(last.as_ref(), event, now_unix_ms);
-            let inserted = self.audit.compare_and_swap(entry.key(), None::<&[u8]>, Some(encode(&entry)?));
-            if inserted.map_err(StoreError::Engine)?.is_ok() {
-                self.disk.sync()?;
-                return Ok(entry);
+    fn append_audit(&self, events: &[Event], now_unix_ms: u64) -> Result<(), StoreError> {
+        for event in events {
+            loop {
+                let last = self.audit.last().map_err(StoreError::Engine)?;
+                let last: Option<AuditEntry> = last.map(|(key, bytes)| decode(&key, &bytes)).transpose()?;
+                let entry = AuditEntry::following(last.as_ref(), event, now_unix_ms);
+                let inserted = self.audit.compare_and_swap(entry.key(), None::<&[u8]>, Some(encode(&entry)?));
+                if inserted.map_err(StoreError::Engine)?.is_ok() {
+                    break;
+                }
             }
         }
+        if events.is_empty() { Ok(()) } else { self.disk.sync() }
     }
 
     fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {

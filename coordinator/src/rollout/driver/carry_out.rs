@@ -54,7 +54,8 @@ impl Driver {
                     let assignment = store.assign(&device, &order)?;
                     let noted = present.and_then(|record| record.outcomes.get(&device)?.assignment);
                     if noted != Some(assignment.generation) {
-                        store.append_audit(&journal::assigned(had.as_ref(), &assignment, wave), unix_ms())?;
+                        store
+                            .append_audit(&[journal::assigned(had.as_ref(), &assignment, wave)], unix_ms())?;
                     }
                     store.update_deployment(&name, generation, &mut |record| {
                         let Some(outcome) = record.outcomes.get_mut(&device) else { return };
@@ -87,7 +88,7 @@ impl Driver {
                 let undone = store.undo_deployment(&name, generation, &reason, unix_ms())?;
                 let event = Event::new(COORDINATOR, "undo", format!("deployment/{name}"));
                 let now = format!("generation {}: as before; {reason}", undone.generation);
-                store.append_audit(&event.changed(format!("generation {generation}"), now), unix_ms())?;
+                store.append_audit(&[event.changed(format!("generation {generation}"), now)], unix_ms())?;
                 Ok(undone)
             })
             .await?;
@@ -121,7 +122,7 @@ impl Driver {
                     }
                     events = journal::changes(&was, record);
                 })?;
-                events.iter().try_for_each(|event| store.append_audit(event, unix_ms()).map(drop))
+                store.append_audit(&events, unix_ms())
             })
             .await?;
         self.core.poke.poke(); // what was written may open the next step

@@ -101,9 +101,10 @@ impl Driver {
                         })?;
                         let event = Event::new(COORDINATOR, "fail", format!("deployment/{name}"));
                         let why = format!("generation {generation}: {reason}");
-                        store
-                            .append_audit(&event.changed(format!("generation {generation}"), why), unix_ms())
-                            .map(drop)
+                        store.append_audit(
+                            &[event.changed(format!("generation {generation}"), why)],
+                            unix_ms(),
+                        )
                     };
                     note_failure(core.store.call(failed).await);
                 }

@@ -315,7 +315,7 @@ fn the_audit_log_has_no_gaps_whoever_writes() {
             let store = &store;
             scope.spawn(move || {
                 for number in 0..20 {
-                    store.append_audit(&event(who, number % 2), number).unwrap();
+                    store.append_audit(&[event(who, number % 2)], number).unwrap();
                 }
             });
         }
