@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::v1::enrollment_service_client::EnrollmentServiceClient;
-use proto::{DeviceId, v1};
+use proto::{DeviceId, Digest, v1};
 use rcgen::{CertificateParams, KeyPair};
 use serde::{Deserialize, Serialize};
 use tonic::Status;
@@ -60,6 +60,9 @@ struct Certificate {
     pem: String,
     obtained_unix_ms: u64,
     lifetime_ms: u64,
+    /// The join file that the device had then. The coordinator may have told it of newer authorities since.
+    #[serde(default)]
+    joined_by: Option<Digest>,
 }
 
 /// The device's identity; clones share it.
@@ -76,7 +79,8 @@ struct Inner {
 }
 
 struct Held {
-    authority: String,
+    /// Whom the device trusts, PEM.
+    authorities: String,
     /// The coordinator did not take the certificate, or was not there.
     doubted: bool,
     certificate: Option<Certificate>,
@@ -105,17 +109,16 @@ impl Identity {
             }
         };
         let known = text(&folder.join("ca.pem"))?;
-        // The file that the device is given now outweighs what it was given once.
-        let authority = join.as_ref().map(|join| join.authority.clone()).or(known);
-        let authority = authority.ok_or(IdentityError::NoJoinFile)?;
         let path = folder.join("certificate.json");
         let certificate =
             state::read(&path)?.and_then(|json| serde_json::from_slice::<Certificate>(&json).ok());
+        let joined_by = certificate.as_ref().and_then(|own| own.joined_by);
+        let authorities = trusted(join.as_ref(), known, joined_by).ok_or(IdentityError::NoJoinFile)?;
         // One that is not of this key, or damaged, is as good as none: the key gets another.
         let fits =
-            |own: &Certificate| connect::config(&authority, Some((&own.pem, key.serialize_pem()))).is_ok();
+            |own: &Certificate| connect::config(&authorities, Some((&own.pem, key.serialize_pem()))).is_ok();
         let certificate = certificate.filter(fits);
-        let held = Mutex::new(Held { authority, doubted: false, certificate });
+        let held = Mutex::new(Held { authorities, doubted: false, certificate });
         Ok(Self(Arc::new(Inner { device, target, state, join, key, held })))
     }
 
@@ -136,7 +139,7 @@ impl Identity {
             .certificate
             .as_ref()
             .map(|certificate| (certificate.pem.as_str(), self.0.key.serialize_pem()));
-        connect::config(&held.authority, own)
+        connect::config(&held.authorities, own)
     }
 
     /// Gets a certificate where there is none, or an old one, or one that was not taken. Where that fails, the one that is
@@ -193,9 +196,9 @@ impl Identity {
         let Inner { device, target, state, join, key, .. } = &*self.0;
         let request = CertificateParams::default().serialize_request(key);
         let request = request.map_err(|error| IdentityError::Unreachable(error.to_string()))?;
-        let authority = self.held().authority.clone();
+        let trusted = self.held().authorities.clone();
         let unreachable = |error: &dyn std::error::Error| IdentityError::Unreachable(describe(error));
-        let config = connect::config(&authority, None).map_err(|error| unreachable(&error))?;
+        let config = connect::config(&trusted, None).map_err(|error| unreachable(&error))?;
         let channel = connect::once(target, config).await.map_err(|error| unreachable(&error))?;
         let request = v1::EnrollRequest {
             device_id: device.to_string(),
@@ -205,24 +208,41 @@ impl Identity {
         let mut client = EnrollmentServiceClient::new(channel);
         let answer = tokio::time::timeout(PATIENCE, client.enroll(request)).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
-        let v1::EnrollResponse { certificate, lifetime_ms } = answer.map_err(refused)?.into_inner();
-        let certificate = Certificate { pem: certificate, obtained_unix_ms: unix_ms(), lifetime_ms };
-        // What cannot be shown is not kept.
+        let v1::EnrollResponse { certificate, lifetime_ms, authorities } =
+            answer.map_err(refused)?.into_inner();
+        let before = self.held().certificate.as_ref().and_then(|own| own.joined_by);
+        let joined_by = join.as_ref().map(JoinFile::digest).or(before);
+        let certificate =
+            Certificate { pem: certificate, obtained_unix_ms: unix_ms(), lifetime_ms, joined_by };
+        // An older coordinator tells of none.
+        let authorities = if authorities.is_empty() { trusted } else { authorities };
+        // What cannot be shown, or would trust nobody, is not kept.
         let path = state.identity().join("certificate.json");
-        connect::config(&authority, Some((&certificate.pem, key.serialize_pem())))
+        connect::config(&authorities, Some((&certificate.pem, key.serialize_pem())))
             .map_err(|error| damaged(&path, &error))?;
         let json = serde_json::to_vec_pretty(&certificate).expect("it is plain data");
         tracing::info!(lifetime_s = lifetime_ms / 1000, "certificate obtained");
         {
             let mut held = self.held();
             (held.certificate, held.doubted) = (Some(certificate), false);
+            held.authorities.clone_from(&authorities);
         }
-        let written = state::replace(&path, &json)
-            .and_then(|()| state::replace(&state.identity().join("ca.pem"), authority.as_bytes()));
+        // In this order: the certificate names the join file that is outweighed by what was written before it.
+        let written = state::replace(&state.identity().join("ca.pem"), authorities.as_bytes())
+            .and_then(|()| state::replace(&path, &json));
         if let Err(error) = written {
             tracing::warn!(error = describe(&error), "the certificate lasts until the agent stops");
         }
         Ok(())
+    }
+}
+
+/// Whom to trust: a join file that the device has not joined by yet outweighs what it was told before; one that it has, does not
+/// outweigh what it was told since.
+fn trusted(join: Option<&JoinFile>, known: Option<String>, joined_by: Option<Digest>) -> Option<String> {
+    match join {
+        Some(join) if known.is_none() || joined_by != Some(join.digest()) => Some(join.authorities.clone()),
+        _ => known,
     }
 }
 
@@ -249,4 +269,25 @@ fn damaged(path: &std::path::Path, problem: &dyn std::fmt::Display) -> IdentityE
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     u64::try_from(since).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_file_counts_until_the_coordinator_has_told_more() {
+        let of = |authorities: &str| JoinFile {
+            token: "ab.secret".to_owned(),
+            authorities: authorities.to_owned(),
+        };
+        let (first, other) = (of("first"), of("other"));
+        let told = || Some("told".to_owned());
+        assert_eq!(trusted(None, None, None), None);
+        assert_eq!(trusted(None, told(), None), told());
+        assert_eq!(trusted(Some(&first), None, Some(first.digest())).as_deref(), Some("first"));
+        assert_eq!(trusted(Some(&first), told(), None).as_deref(), Some("first"));
+        assert_eq!(trusted(Some(&first), told(), Some(first.digest())), told());
+        assert_eq!(trusted(Some(&other), told(), Some(first.digest())).as_deref(), Some("other"));
+    }
 }

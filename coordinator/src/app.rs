@@ -25,7 +25,8 @@ use crate::core::Core;
 use crate::derive::{Pool, PoolError};
 use crate::fleet::Fleet;
 use crate::identity::admissions::Admissions;
-use crate::identity::authority::{Authority, AuthorityError};
+use crate::identity::authorities::Authorities;
+use crate::identity::authority::AuthorityError;
 use crate::listener::{self, Encryption};
 use crate::probes::{ProbeError, ProbeSet};
 use crate::refit::Fresh;
@@ -45,7 +46,7 @@ pub struct App {
     probes: Arc<ProbeSet>,
     pool: Pool,
     signer: Arc<SigningKey>,
-    authority: Option<Arc<Authority>>,
+    authorities: Option<Arc<Authorities>>,
     admissions: Admissions,
 }
 
@@ -137,10 +138,11 @@ impl App {
         let checkpoints = Checkpoints::open(path.join("checkpoints"), is_queued)?;
         let trainer = Trainer::open(config.trainer.clone(), path.join("training"), is_queued)?;
         let pool = Pool::start(config.derive.threads)?;
-        let authority = config.tls.is_some().then(|| Authority::open(&authority_folder(path))).transpose()?;
+        let authorities =
+            config.tls.is_some().then(|| Authorities::open(&authority_folder(path))).transpose()?;
         let admissions = Admissions::of(&store.identities()?, &store.operators()?);
-        let (store, authority) = (StoreHandle::new(store), authority.map(Arc::new));
-        Ok(Self { config, store, blobs, checkpoints, trainer, probes, pool, signer, authority, admissions })
+        let (store, authorities) = (StoreHandle::new(store), authorities.map(Arc::new));
+        Ok(Self { config, store, blobs, checkpoints, trainer, probes, pool, signer, authorities, admissions })
     }
 
     /// Binds the configured address and writes it to `listen-address` in the state folder.
@@ -204,17 +206,27 @@ impl App {
     }
 
     fn encryption(&self) -> Result<Option<Encryption>, AppError> {
-        let (Some(tls), Some(authority)) = (&self.config.tls, &self.authority) else { return Ok(None) };
-        Ok(Some(Encryption::new(authority.clone(), tls.names.clone())?))
+        let (Some(tls), Some(authorities)) = (&self.config.tls, &self.authorities) else { return Ok(None) };
+        Ok(Some(Encryption::new(authorities.clone(), tls.names.clone())?))
     }
 
     fn parts(self, tasks: &TaskTracker, stop: &CancellationToken) -> (Driver, Services) {
-        let Self { config, store, blobs, checkpoints, trainer, probes, pool, signer, authority, admissions } =
-            self;
+        let Self {
+            config,
+            store,
+            blobs,
+            checkpoints,
+            trainer,
+            probes,
+            pool,
+            signer,
+            authorities,
+            admissions,
+        } = self;
         let core = Core {
             store,
             blobs: blobs.clone(),
-            authority,
+            authorities,
             admissions: admissions.clone(),
             fresh: Fresh::default(),
             signer,

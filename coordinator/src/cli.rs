@@ -5,6 +5,7 @@ mod apply;
 mod arguments;
 mod artifact;
 mod audit;
+mod authority;
 mod completion;
 mod connect;
 mod dataset;
@@ -109,7 +110,9 @@ enum Verb {
     Token(token::TokenArgs),
     /// Keep a device out, or let it in again
     Device(device::DeviceArgs),
-    /// Make operators' certificates, on the coordinator's host, and take them back
+    /// List the fleet's certificate authorities, and exchange the present one for the next
+    Authority(authority::AuthorityArgs),
+    /// Make operators' certificates, renew them and take them back
     Operator(operator::OperatorArgs),
     /// Run the coordinator
     Serve(serve::ServeArgs),
@@ -164,6 +167,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Audit(args) => audit::run(args, &context).await,
         Verb::Token(args) => token::run(args, &context).await,
         Verb::Device(args) => device::run(args, &context).await,
+        Verb::Authority(args) => authority::run(args, &context).await,
         Verb::Operator(args) => operator::run(args, &context).await,
         Verb::Serve(args) => serve::run(args).await,
         Verb::Prune(args) => prune::run(args, &context),

@@ -13,7 +13,7 @@ use crate::checkpoints::Checkpoints;
 use crate::derive::Pool;
 use crate::fleet::Fleet;
 use crate::identity::admissions::Admissions;
-use crate::identity::authority::Authority;
+use crate::identity::authorities::Authorities;
 use crate::probes::ProbeSet;
 use crate::refit::Fresh;
 use crate::rollout::driver::{Poke, Subjects};
@@ -27,8 +27,8 @@ pub(crate) struct Core {
     pub(crate) store: StoreHandle,
     /// Artifacts' files.
     pub(crate) blobs: BlobStore,
-    /// Issues certificates; `None` where connections are not encrypted.
-    pub(crate) authority: Option<Arc<Authority>>,
+    /// Issue certificates; `None` where connections are not encrypted.
+    pub(crate) authorities: Option<Arc<Authorities>>,
     /// Who may call.
     pub(crate) admissions: Admissions,
     /// Whose telemetry is new.

@@ -6,9 +6,11 @@ use std::str::FromStr;
 use proto::{DeviceId, Digest};
 
 pub mod admissions;
+pub mod authorities;
 pub mod authority;
 pub mod enroll;
 pub mod secret;
+pub mod succession;
 
 /// What an operator may do; each may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

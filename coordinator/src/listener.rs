@@ -24,7 +24,8 @@ use tonic::transport::server::Connected;
 
 use crate::causes::chain;
 use crate::identity::Peer;
-use crate::identity::authority::{Authority, AuthorityError};
+use crate::identity::authorities::{Authorities, Present};
+use crate::identity::authority::AuthorityError;
 
 /// A handshake takes at most so long.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -41,42 +42,61 @@ const REST: Duration = Duration::from_millis(100);
 
 /// What encrypts.
 pub struct Encryption {
-    authority: Arc<Authority>,
+    authorities: Arc<Authorities>,
     names: Vec<String>,
-    present: Mutex<(Arc<ServerConfig>, Instant)>,
+    shown: Mutex<Shown>,
+}
+
+/// What is shown at present, since when, and of which authorities it was made.
+struct Shown {
+    config: Arc<ServerConfig>,
+    since: Instant,
+    of: Arc<Present>,
 }
 
 impl Encryption {
-    /// With a certificate of `authority` for these names and addresses.
+    /// With a certificate of the active authority for these names and addresses.
     ///
     /// # Errors
     /// When a name cannot be one.
-    pub fn new(authority: Arc<Authority>, names: Vec<String>) -> Result<Self, AuthorityError> {
-        let config = Arc::new(server_config(&authority, &names)?);
-        Ok(Self { authority, names, present: Mutex::new((config, Instant::now())) })
+    pub fn new(authorities: Arc<Authorities>, names: Vec<String>) -> Result<Self, AuthorityError> {
+        let shown = Mutex::new(Shown::of(authorities.now(), &names)?);
+        Ok(Self { authorities, names, shown })
     }
 
     fn acceptor(&self) -> TlsAcceptor {
-        let mut present = self.present.lock().expect("no holder of this lock can panic");
-        if present.1.elapsed() > SERVER_LIFETIME / 2 {
-            match server_config(&self.authority, &self.names) {
-                Ok(config) => *present = (Arc::new(config), Instant::now()),
+        let mut shown = self.shown.lock().expect("no holder of this lock can panic");
+        let now = self.authorities.now();
+        if !Arc::ptr_eq(&shown.of, &now) || shown.since.elapsed() > SERVER_LIFETIME / 2 {
+            match Shown::of(now, &self.names) {
+                Ok(next) => *shown = next,
                 Err(error) => {
                     tracing::error!(error = chain(&error), "the coordinator's certificate gets old")
                 }
             }
         }
-        TlsAcceptor::from(present.0.clone())
+        TlsAcceptor::from(shown.config.clone())
     }
 }
 
-/// TLS 1.3, HTTP/2; whoever shows a certificate shows one of the authority's.
-fn server_config(authority: &Authority, names: &[String]) -> Result<ServerConfig, AuthorityError> {
-    let own = authority.server(names, SERVER_LIFETIME)?;
+impl Shown {
+    fn of(now: Arc<Present>, names: &[String]) -> Result<Self, AuthorityError> {
+        Ok(Self { config: Arc::new(server_config(&now, names)?), since: Instant::now(), of: now })
+    }
+}
+
+/// TLS 1.3, HTTP/2; whoever shows a certificate shows one of an authority's that is not retired.
+fn server_config(now: &Present, names: &[String]) -> Result<ServerConfig, AuthorityError> {
+    let own = now.active.server(names, SERVER_LIFETIME)?;
     let certificate =
         |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).expect("it was just written");
     let mut roots = RootCertStore::empty();
-    roots.add(certificate(authority.certificate())).expect("the authority's certificate can be trusted");
+    for taken in now.succession.taken() {
+        roots.add(certificate(taken)).expect("an authority's certificate can be trusted");
+    }
+    // Whoever trusts an authority of the past finds the way from it to the one that issued this.
+    let crosses = now.succession.crosses().map(certificate);
+    let shown = std::iter::once(certificate(&own.certificate)).chain(crosses).collect();
     let provider = Arc::new(default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
@@ -87,7 +107,7 @@ fn server_config(authority: &Authority, names: &[String]) -> Result<ServerConfig
         .with_protocol_versions(&[&version::TLS13])
         .expect("the provider speaks TLS 1.3")
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![certificate(&own.certificate)], key)
+        .with_single_cert(shown, key)
         .expect("the key is the certificate's");
     config.alpn_protocols = vec![b"h2".to_vec()];
     // A resumed connection would show a certificate that has expired since.

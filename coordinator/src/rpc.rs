@@ -3,6 +3,7 @@
 mod access;
 mod add;
 mod artifact;
+mod authority;
 mod elsewhere;
 mod enrollment;
 pub(crate) mod guard;

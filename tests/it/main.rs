@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod elsewhere;
+mod encrypted;
 mod gate;
 mod identity;
 mod kill;
@@ -12,6 +13,7 @@ mod named_dataset;
 mod own_network;
 mod refit;
 mod rollout;
+mod rotation;
 mod scene;
 mod telemetry;
 mod tidy;

@@ -45,16 +45,20 @@ impl Target {
     }
 }
 
-/// To trust `authority`, and to show `own`: a certificate and its key. All of it PEM.
-pub(super) fn config(authority: &str, own: Option<(&str, String)>) -> io::Result<Config> {
+/// To trust the authorities in `trusted`, and to show `own`: a certificate and its key. All of it PEM.
+pub(super) fn config(trusted: &str, own: Option<(&str, String)>) -> io::Result<Config> {
     let wrong = |what: &str, error: &dyn std::fmt::Display| io::Error::other(format!("{what}: {error}"));
     let certificate = |pem: &str, what: &str| {
         CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| wrong(what, &error))
     };
     let mut roots = RootCertStore::empty();
-    roots
-        .add(certificate(authority, "the authority's certificate")?)
-        .map_err(|error| wrong("the authority's certificate", &error))?;
+    for authority in CertificateDer::pem_slice_iter(trusted.as_bytes()) {
+        let authority = authority.map_err(|error| wrong("the authority's certificate", &error))?;
+        roots.add(authority).map_err(|error| wrong("the authority's certificate", &error))?;
+    }
+    if roots.is_empty() {
+        return Err(io::Error::other("there is no authority's certificate"));
+    }
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&version::TLS13])
         .map_err(io::Error::other)?

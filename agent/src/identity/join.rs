@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use proto::Digest;
+
 /// The first word of such a file.
 const MAGIC: &str = "reconvene-join-1";
 
@@ -10,8 +12,8 @@ const MAGIC: &str = "reconvene-join-1";
 pub struct JoinFile {
     /// `ID.SECRET`.
     pub token: String,
-    /// PEM.
-    pub authority: String,
+    /// Those to trust, PEM.
+    pub authorities: String,
 }
 
 impl JoinFile {
@@ -24,6 +26,11 @@ impl JoinFile {
         Self::parse(&text)
     }
 
+    /// Tells it from other join files, without its secret.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.authorities.as_bytes())
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let (first, rest) = text.trim_start().split_once('\n').unwrap_or((text, ""));
         let token = first.trim_end().strip_prefix(MAGIC).map(str::trim).filter(|token| !token.is_empty());
@@ -31,7 +38,7 @@ impl JoinFile {
         if !rest.contains("-----BEGIN CERTIFICATE-----") {
             return Err("it holds no certificate".to_owned());
         }
-        Ok(Self { token: token.to_owned(), authority: rest.to_owned() })
+        Ok(Self { token: token.to_owned(), authorities: rest.to_owned() })
     }
 }
 
@@ -52,7 +59,7 @@ mod tests {
         let text = "reconvene-join-1 ab.secret\n-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n";
         let join = JoinFile::parse(text).unwrap();
         assert_eq!(join.token, "ab.secret");
-        assert!(join.authority.starts_with("-----BEGIN"));
+        assert!(join.authorities.starts_with("-----BEGIN"));
         assert_eq!(format!("{join:?}"), "JoinFile(ab)", "the secret is in no log");
         for (wrong, why) in [
             ("", "first line"),

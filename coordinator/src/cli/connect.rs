@@ -42,6 +42,11 @@ impl Server {
         Self { url: format!("{scheme}{url}"), identity: identity.map(Path::to_owned) }
     }
 
+    /// The folder of the operator's certificate.
+    pub(crate) fn identity(&self) -> Option<&Path> {
+        self.identity.as_deref()
+    }
+
     /// Connects, or says why not.
     pub(crate) async fn connect(&self) -> Result<Client, CliError> {
         let endpoint = Endpoint::from_shared(self.url.clone())
@@ -90,11 +95,16 @@ impl Server {
             Code::Unauthenticated | Code::PermissionDenied | Code::FailedPrecondition => {
                 CliError::Failed(message)
             }
-            Code::Unavailable => match std::error::Error::source(&status) {
-                Some(source) => self.unreachable(source),
-                None => CliError::Unreachable { url: self.url.clone(), cause: message },
+            code => match (code, std::error::Error::source(&status)) {
+                // A certificate that is not taken ends the connection, which may be told in several ways.
+                (Code::Unavailable | Code::Unknown, Some(source)) => self.unreachable(source),
+                (Code::Unavailable, None) => {
+                    CliError::Unreachable { url: self.url.clone(), cause: message, hint: self.hint() }
+                }
+                _ => {
+                    CliError::Failed(format!("the coordinator at {} failed: {message} ({code:?})", self.url))
+                }
             },
-            code => CliError::Failed(format!("the coordinator at {} failed: {message} ({code:?})", self.url)),
         }
     }
 
@@ -103,7 +113,18 @@ impl Server {
         while let Some(source) = cause.source() {
             cause = source;
         }
-        CliError::Unreachable { url: self.url.clone(), cause: cause.to_string() }
+        CliError::Unreachable { url: self.url.clone(), cause: cause.to_string(), hint: self.hint() }
+    }
+
+    fn hint(&self) -> String {
+        match &self.identity {
+            None => "start it with `reconvene serve`, or name it with --server".to_owned(),
+            Some(folder) => format!(
+                "if it runs there, it may not take the certificate in {} any more, which has expired or whose authority \
+                 was retired: `reconvene operator create` on the coordinator's host makes another",
+                folder.display()
+            ),
+        }
     }
 }
 

@@ -50,14 +50,14 @@ pub(crate) enum CliError {
     #[error("{0}")]
     BadInput(String),
     /// Nobody answers at the server's address.
-    #[error(
-        "cannot reach the coordinator at {url}: {cause}; start it with `reconvene serve`, or name it with --server"
-    )]
+    #[error("cannot reach the coordinator at {url}: {cause}; {hint}")]
     Unreachable {
         /// Where.
         url: String,
         /// The innermost reason.
         cause: String,
+        /// What to do about it.
+        hint: String,
     },
     /// The daemon's configuration is not usable.
     #[error(transparent)]

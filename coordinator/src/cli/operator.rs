@@ -10,8 +10,10 @@ use coordinator::Config;
 use coordinator::audit::COORDINATOR;
 use coordinator::causes::chain;
 use coordinator::identity::Role;
-use coordinator::identity::authority::{Authority, Credentials};
+use coordinator::identity::authorities::Authorities;
+use coordinator::identity::authority::Credentials;
 use proto::{DeviceId, v1};
+use rcgen::{CertificateParams, KeyPair};
 
 use super::Context;
 use super::connect::soon;
@@ -22,6 +24,7 @@ use super::error::CliError;
 #[command(after_help = "\
 Examples:
   reconvene operator create alice --role admin --out alice
+  reconvene --identity alice operator renew
   reconvene operator revoke bob
   reconvene --server https://fleet.example.org:7370 --identity alice get devices")]
 pub(crate) struct OperatorArgs {
@@ -34,6 +37,11 @@ enum OperatorVerb {
     /// Make a certificate, on the coordinator's host
     #[command(after_help = "Example:\n  reconvene operator create alice --role admin --out alice")]
     Create(CreateArgs),
+    /// Get a new certificate for the one that --identity names, with the same key, before it expires or its authority retires
+    #[command(
+        after_help = "Example:\n  reconvene --server https://fleet.example.org:7370 --identity alice operator renew"
+    )]
+    Renew,
     /// Have all certificates of that name refused, at once
     #[command(after_help = "Example:\n  reconvene operator revoke alice")]
     Revoke(Target),
@@ -66,6 +74,7 @@ struct CreateArgs {
 pub(crate) async fn run(args: &OperatorArgs, context: &Context) -> Result<(), CliError> {
     let (verb, Target { name }) = match &args.verb {
         OperatorVerb::Create(args) => return create(args, context),
+        OperatorVerb::Renew => return renew(context).await,
         OperatorVerb::Revoke(target) => ("revoke", target),
         OperatorVerb::Reinstate(target) => ("reinstate", target),
     };
@@ -87,20 +96,50 @@ fn create(args: &CreateArgs, context: &Context) -> Result<(), CliError> {
     let config = Config::read(&args.config).map_err(CliError::Config)?;
     let failed = |error| CliError::Failed(chain(&error));
     let folder = coordinator::app::authority_folder(&config.state_dir);
-    if !folder.join("ca.pem").exists() {
+    if !Authorities::are_in(&folder) {
         // Made here, it would be this user's and not the coordinator's.
         let none =
             format!("{} has no authority; start the coordinator with encryption first", folder.display());
         return Err(CliError::Failed(none));
     }
-    let authority = Authority::open(&folder).map_err(failed)?;
-    let Credentials { key, certificate } = authority.operator(&name, args.role).map_err(failed)?;
+    let now = Authorities::open(&folder).map_err(failed)?.now();
+    let Credentials { key, certificate } = now.active.operator(&name, args.role).map_err(failed)?;
     fs::create_dir(&args.out).map_err(|source| CliError::Unwritable { path: args.out.clone(), source })?;
-    for (file, text) in [("ca.pem", authority.certificate()), ("cert.pem", &certificate), ("key.pem", &key)] {
+    for (file, text) in
+        [("ca.pem", now.succession.told().as_str()), ("cert.pem", &certificate), ("key.pem", &key)]
+    {
         let path = args.out.join(file);
         write(&path, text).map_err(|source| CliError::Unwritable { path, source })?;
     }
     context.terminal.data(&format!("operator/{name} ({}) in {}", args.role, args.out.display()))
+}
+
+async fn renew(context: &Context) -> Result<(), CliError> {
+    let Some(folder) = context.server.identity() else {
+        return Err(CliError::Usage("--identity says whose certificate is renewed".to_owned()));
+    };
+    let path = folder.join("key.pem");
+    let unreadable =
+        |problem: &dyn std::fmt::Display| CliError::BadInput(format!("{}: {problem}", path.display()));
+    let key = fs::read_to_string(&path).map_err(|error| unreadable(&error))?;
+    let key = KeyPair::from_pem(&key).map_err(|error| unreadable(&error))?;
+    let request = CertificateParams::default().serialize_request(&key);
+    let request = request.map_err(|error| unreadable(&error))?.der().to_vec();
+    let mut client = context.server.connect().await?;
+    let reply = client.renew_operator(soon(v1::RenewOperatorRequest { request })).await;
+    let v1::RenewOperatorResponse { certificate, authorities } =
+        reply.map_err(|status| context.server.refusal(status))?.into_inner();
+    // Of the two the coordinator is found by either; whoever has the new certificate needs nothing of the old one.
+    for (file, text) in [("ca.pem", &authorities), ("cert.pem", &certificate)] {
+        let path = folder.join(file);
+        let replaced = tempfile::NamedTempFile::new_in(folder).and_then(|mut new| {
+            io::Write::write_all(&mut new, text.as_bytes())?;
+            new.as_file().sync_all()?;
+            new.persist(&path).map_err(io::Error::from)
+        });
+        replaced.map_err(|source| CliError::Unwritable { path, source })?;
+    }
+    context.terminal.data(&format!("certificate in {} renewed, for a year", folder.display()))
 }
 
 /// For its owner alone.

@@ -1,7 +1,6 @@
-//! The fleet's own certificate authority. Owns its key and what it puts into certificates; decides nothing of who gets one.
+//! One certificate authority of the fleet's. Owns its key and what it puts into certificates; decides nothing of who gets one.
 
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -13,11 +12,6 @@ use rcgen::{
 };
 
 use super::{Role, device_uri, operator_uri};
-use crate::durable;
-
-/// What the authority's folder holds.
-const KEY: &str = "ca-key.pem";
-const CERTIFICATE: &str = "ca.pem";
 
 /// A device whose clock is behind the coordinator's by less is let in with its new certificate.
 const SKEW: Duration = Duration::from_secs(3600);
@@ -36,17 +30,32 @@ pub enum AuthorityError {
         /// Why.
         source: io::Error,
     },
-    /// A file is damaged. A new authority would be refused by every device that trusts the old one.
-    #[error("{} is damaged; restore it from a backup", path.display())]
+    /// A file is damaged or gone. A new authority would be refused by every device that trusts the old one.
+    #[error("{} is {problem}; restore it from a backup", path.display())]
     Damaged {
         /// Which.
         path: PathBuf,
-        /// Why.
-        source: rcgen::Error,
+        /// `damaged` or `gone`.
+        problem: &'static str,
     },
     /// A request or a name cannot be certified.
     #[error("no certificate can be made of this")]
     Make(#[from] rcgen::Error),
+}
+
+impl AuthorityError {
+    pub(super) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        |source| Self::File { path, source }
+    }
+
+    pub(super) fn damaged(path: &Path) -> Self {
+        Self::Damaged { path: path.to_owned(), problem: "damaged" }
+    }
+
+    pub(super) fn lost(path: &Path) -> Self {
+        Self::Damaged { path: path.to_owned(), problem: "gone" }
+    }
 }
 
 /// Issues certificates.
@@ -64,50 +73,45 @@ pub struct Credentials {
 }
 
 impl Authority {
-    /// The authority in `folder`, made where there is none.
+    /// A new one, which is the fleet's `number`th.
     ///
     /// # Errors
-    /// When its files cannot be used.
-    pub fn open(folder: &Path) -> Result<Self, AuthorityError> {
-        let file = |path: &Path| {
-            let path = path.to_owned();
-            |source| AuthorityError::File { path, source }
-        };
-        let (key_path, path) = (folder.join(KEY), folder.join(CERTIFICATE));
-        fs::create_dir_all(folder).map_err(file(folder))?;
-        let key = match fs::read_to_string(&key_path) {
-            Ok(pem) => KeyPair::from_pem(&pem)
-                .map_err(|source| AuthorityError::Damaged { path: key_path.clone(), source })?,
-            Err(error) if error.kind() == ErrorKind::NotFound && path.exists() => {
-                return Err(AuthorityError::Damaged {
-                    path: key_path,
-                    source: rcgen::Error::CouldNotParseKeyPair,
-                });
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let key = KeyPair::generate()?;
-                durable::replace(folder, &key_path, key.serialize_pem().as_bytes())
-                    .map_err(file(&key_path))?;
-                key
-            }
-            Err(error) => return Err(file(&key_path)(error)),
-        };
-        // A crash between the two files leaves the key alone: the certificate is made of it again.
-        let certificate = match fs::read_to_string(&path) {
-            Ok(pem) => pem,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let pem = of_authority().self_signed(&key)?.pem();
-                durable::replace(folder, &path, pem.as_bytes()).map_err(file(&path))?;
-                pem
-            }
-            Err(error) => return Err(file(&path)(error)),
-        };
-        let damaged = |source| AuthorityError::Damaged { path, source };
+    /// When no key can be made.
+    pub fn generate(number: u32) -> Result<Self, AuthorityError> {
+        Self::self_signed(KeyPair::generate()?, number)
+    }
+
+    /// The `number`th, of a key that is there.
+    pub(super) fn of_key(pem: &str, number: u32, path: &Path) -> Result<Self, AuthorityError> {
+        Self::self_signed(KeyPair::from_pem(pem).map_err(|_| AuthorityError::damaged(path))?, number)
+    }
+
+    /// One that was made before; `paths` are where its key and its certificate were read.
+    pub(super) fn of(key: &str, certificate: String, paths: (&Path, &Path)) -> Result<Self, AuthorityError> {
+        let key = KeyPair::from_pem(key).map_err(|_| AuthorityError::damaged(paths.0))?;
         if !is_of(&certificate, &key) {
-            return Err(damaged(rcgen::Error::CouldNotParseCertificate));
+            return Err(AuthorityError::damaged(paths.1));
         }
-        let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(damaged)?;
-        Ok(Self { issuer, certificate })
+        let issuer = Issuer::from_ca_cert_pem(&certificate, key);
+        Ok(Self { issuer: issuer.map_err(|_| AuthorityError::damaged(paths.1))?, certificate })
+    }
+
+    fn self_signed(key: KeyPair, number: u32) -> Result<Self, AuthorityError> {
+        let certificate = of_authority(number).self_signed(&key)?.pem();
+        Ok(Self { issuer: Issuer::from_ca_cert_pem(&certificate, key)?, certificate })
+    }
+
+    /// Its key, PKCS #8 in PEM.
+    pub(super) fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// The key of another authority, certified by this one: whoever trusts this one may trust that one, PEM.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub(super) fn certify(&self, next: &Self, number: u32) -> Result<String, AuthorityError> {
+        Ok(of_authority(number).signed_by(next.issuer.key(), &self.issuer)?.pem())
     }
 
     /// Its own certificate, PEM: what others trust it by.
@@ -139,6 +143,20 @@ impl Authority {
         Ok(Credentials { certificate: params.signed_by(&key, &self.issuer)?.pem(), key: key.serialize_pem() })
     }
 
+    /// What an operator shows from now on, for the key that signed `request`.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn operator_again(
+        &self,
+        name: &DeviceId,
+        role: Role,
+        request: &KeyRequest,
+    ) -> Result<String, AuthorityError> {
+        let params = of_client(name.as_str(), operator_uri(role, name), OPERATOR_LIFETIME)?;
+        Ok(params.signed_by(&request.0.public_key, &self.issuer)?.pem())
+    }
+
     /// What a device shows, for the key that signed `request`. Nothing else that the request asks for is granted.
     ///
     /// # Errors
@@ -146,7 +164,7 @@ impl Authority {
     pub fn device(
         &self,
         id: &DeviceId,
-        request: &DeviceRequest,
+        request: &KeyRequest,
         lifetime: Duration,
     ) -> Result<String, AuthorityError> {
         let params = of_client(id.as_str(), device_uri(id), lifetime)?;
@@ -154,10 +172,10 @@ impl Authority {
     }
 }
 
-/// A device's request, whose signature was checked.
-pub struct DeviceRequest(CertificateSigningRequestParams);
+/// A request for a certificate, whose signature was checked.
+pub struct KeyRequest(CertificateSigningRequestParams);
 
-impl DeviceRequest {
+impl KeyRequest {
     /// From its encoding, DER.
     ///
     /// # Errors
@@ -187,12 +205,16 @@ fn named(name: &str) -> DistinguishedName {
     names
 }
 
-fn of_authority() -> CertificateParams {
+fn of_authority(number: u32) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = named("reconvene authority");
+    params.distinguished_name = named(&match number {
+        1 => "reconvene authority".to_owned(),
+        later => format!("reconvene authority {later}"),
+    });
     params.not_before = date_time_ymd(1970, 1, 1);
     params.not_after = date_time_ymd(2100, 1, 1);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    // Authorities certify those after them.
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
 }
@@ -210,8 +232,6 @@ fn of_client(name: &str, uri: String, lifetime: Duration) -> Result<CertificateP
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::super::Peer;
     use super::*;
 
@@ -222,27 +242,24 @@ mod tests {
 
     #[test]
     fn what_it_issues_names_its_holder_and_nothing_that_was_asked_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::open(folder.path()).unwrap();
-        let mode = fs::metadata(folder.path().join(KEY)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let authority = Authority::generate(1).unwrap();
         let key = KeyPair::generate().unwrap();
         let mut asked = CertificateParams::new(vec!["coordinator".to_owned()]).unwrap();
         asked.subject_alt_names.push(SanType::URI("reconvene://operator/admin/mallory".try_into().unwrap()));
         let request = asked.serialize_request(&key).unwrap();
-        let request = DeviceRequest::read(request.der()).unwrap();
+        let request = KeyRequest::read(request.der()).unwrap();
         let id: DeviceId = "gw-1".parse().unwrap();
         let certificate = authority.device(&id, &request, Duration::from_secs(60)).unwrap();
-        assert_eq!(
-            Peer::of_certificate(&der(&certificate)),
-            Peer::Device { id: id.clone(), key: request.key() }
-        );
-
-        let again = Authority::open(folder.path()).unwrap();
-        assert_eq!(again.certificate(), authority.certificate());
-        let operator = again.operator(&id, Role::Operator).unwrap();
-        let expected = Peer::Operator { name: id, role: Role::Operator };
-        assert_eq!(Peer::of_certificate(&der(&operator.certificate)), expected);
+        let device = Peer::Device { id: id.clone(), key: request.key() };
+        assert_eq!(Peer::of_certificate(&der(&certificate)), device);
+        let path = Path::new("ca.pem");
+        let again =
+            Authority::of(&authority.key(), authority.certificate().to_owned(), (path, path)).unwrap();
+        let operator = Peer::Operator { name: id.clone(), role: Role::Operator };
+        let made = again.operator(&id, Role::Operator).unwrap();
+        assert_eq!(Peer::of_certificate(&der(&made.certificate)), operator);
+        let renewed = again.operator_again(&id, Role::Operator, &request).unwrap();
+        assert_eq!(Peer::of_certificate(&der(&renewed)), operator);
     }
 
     #[test]
@@ -252,25 +269,7 @@ mod tests {
         let mut altered = request.der().to_vec();
         let last = altered.len() - 1;
         altered[last] ^= 1;
-        assert!(DeviceRequest::read(&altered).is_err());
-        assert!(DeviceRequest::read(b"").is_err());
-    }
-
-    #[test]
-    fn a_damaged_authority_is_not_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        drop(Authority::open(folder.path()).unwrap());
-        fs::write(folder.path().join(CERTIFICATE), "-----BEGIN").unwrap();
-        let error = Authority::open(folder.path()).map(drop).unwrap_err().to_string();
-        assert!(error.contains("ca.pem is damaged; restore it"), "{error}");
-
-        let other = tempfile::tempdir().unwrap();
-        drop(Authority::open(other.path()).unwrap());
-        fs::copy(other.path().join(CERTIFICATE), folder.path().join(CERTIFICATE)).unwrap();
-        assert!(Authority::open(folder.path()).is_err(), "the key is another one's");
-        fs::remove_file(folder.path().join(KEY)).unwrap();
-        let error = Authority::open(folder.path()).map(drop).unwrap_err().to_string();
-        assert!(error.contains("ca-key.pem is damaged; restore it"), "{error}");
-        assert!(!folder.path().join(KEY).exists(), "a new key would fit no certificate");
+        assert!(KeyRequest::read(&altered).is_err());
+        assert!(KeyRequest::read(b"").is_err());
     }
 }

@@ -115,6 +115,7 @@ mod tests {
             banned,
             labels: Default::default(),
             enrolled_unix_ms: 0,
+            authority: 1,
         }
     }
 

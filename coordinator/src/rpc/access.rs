@@ -22,11 +22,11 @@ pub(super) async fn create_token(
     request: v1::CreateTokenRequest,
 ) -> Result<v1::CreateTokenResponse, Status> {
     let v1::CreateTokenRequest { uses, lifetime_ms, labels } = request;
-    let Some(authority) = &core.authority else {
-        return Err(Status::failed_precondition(
+    let authorities = core.authorities.as_ref().ok_or_else(|| {
+        Status::failed_precondition(
             "this coordinator does not encrypt: devices join it without a token (tls.enabled in its configuration)",
-        ));
-    };
+        )
+    })?;
     let lifetime = Duration::from_millis(lifetime_ms);
     if uses == 0 || lifetime.is_zero() || lifetime > LONGEST {
         return Err(Status::invalid_argument(
@@ -47,7 +47,7 @@ pub(super) async fn create_token(
     };
     let token = view(&record);
     core.store.call(move |store| store.insert_token(&record)).await.map_err(status::store)?;
-    let join_file = format!("reconvene-join-1 {id}.{secret}\n{}", authority.certificate());
+    let join_file = format!("reconvene-join-1 {id}.{secret}\n{}", authorities.now().succession.told());
     Ok(v1::CreateTokenResponse { token: Some(token), join_file })
 }
 

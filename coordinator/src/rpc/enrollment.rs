@@ -10,7 +10,7 @@ use super::{guard, status};
 use crate::audit::Event;
 use crate::clock::unix_ms;
 use crate::core::Core;
-use crate::identity::authority::DeviceRequest;
+use crate::identity::authority::KeyRequest;
 use crate::identity::enroll::{Refusal, Shown, decide, usable};
 use crate::store::{IdentityRecord, Store, StoreError};
 
@@ -27,16 +27,17 @@ impl EnrollmentService for EnrollmentRpc {
         &self,
         request: Request<v1::EnrollRequest>,
     ) -> Result<Response<v1::EnrollResponse>, Status> {
-        let Some(authority) = self.core.authority.clone() else {
+        let Some(authorities) = &self.core.authorities else {
             return Err(Status::failed_precondition("this coordinator does not encrypt, and enrolls nobody"));
         };
+        let now = authorities.now();
         let v1::EnrollRequest { device_id, token, request } = request.into_inner();
         let device: DeviceId = device_id.parse().map_err(status::invalid)?;
-        let asked = DeviceRequest::read(&request).map_err(|error| {
+        let asked = KeyRequest::read(&request).map_err(|error| {
             Status::invalid_argument(format!("the request: {}", crate::causes::chain(&error)))
         })?;
-        let (named, key) = (device.clone(), asked.key());
-        let decided = self.core.store.call(move |store| record(store, &named, key, &token)).await;
+        let (named, key, number) = (device.clone(), asked.key(), now.succession.active().number);
+        let decided = self.core.store.call(move |store| record(store, &named, (key, number), &token)).await;
         if let Err(refusal) = decided.map_err(status::store)? {
             tracing::warn!(%device, %refusal, "not enrolled");
             return Err(match refusal {
@@ -48,20 +49,22 @@ impl EnrollmentService for EnrollmentRpc {
                 | Refusal::UsedUp => Status::permission_denied(refusal.to_string()),
             });
         }
-        let certificate = authority
+        let certificate = now
+            .active
             .device(&device, &asked, self.lifetime)
             .map_err(|error| Status::internal(crate::causes::chain(&error)))?;
         tracing::info!(%device, key = key.short(), "certificate issued");
         let lifetime_ms = self.lifetime.as_millis() as u64;
-        Ok(Response::new(v1::EnrollResponse { certificate, lifetime_ms }))
+        let authorities = now.succession.told();
+        Ok(Response::new(v1::EnrollResponse { certificate, lifetime_ms, authorities }))
     }
 }
 
-/// Decides, and records a device that comes by a token.
+/// Decides, and records a device that comes by a token, and which authority issues.
 fn record(
     store: &dyn Store,
     device: &DeviceId,
-    key: Digest,
+    (key, authority): (Digest, u32),
     token: &str,
 ) -> Result<Result<(), Refusal>, StoreError> {
     let shown = Shown::read(token);
@@ -71,6 +74,13 @@ fn record(
     let known = store.identity(device)?;
     let is_new = decide(known.as_ref(), key, shown.map(|shown| (shown, found.as_ref())), now);
     if is_new != Ok(true) {
+        if is_new.is_ok() && known.is_some_and(|known| known.authority != authority) {
+            store.change_identity(device, &mut |known| {
+                if known.key == Some(key) {
+                    known.authority = authority;
+                }
+            })?;
+        }
         return Ok(is_new.map(drop));
     }
     store.change_identity(device, &mut |known| {
@@ -83,6 +93,7 @@ fn record(
                 confirmed: false,
                 labels,
                 enrolled_unix_ms: now,
+                authority,
                 ..known.clone()
             };
         }

@@ -7,7 +7,7 @@ use crate::identity::admissions::Admissions;
 use crate::identity::{Peer, Role};
 
 /// Who is at the other end; on a connection that says nothing, nobody.
-fn peer<T>(request: &Request<T>) -> Peer {
+pub(super) fn peer<T>(request: &Request<T>) -> Peer {
     request.extensions().get::<Peer>().cloned().unwrap_or(Peer::Unknown)
 }
 

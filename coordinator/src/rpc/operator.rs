@@ -14,7 +14,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{access, add, elsewhere, guard, import, note, status, view};
+use super::{access, add, authority, elsewhere, guard, import, note, status, view};
 use crate::audit::Event;
 use crate::blob::BlobStore;
 use crate::board::JobId;
@@ -250,6 +250,25 @@ impl OperatorService for OperatorRpc {
             Ok(v1::ControlOperatorResponse { result: result.to_owned() })
         })
         .await
+    }
+
+    async fn renew_operator(
+        &self,
+        request: Request<v1::RenewOperatorRequest>,
+    ) -> Reply<v1::RenewOperatorResponse> {
+        let (core, peer) = (self.core.clone(), guard::peer(&request));
+        self.to_the_end(async move { authority::renew(&core, peer, &request.into_inner().request).await })
+            .await
+    }
+
+    async fn list_authorities(&self, request: Request<v1::ListRequest>) -> Reply<v1::AuthorityList> {
+        Ok(Response::new(authority::list(&self.core, &request.into_inner().name).await?))
+    }
+
+    async fn control_authority(&self, request: Request<v1::ControlAuthorityRequest>) -> Reply<v1::Authority> {
+        guard::allow(&request, Role::Admin)?;
+        let (core, by) = (self.core.clone(), guard::caller(&request));
+        self.to_the_end(async move { authority::control(&core, by, &request.into_inner().verb).await }).await
     }
 
     async fn control_rollout(

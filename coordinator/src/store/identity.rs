@@ -43,6 +43,13 @@ pub struct IdentityRecord {
     pub labels: BTreeMap<String, String>,
     /// When it got its first certificate, milliseconds since 1970.
     pub enrolled_unix_ms: u64,
+    /// The number of the authority that issued its newest one.
+    #[serde(default = "first_authority")]
+    pub authority: u32,
+}
+
+fn first_authority() -> u32 {
+    1
 }
 
 /// An operator whose certificates were taken back.
@@ -65,6 +72,7 @@ impl IdentityRecord {
             banned: false,
             labels: BTreeMap::new(),
             enrolled_unix_ms: 0,
+            authority: first_authority(),
         }
     }
 }

@@ -261,6 +261,35 @@ impl OperatorService for Service {
         Ok(Response::new(v1::ControlOperatorResponse { result: format!("{verb}d {name}") }))
     }
 
+    async fn renew_operator(
+        &self,
+        _: Request<v1::RenewOperatorRequest>,
+    ) -> Result<Response<v1::RenewOperatorResponse>, Status> {
+        Err(Status::failed_precondition("only who has an operator's certificate gets another"))
+    }
+
+    async fn list_authorities(
+        &self,
+        _: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::AuthorityList>, Status> {
+        let authority = |name: &str, phase: &str, devices| v1::Authority {
+            name: name.to_owned(),
+            phase: phase.to_owned(),
+            devices,
+            ..Default::default()
+        };
+        let authorities = vec![authority("1", "superseded", 3), authority("2", "active", 9)];
+        Ok(Response::new(v1::AuthorityList { authorities }))
+    }
+
+    async fn control_authority(
+        &self,
+        request: Request<v1::ControlAuthorityRequest>,
+    ) -> Result<Response<v1::Authority>, Status> {
+        let phase = format!("{}d", request.into_inner().verb);
+        Ok(Response::new(v1::Authority { name: "3".to_owned(), phase, ..Default::default() }))
+    }
+
     async fn control_rollout(
         &self,
         request: Request<v1::ControlRolloutRequest>,

@@ -20,13 +20,16 @@ pub(super) fn config(folder: &Path) -> Result<Arc<ClientConfig>, String> {
         let wrong = |error: &dyn std::fmt::Display| format!("cannot use {}: {error}", path.display());
         std::fs::read(&path).map_err(|error| wrong(&error)).map(|pem| (pem, path.clone()))
     };
-    let certificate = |name: &str| {
+    let certificates = |name: &str| {
         let (pem, path) = read(name)?;
-        CertificateDer::from_pem_slice(&pem)
-            .map_err(|error| format!("{} holds no certificate: {error}", path.display()))
+        let all = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+        let all = all.map_err(|error| format!("{} holds no certificate: {error}", path.display()))?;
+        if all.is_empty() { Err(format!("{} holds no certificate", path.display())) } else { Ok(all) }
     };
     let mut roots = RootCertStore::empty();
-    roots.add(certificate("ca.pem")?).map_err(|error| error.to_string())?;
+    for authority in certificates("ca.pem")? {
+        roots.add(authority).map_err(|error| error.to_string())?;
+    }
     let (pem, path) = read("key.pem")?;
     let key = PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|error| format!("{} holds no key: {error}", path.display()))?;
@@ -34,7 +37,7 @@ pub(super) fn config(folder: &Path) -> Result<Arc<ClientConfig>, String> {
         .with_protocol_versions(&[&version::TLS13])
         .and_then(|builder| {
             builder.with_root_certificates(roots).with_client_auth_cert(
-                vec![certificate("cert.pem").map_err(tokio_rustls::rustls::Error::General)?],
+                certificates("cert.pem").map_err(tokio_rustls::rustls::Error::General)?,
                 key,
             )
         })

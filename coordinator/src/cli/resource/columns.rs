@@ -114,6 +114,14 @@ pub(super) const TOKENS: &[Column<v1::Token>] = &[
     wide("DEVICES", |t| Entry::text(t.used_by.join(","))),
 ];
 
+pub(super) const AUTHORITIES: &[Column<v1::Authority>] = &[
+    usual("NAME", |a| Entry::text(&a.name)),
+    usual("PHASE", |a| Entry::text(&a.phase)),
+    usual("SINCE", |a| Entry::text(ago(a.since_unix_ms))),
+    usual("DEVICES", |a| Entry::figure(a.devices.to_string())),
+    wide("FINGERPRINT", |a| Entry::text(&a.fingerprint)),
+];
+
 /// In how long a moment is; `expired` where it has passed.
 fn until(unix_ms: u64) -> String {
     let moment = UNIX_EPOCH + Duration::from_millis(unix_ms);
