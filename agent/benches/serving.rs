@@ -1,7 +1,8 @@
 //! What serving costs: the real agent as a process, asked over its socket and its port, against the engine called directly on
-//! the same machine in turns. Prints a table of medians, and what memory the process takes.
+//! the same machine in turns; and a call that runs nothing, after a pause as long as an inference, which is as near to nothing
+//! as a call comes on this machine. Prints a table of medians, and what memory the process takes.
 //!
-//! `cargo bench -p agent --bench serving`
+//! `cargo bench -p agent --bench serving [-- --onnxruntime FILE]`
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program that talks to a person")]
 
 use std::fs;
@@ -9,12 +10,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use agent::runner::engine::{Engine, rten};
+use agent::runner::choose::Comparison;
+use agent::runner::engine::{Choice, Engine, EngineKind};
+use agent::runner::engines::{Engines, LibraryConfig};
 use agent::slot::Installed;
 use proto::Generation;
-use proto::inference::ModelInferRequest;
 use proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use proto::inference::model_infer_request::InferInputTensor;
+use proto::inference::{ModelInferRequest, ServerMetadataRequest};
 use tonic::transport::{Channel, Endpoint};
 
 #[path = "../tests/it/model.rs"]
@@ -37,7 +40,7 @@ impl Drop for Agent {
 }
 
 /// A device that has the model, as an update would have left it.
-fn install(folder: &Path, model: &Model) {
+fn install(folder: &Path, model: &Model, library: &LibraryConfig) {
     let slot = folder.join("state/slots/a");
     fs::create_dir_all(&slot).unwrap();
     let installed = Installed {
@@ -49,9 +52,13 @@ fn install(folder: &Path, model: &Model) {
     fs::write(slot.join("manifest.json"), serde_json::to_vec(&installed).unwrap()).unwrap();
     fs::write(slot.join("model.onnx"), &model.bytes).unwrap();
     fs::write(folder.join("state/active"), "a").unwrap();
+    let onnxruntime = match library {
+        LibraryConfig::At(path) => path.to_str().unwrap(),
+        LibraryConfig::Auto | LibraryConfig::Off => "off",
+    };
     let text = format!(
         "device_id = 'gw-1'\ncoordinator = 'http://127.0.0.1:9'\nstate_dir = '{0}/state'\n\
-         [engine]\nthreads = 1\nonnxruntime = 'off'\n[serve]\nlisten = '127.0.0.1:0'\nsocket = '{0}/sock'\n",
+         [engine]\nthreads = 1\nonnxruntime = '{onnxruntime}'\n[serve]\nlisten = '127.0.0.1:0'\nsocket = '{0}/sock'\n",
         folder.display()
     );
     fs::write(folder.join("agent.toml"), text).unwrap();
@@ -61,6 +68,23 @@ fn start(folder: &Path) -> Agent {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reconvene-agent"));
     command.args(["run", "--config"]).arg(folder.join("agent.toml")).stderr(Stdio::null());
     Agent(command.spawn().unwrap())
+}
+
+/// Lets the agent find out which engine is the fastest, as after an update; the next one finds that on the disk.
+fn choose(folder: &Path) -> Choice {
+    let _agent = start(folder);
+    loop {
+        if let Some(known) = Comparison::read(&folder.join("state/slots/a/comparison.json")).unwrap() {
+            return known.best().unwrap().choice;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// The argument `--onnxruntime FILE`; cargo gives arguments of its own.
+fn library() -> LibraryConfig {
+    let mut after = std::env::args().skip_while(|argument| argument != "--onnxruntime").skip(1);
+    after.next().map_or(LibraryConfig::Off, |path| LibraryConfig::At(fs::canonicalize(path).unwrap()))
 }
 
 /// Proportional share of memory, kB.
@@ -108,6 +132,23 @@ async fn time_grpc(
     }
 }
 
+/// Calls that run nothing, each after a pause, in which the machine forgets as much as while a model runs.
+async fn time_nothing(
+    client: &mut GrpcInferenceServiceClient<Channel>,
+    pause: Duration,
+    times: &mut Vec<Duration>,
+) {
+    for _ in 0..REQUESTS {
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        let started = Instant::now();
+        client.server_metadata(ServerMetadataRequest::default()).await.unwrap();
+        times.push(started.elapsed());
+    }
+}
+
 fn median_us(times: &mut [Duration]) -> f64 {
     times.sort_unstable();
     times[times.len() / 2].as_secs_f64() * 1e6
@@ -116,7 +157,11 @@ fn median_us(times: &mut [Duration]) -> f64 {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let (model, dir) = (Model::of_seed(1), tempfile::tempdir().unwrap());
-    install(dir.path(), &model);
+    let library = library();
+    install(dir.path(), &model, &library);
+    let choice = choose(dir.path());
+    let expected = if library == LibraryConfig::Off { EngineKind::Rten } else { EngineKind::Onnxruntime };
+    assert_eq!(choice.engine, expected, "the other one is faster here");
     let started = Instant::now();
     let agent = start(dir.path());
     let (socket, address) = (dir.path().join("sock"), dir.path().join("state/serving-address"));
@@ -134,17 +179,19 @@ async fn main() {
     let over_tcp = Endpoint::from_shared(format!("http://{port}")).unwrap().connect().await.unwrap();
     let mut over_tcp = GrpcInferenceServiceClient::new(over_tcp);
 
-    let engine = rten::load(model.bytes.clone(), 1).unwrap();
+    let engine = Engines::new(1, &library).load(model.bytes.clone(), choice).unwrap();
     let image = &model.manifest.self_test.input;
-    let (mut direct, mut unix, mut tcp) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut direct, mut unix, mut tcp, mut nothing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
         if round == 1 {
             // The first warms up.
-            (direct, unix, tcp) = (Vec::new(), Vec::new(), Vec::new());
+            (direct, unix, tcp, nothing) = Default::default();
         }
         time_engine(&engine, image, &mut direct);
         time_grpc(&mut over_unix, &request, &mut unix).await;
         time_grpc(&mut over_tcp, &request, &mut tcp).await;
+        let pause = direct[direct.len() / 2];
+        time_nothing(&mut over_unix, pause, &mut nothing).await;
     }
     let statistics = over_unix.model_statistics(proto::inference::ModelStatisticsRequest::default());
     let statistics = statistics.await.unwrap().into_inner().model_stats[0].inference_stats.unwrap();
@@ -152,7 +199,8 @@ async fn main() {
     let direct_mean = direct.iter().sum::<Duration>().as_secs_f64() * 1e6 / direct.len() as f64;
     let direct = median_us(&mut direct);
     println!("one image, {REQUESTS} x {ROUNDS} requests, one at a time, medians:");
-    println!("engine called directly      {direct:8.1} us");
+    println!("{choice}, called directly   {direct:8.1} us");
+    println!("gRPC on the socket, nothing {:8.1} us  runs no model, after a pause", median_us(&mut nothing));
     for (way, times) in [("gRPC on the Unix socket", &mut unix), ("gRPC on the port", &mut tcp)] {
         let median = median_us(times);
         println!("{way:<27} {median:8.1} us  {:+.1} us  {:.3}x", median - direct, median / direct);

@@ -66,6 +66,7 @@ pub struct App {
     slots: Slots,
     spool: Spool,
     trust: Trust,
+    program: Option<PathBuf>,
     /// `None` where the disk does not even take a lock.
     lock: Option<File>,
 }
@@ -104,19 +105,24 @@ impl App {
             tracing::error!(error = describe(&error), "telemetry waits in memory only");
             Spool::in_memory(spool::LIMIT)
         });
-        Ok(Self { config, state, slots, spool, trust, lock })
+        Ok(Self { config, state, slots, spool, trust, program: None, lock })
+    }
+
+    /// Has a new model run first in a process of its own, which is this program, the agent's.
+    pub fn with_program(self, program: PathBuf) -> Self {
+        Self { program: Some(program), ..self }
     }
 
     /// Serves on `listeners` and follows the coordinator until `shutdown`; then ends what has begun, within a grace
     /// period.
     pub async fn run(self, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { config, state, mut slots, spool, trust, lock } = self;
+        let Self { config, state, mut slots, spool, trust, program, lock } = self;
         let (tasks, inference) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
         let runner = Runner::start(&inference);
         let engines = Arc::new(config.engine.engines().with_library_tried(&Trials::of_libraries(&state)));
         let testbed =
-            Testbed { engines: engines.clone(), runner: runner.clone(), tracker: inference.clone() };
+            Testbed { engines: engines.clone(), runner: runner.clone(), tracker: inference.clone(), program };
         let spool = SharedSpool::new(spool, inference.clone());
         if let Some(model) = update::restore(&state, &mut slots, &testbed).await {
             runner.swap(model);
@@ -128,6 +134,7 @@ impl App {
         let parts = Parts {
             config: &config,
             engines: &engines,
+            program: testbed.program,
             state: &state,
             runner: &runner,
             spool: &spool,
@@ -180,6 +187,7 @@ impl App {
 struct Parts<'a> {
     config: &'a Config,
     engines: &'a Arc<Engines>,
+    program: Option<PathBuf>,
     state: &'a StateDir,
     runner: &'a Runner,
     spool: &'a SharedSpool,
@@ -235,6 +243,7 @@ impl Parts<'_> {
             engines: self.engines.clone(),
             runner: self.runner.clone(),
             tracker: self.tasks.clone(),
+            program: self.program.clone(),
         };
         let updater = Updater::new(self.state.clone(), slots, testbed, channel.clone(), progress_tx);
         let prober = Prober {

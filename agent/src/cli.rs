@@ -16,7 +16,9 @@ use self::api::ApiError;
 use self::infer::InferError;
 use crate::app::AppError;
 use crate::config::{self, ConfigError};
+use crate::runner::check::CheckError;
 use crate::state::{self, FileError, StateDir};
+use crate::update::rehearsal;
 
 /// Measures this device, serves the model it is assigned, and reports to the fleet's coordinator.
 #[derive(Debug, Parser)]
@@ -65,6 +67,15 @@ Examples:
   reconvene-agent infer --image shoe.png
   reconvene-agent infer --image shoe.png --address 10.0.0.7:7380 -o json | jq .classes[0]")]
     Infer(infer::Arguments),
+    /// Load and test one model, for the agent; its manifest comes on standard input
+    #[command(hide = true)]
+    Rehearse {
+        /// The model's file
+        model: PathBuf,
+        /// Of one inference
+        #[arg(long)]
+        threads: usize,
+    },
     /// Show what is installed and whether it serves
     #[command(after_help = "Example:\n  reconvene-agent status --config /etc/reconvene/agent.toml -o json")]
     Status {
@@ -129,6 +140,9 @@ pub enum CliError {
         /// Why.
         source: std::io::Error,
     },
+    /// A model that the agent would not serve.
+    #[error(transparent)]
+    Check(#[from] CheckError),
     /// The process could not be set up, or its answer not printed.
     #[error("cannot {operation}")]
     Process {
@@ -146,6 +160,7 @@ impl CliError {
             Self::NoState { .. } | Self::Infer(InferError::NotRunning { .. }) => 3,
             Self::Config(_) => 64,
             Self::Infer(InferError::Image { .. }) => 65,
+            Self::Check(_) => rehearsal::REFUSED,
             Self::Infer(InferError::Api(ApiError::Silent { .. })) => 69,
             Self::AddressInUse { .. } | Self::Listen { .. } | Self::Socket { .. } => 71,
             Self::App(AppError::State { .. } | AppError::InUse { .. }) => 73,
@@ -165,6 +180,11 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Run { config } => return run::run(&config),
         Verb::Profile { config, output } => profile::answer(config.as_deref(), output)?,
         Verb::Infer(arguments) => infer::answer(&arguments)?,
+        Verb::Rehearse { model, threads } => {
+            let manifest = serde_json::from_reader(std::io::stdin().lock()).map_err(std::io::Error::from);
+            let manifest = manifest.map_err(CliError::process("read the model's manifest"))?;
+            return Ok(rehearsal::perform(&model, &manifest, threads)?);
+        }
         Verb::Status { config, output } => status::answer(&config, output)?,
     };
     print(&text)

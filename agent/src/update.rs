@@ -22,6 +22,7 @@ use crate::state::{self, FileError, StateDir};
 mod engine;
 mod given_up;
 mod probation;
+pub mod rehearsal;
 mod restore;
 pub(crate) mod trial;
 
@@ -31,6 +32,7 @@ pub use restore::{is_on_probation, restore};
 use engine::MeasureError;
 use given_up::GivenUp;
 use probation::{Found, Term, Watch};
+use rehearsal::RehearsalError;
 use trial::Trials;
 
 /// How often it is looked at whether the device is still the one that engines were compared on.
@@ -43,6 +45,8 @@ enum UpdateError {
     Fetch(#[from] FetchError),
     #[error(transparent)]
     Check(#[from] CheckError),
+    #[error(transparent)]
+    Rehearsal(#[from] RehearsalError),
     #[error(transparent)]
     Measure(#[from] MeasureError),
     #[error("the agent died {} times while checking this model", trial::LIMIT)]
@@ -59,7 +63,9 @@ impl UpdateError {
     fn is_retryable(&self) -> bool {
         match self {
             Self::Fetch(error) => error.is_retryable(),
-            Self::Check(_) | Self::Deadly | Self::DeadlyInService | Self::GivenUp(_) => false,
+            Self::Check(_) | Self::Rehearsal(_) | Self::Deadly | Self::DeadlyInService | Self::GivenUp(_) => {
+                false
+            }
             Self::File(_) | Self::Measure(_) => true,
         }
     }
@@ -287,13 +293,21 @@ impl Updater {
             return Err(UpdateError::Deadly);
         }
         let begun = trials.begin(desired(assignment))?;
-        let checked = self.testbed.check(bytes.clone(), &installed.model).await;
+        let rehearsed = match source {
+            Source::Coordinator => self.testbed.rehearse(staged.clone(), &installed.model).await,
+            // It has run here before.
+            Source::Other | Source::Active => Ok(()),
+        };
+        let checked = match rehearsed {
+            Ok(()) => self.testbed.check(bytes.clone(), &installed.model).await.map_err(UpdateError::from),
+            Err(error) => Err(error.into()),
+        };
         begun.end()?;
         let engine = match checked {
             Ok(engine) => engine,
             Err(error) => {
                 state::remove(&staged)?;
-                return Err(error.into());
+                return Err(error);
             }
         };
         let comparison = self.compare(&installed, &bytes).await?;

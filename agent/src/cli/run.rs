@@ -24,7 +24,8 @@ const LEFTOVERS: Duration = Duration::from_millis(200);
 pub fn run(path: &Path) -> Result<(), CliError> {
     let config = config::load(path)?;
     start_log();
-    let app = App::open(config.clone())?;
+    // This very program, though an upgrade has replaced its file since.
+    let app = App::open(config.clone())?.with_program("/proc/self/exe".into());
     // The engine has threads of its own; two serve the network well.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -11,7 +11,7 @@ use super::engine::{Choice, Engine, EngineError};
 use super::engines::Engines;
 
 /// A model that has not answered its test by then is refused.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Why a model may not serve.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,9 @@ pub enum CheckError {
     /// It does not load or run.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Its file cannot be read.
+    #[error("cannot read the model: {0}")]
+    Unread(String),
     /// It takes other images than announced.
     #[error("the model takes images of {got:?}, its manifest says {announced:?}")]
     Shape {
@@ -70,7 +73,7 @@ pub async fn check(
 }
 
 /// As [`check`], on this thread.
-pub(super) fn check_now(
+pub(crate) fn check_now(
     bytes: Vec<u8>,
     manifest: &ModelManifest,
     engines: &Engines,

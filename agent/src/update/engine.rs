@@ -1,12 +1,14 @@
 //! Which engine runs a model: the comparison on disk, or a new one. Owns what happens when a comparison ends the process: a
 //! foreign library that may have done so is not tried on that model again.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::{Digest, ModelManifest};
 use tokio_util::task::TaskTracker;
 
+use super::rehearsal::{RehearsalError, rehearse};
 use super::trial::{FOREIGN_LIMIT, Trials};
 use crate::causes::describe;
 use crate::reconcile::Desired;
@@ -30,6 +32,8 @@ pub struct Testbed {
     pub runner: Runner,
     /// Of blocking work.
     pub tracker: TaskTracker,
+    /// The agent's own program, in which a new model runs first; `None`: it does not.
+    pub program: Option<PathBuf>,
 }
 
 /// Why engines were not compared.
@@ -53,6 +57,16 @@ pub(super) fn known(slots: &Slots, digest: Digest, engines: &Engines) -> Option<
 }
 
 impl Testbed {
+    /// Has the model in the file `path` loaded and tested in a process of its own.
+    pub(super) async fn rehearse(
+        &self,
+        path: PathBuf,
+        manifest: &ModelManifest,
+    ) -> Result<(), RehearsalError> {
+        let Some(program) = &self.program else { return Ok(()) };
+        rehearse(&self.tracker, program, path, manifest, self.engines.usual().threads).await
+    }
+
     /// Loads the model and runs its test in the engine that every model has to pass in.
     pub(super) async fn check(&self, bytes: Vec<u8>, manifest: &ModelManifest) -> Result<Engine, CheckError> {
         self.check_in(self.engines.usual(), bytes, manifest).await
@@ -100,7 +114,7 @@ impl Testbed {
     ) -> Result<Comparison, MeasureError> {
         let has_died = trials.unfinished(desired)? >= FOREIGN_LIMIT;
         let begun = trials.begin(desired)?;
-        let (manifest, Self { engines, runner, tracker }) = (manifest.clone(), self.clone());
+        let (manifest, Self { engines, runner, tracker, .. }) = (manifest.clone(), self.clone());
         let may_try = move |choice: Choice| !has_died || choice.engine == EngineKind::Rten;
         let work = tracker.spawn_blocking(move || compare(&bytes, &manifest, &engines, &runner, may_try));
         let compared = tokio::time::timeout(LIMIT, work).await;

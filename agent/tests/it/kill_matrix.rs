@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use proto::session::{AgentMessage, Phase};
-use proto::{Digest, Generation};
+use proto::{ArtifactRef, ByteSize, Digest, Generation};
 use serde_json::Value;
 
 use crate::device::{Device, call};
@@ -389,4 +389,27 @@ async fn a_read_only_state_directory_is_served_from_and_updates_fail_with_their_
         .await;
     drop(agent);
     cell.recovers("writable again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_ends_the_process_that_loads_it_does_not_end_the_agent() {
+    let Before { old, new, dir } = Before::new().await;
+    // Found by the fuzz target: it pads an image by far more than there is memory.
+    let bytes = include_bytes!("data/pads_by_373_gigabytes.onnx").to_vec();
+    let mut deadly = Model { bytes, ..new };
+    deadly.manifest.artifact =
+        ArtifactRef { digest: Digest::of(&deadly.bytes), size: ByteSize(deadly.bytes.len() as u64) };
+    deadly.manifest.input_shape = [3, 8, 8];
+    (deadly.manifest.mean, deadly.manifest.std) = (vec![0.0; 3], vec![1.0; 3]);
+    deadly.manifest.self_test.input = vec![0.5; 3 * 8 * 8];
+    let mut cell = Cell::new(dir.path(), &old, &deadly).await;
+    let mut agent = Process::start(cell.folder.path(), Fate::Spared);
+    let reason = cell.ending("deadly").await.unwrap_err();
+    assert!(reason.contains("the model ended the process that tried it (signal: 6"), "{reason}");
+    assert!(reason.contains("memory allocation of 373662155520 bytes failed"), "{reason}");
+    assert!(!agent.has_died());
+    let metadata = agent.get("/v2/models/fashion").await.unwrap().1;
+    assert_eq!(metadata["parameters"]["digest"], old.digest().to_string(), "what served serves on");
+    let files = fs::read_dir(agent.state.join("staging")).unwrap().count();
+    assert_eq!(files, 0, "it is not kept");
 }
