@@ -28,6 +28,7 @@ use crate::identity::admissions::Admissions;
 use crate::identity::authorities::Authorities;
 use crate::identity::authority::AuthorityError;
 use crate::listener::{self, Encryption};
+use crate::local::{self, LocalListener};
 use crate::probes::{ProbeError, ProbeSet};
 use crate::refit::Fresh;
 use crate::rollout::driver::{Driver, Poke, Subjects};
@@ -66,6 +67,14 @@ pub enum AppError {
     Listen {
         /// Which.
         address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The operators' socket cannot be made.
+    #[error("cannot listen on {}; socket.path names a file in a folder that the coordinator may write", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -158,10 +167,21 @@ impl App {
         Ok(listener)
     }
 
+    /// Listens on the operators' socket, where one is configured.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn listen_locally(&self) -> Result<Option<LocalListener>, AppError> {
+        let Some(config) = &self.config.socket else { return Ok(None) };
+        let path = config.path.clone();
+        local::bind(config).map(Some).map_err(|source| AppError::Socket { path, source })
+    }
+
     /// Serves until `shutdown`, then stops accepting, ends sessions and jobs, and waits for them for a grace period.
     pub async fn run(
         self,
         listener: TcpListener,
+        local: Option<LocalListener>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), AppError> {
         let stop = CancellationToken::new();
@@ -170,7 +190,7 @@ impl App {
         let (driver, services) = self.parts(&tasks, &stop);
         let Services { session, artifact, operator, enrollment, admissions } = services;
         tasks.spawn(driver.run());
-        let incoming = listener::incoming(listener, encryption, &tasks, stop.clone());
+        let incoming = listener::incoming(listener, local, encryption, &tasks, stop.clone());
         let (known, taken_back) = (admissions.clone(), admissions.clone());
         let of_operators = move |request| guard::operator(&taken_back, request);
         let of_devices = move |request| guard::device(&admissions, request);

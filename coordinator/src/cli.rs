@@ -65,15 +65,10 @@ Examples:
   reconvene plan -f deployment.yaml
   reconvene apply -f deployment.yaml --wait")]
 pub(crate) struct Cli {
-    /// The coordinator's address
-    #[arg(
-        long,
-        global = true,
-        env = "RECONVENE_SERVER",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:7370"
-    )]
-    server: String,
+    /// The coordinator's address: https://HOST:PORT, or unix:///PATH on its host. Default: the packaged coordinator's socket
+    /// where there is one, else http://127.0.0.1:7370
+    #[arg(long, global = true, env = "RECONVENE_SERVER", value_name = "URL")]
+    server: Option<String>,
     /// The folder with the operator's certificate, for https: ca.pem, cert.pem, key.pem
     #[arg(long, global = true, env = "RECONVENE_IDENTITY", value_name = "DIR")]
     identity: Option<std::path::PathBuf>,
@@ -152,7 +147,7 @@ pub(crate) async fn run() -> ExitCode {
     let cli = Cli::parse();
     let context = Context {
         terminal: Terminal::new(cli.color),
-        server: Server::new(&cli.server, cli.identity.as_deref()),
+        server: Server::new(cli.server.as_deref(), cli.identity.as_deref()),
     };
     let outcome = match &cli.verb {
         Verb::Get(args) => get::run(args, &context).await,

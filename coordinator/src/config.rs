@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::identity::Role;
+
 /// What the daemon runs with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -16,6 +18,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// How connections are encrypted; `None`: they are not.
     pub tls: Option<TlsConfig>,
+    /// Where operators on this host connect, if they may.
+    pub socket: Option<SocketConfig>,
     /// How agents' sessions run.
     pub session: SessionConfig,
     /// How models are derived.
@@ -31,6 +35,15 @@ pub struct TrainerConfig {
     pub command: Vec<String>,
     /// For one network; the program is stopped after it.
     pub time_limit: Duration,
+}
+
+/// A Unix socket for operators on the coordinator's host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// Where.
+    pub path: PathBuf,
+    /// What users other than root and the coordinator's own may do there; `None`: nothing.
+    pub others: Option<Role>,
 }
 
 /// How connections are encrypted, with certificates of the coordinator's own authority.
@@ -59,6 +72,9 @@ pub struct DeriveConfig {
     /// Threads of the one pool that scores and trains.
     pub threads: usize,
 }
+
+/// Where the packaged coordinator's socket is; the operator's verbs go there where they are not told otherwise.
+pub const USUAL_SOCKET: &str = "/run/reconvene-coordinator/operators.sock";
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +110,7 @@ struct ConfigFile {
     state_dir: PathBuf,
     #[serde(default)]
     tls: TlsFile,
+    socket: Option<SocketFile>,
     #[serde(default)]
     session: SessionFile,
     #[serde(default)]
@@ -115,6 +132,13 @@ struct TlsFile {
     enabled: Option<bool>,
     names: Vec<String>,
     device_lifetime: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SocketFile {
+    path: PathBuf,
+    others: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -216,8 +240,17 @@ fn check(path: &Path, file: ConfigFile) -> Result<Config, ConfigError> {
             return Err(refuse("derive.threads", format!("{threads} is more than 1024; 0 means all cores")));
         }
     };
-    let trainer = file.trainer.map(|trainer| check_trainer(trainer, refuse)).transpose()?;
-    Ok(Config { listen, state_dir: file.state_dir, tls, session, derive: DeriveConfig { threads }, trainer })
+    let trainer = file.trainer.map(|trainer| check_trainer(trainer, &refuse)).transpose()?;
+    let socket = file.socket.map(|socket| check_socket(socket, &refuse)).transpose()?;
+    Ok(Config {
+        listen,
+        state_dir: file.state_dir,
+        tls,
+        socket,
+        session,
+        derive: DeriveConfig { threads },
+        trainer,
+    })
 }
 
 /// Longer certificates would make a ban the only way to be rid of a device.
@@ -235,6 +268,17 @@ fn names(listen: SocketAddr, configured: &[String]) -> Vec<String> {
     let mut known = std::collections::BTreeSet::new();
     names.retain(|name| !name.is_empty() && known.insert(name.clone()));
     names
+}
+
+fn check_socket(
+    SocketFile { path, others }: SocketFile,
+    refuse: impl Fn(&'static str, String) -> ConfigError,
+) -> Result<SocketConfig, ConfigError> {
+    if !path.is_absolute() {
+        return Err(refuse("socket.path", format!("'{}' does not begin with /", path.display())));
+    }
+    let role = |text: String| text.parse().map_err(|problem| refuse("socket.others", problem));
+    Ok(SocketConfig { path, others: others.map(role).transpose()? })
 }
 
 fn check_trainer(
@@ -282,6 +326,8 @@ mod tests {
             ("[session]\nheartbeat_interval = '0s'", "heartbeat_interval"),
             ("[session]\nheartbeat_interval = '20s'", "offline_after"),
             ("[derive]\nthreads = 5000", "derive.threads"),
+            ("[socket]\npath = 'sock'", "socket.path"),
+            ("[socket]\npath = '/sock'\nothers = 'king'", "socket.others"),
             ("[trainer]\ntime_limit = '1h'", "command"),
             ("[trainer]\ncommand = []", "trainer.command"),
             ("[trainer]\ncommand = ['train']\ntime_limit = 'long'", "trainer.time_limit"),

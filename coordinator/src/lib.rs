@@ -20,6 +20,7 @@ pub mod histogram;
 pub mod identity;
 pub mod limit;
 pub mod listener;
+pub mod local;
 pub mod manifest;
 pub mod models;
 pub mod probes;

@@ -26,6 +26,7 @@ use crate::causes::chain;
 use crate::identity::Peer;
 use crate::identity::authorities::{Authorities, Present};
 use crate::identity::authority::AuthorityError;
+use crate::local::{self, LocalListener};
 
 /// A handshake takes at most so long.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -164,14 +165,21 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// The connections that come in on `listener` until `stop`.
+/// Where accepted connections go.
+type Accepted = mpsc::Sender<io::Result<Connection>>;
+
+/// The connections that come in on `listener`, and on the operators' socket, until `stop`.
 pub fn incoming(
     listener: TcpListener,
+    local: Option<LocalListener>,
     encryption: Option<Arc<Encryption>>,
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (accepted, connections) = mpsc::channel(BACKLOG);
+    if let Some(local) = local {
+        tasks.spawn(stop.clone().run_until_cancelled_owned(accept_local(local, accepted.clone())));
+    }
     let handshakes = tasks.clone();
     tasks.spawn(async move {
         let turns = Arc::new(Semaphore::new(HANDSHAKES));
@@ -205,6 +213,22 @@ pub fn incoming(
         }
     });
     ReceiverStream::new(connections)
+}
+
+async fn accept_local(LocalListener { socket, others }: LocalListener, accepted: Accepted) {
+    loop {
+        let begun = socket.accept().await.and_then(|(stream, _)| {
+            let peer = local::peer(&stream, others)?;
+            Ok(Connection { io: Box::new(stream), peer, ends: None })
+        });
+        match begun {
+            Ok(connection) => drop(accepted.send(Ok(connection)).await),
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
 }
 
 async fn begin(stream: TcpStream, encryption: Option<&Encryption>) -> io::Result<Connection> {

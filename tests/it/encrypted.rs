@@ -34,8 +34,9 @@ impl Fleet {
         let config = folder.path().join("coordinator.toml");
         let text = format!(
             "listen = '127.0.0.1:0'\nstate_dir = '{}'\n[tls]\nenabled = true\ndevice_lifetime = '{lifetime}'\n\
-             [session]\n{session}",
-            state.display()
+             [socket]\npath = '{}/operators.sock'\n[session]\n{session}",
+            state.display(),
+            folder.path().display()
         );
         fs::write(&config, text).unwrap();
         let coordinator = serve(&binaries, &config);

@@ -141,6 +141,30 @@ async fn certificates_are_renewed_in_an_open_session_and_after_they_have_expired
     logs(&agent, "certificate obtained").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_on_the_coordinators_host_needs_no_certificate_and_is_named_in_the_log() {
+    let fleet = Fleet::start("24h").await;
+    let socket = format!("unix://{}", fleet.path("operators.sock").display());
+    let run = |arguments: &[&str]| {
+        Command::new(&fleet.binaries.coordinator).args(["--server", &socket]).args(arguments).output().unwrap()
+    };
+    let listed = run(&["get", "devices"]);
+    assert!(listed.status.success(), "{}", complaint(&listed));
+    let made = run(&["token", "create"]);
+    assert!(made.status.success(), "{}", complaint(&made));
+    let own = rustix::process::geteuid().as_raw();
+    let log = fleet.admin(&["audit", "tail"]);
+    assert!(log.contains(&format!("uid-{own}  create")), "{log}");
+    // Whom the configuration gives nothing does not get as far as a call.
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = fs::metadata(fleet.path("operators.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let renewed = run(&["operator", "renew"]);
+    assert!(complaint(&renewed).contains("--identity says whose"), "{}", complaint(&renewed));
+    let taken = run(&["operator", "revoke", &format!("uid-{own}")]);
+    assert!(complaint(&taken).contains("nobody revokes himself"), "{}", complaint(&taken));
+}
+
 /// What an idle session may cost on the wire, bytes of TCP's payload a second, both ways.
 const IDLE: u64 = 15;
 

@@ -10,6 +10,8 @@ use tokio_rustls::rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+use coordinator::config::USUAL_SOCKET;
+
 use super::error::CliError;
 
 mod tls;
@@ -32,8 +34,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server by its URL; `host:port` alone means http.
-    pub(crate) fn new(url: &str, identity: Option<&Path>) -> Self {
+    /// A server by its URL; `host:port` alone means http, and none the usual one on this host.
+    pub(crate) fn new(url: Option<&str>, identity: Option<&Path>) -> Self {
+        let is_packaged = identity.is_none() && Path::new(USUAL_SOCKET).exists();
+        let socket = is_packaged.then(|| format!("unix://{USUAL_SOCKET}"));
+        let url = url.map(str::to_owned).or(socket).unwrap_or_else(|| "http://127.0.0.1:7370".to_owned());
         let scheme = match (url.contains("://"), identity) {
             (true, _) => "",
             (false, Some(_)) => "https://",

@@ -95,7 +95,9 @@ impl CliError {
             Self::Unreachable { .. } => 69,
             Self::Serve(error) => match **error {
                 AppError::Listen { ref source, .. } if source.kind() == io::ErrorKind::AddrInUse => 71,
+                AppError::Socket { ref source, .. } if source.kind() == io::ErrorKind::AddrInUse => 71,
                 AppError::StateDir { .. }
+                | AppError::Socket { .. }
                 | AppError::Store(StoreError::File { .. })
                 | AppError::Blobs(_)
                 | AppError::Key(_)

@@ -12,6 +12,7 @@ use coordinator::causes::chain;
 use coordinator::identity::Role;
 use coordinator::identity::authorities::Authorities;
 use coordinator::identity::authority::Credentials;
+use coordinator::local::USER;
 use proto::{DeviceId, v1};
 use rcgen::{CertificateParams, KeyPair};
 
@@ -88,6 +89,9 @@ pub(crate) async fn run(args: &OperatorArgs, context: &Context) -> Result<(), Cl
 fn create(args: &CreateArgs, context: &Context) -> Result<(), CliError> {
     let name: DeviceId =
         args.name.parse().map_err(|invalid: proto::Invalid| CliError::Usage(invalid.problem))?;
+    if args.name.starts_with(USER) {
+        return Err(CliError::Usage(format!("names that begin with '{USER}' are those of the host's users")));
+    }
     if args.name == COORDINATOR {
         return Err(CliError::Usage(format!(
             "'{COORDINATOR}' is what the audit log calls the coordinator itself"

@@ -31,6 +31,7 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<(), CliError> {
     let failed = |error| CliError::Serve(Box::new(error));
     let app = tokio::task::block_in_place(|| App::open(config)).map_err(failed)?;
     let listener = app.listen().await.map_err(failed)?;
+    let local = app.listen_locally().map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signal).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signal).map_err(failed)?;
     let stop = async move {
@@ -39,5 +40,5 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<(), CliError> {
             _ = interrupt.recv() => {}
         }
     };
-    app.run(listener, stop).await.map_err(failed)
+    app.run(listener, local, stop).await.map_err(failed)
 }
