@@ -142,11 +142,50 @@ async fn certificates_are_renewed_in_an_open_session_and_after_they_have_expired
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_has_to_be_approved_of_waits_until_its_key_was_named() {
+    let mut fleet = Fleet::start("24h").await;
+    let join = fleet.path("join");
+    fs::write(&join, fleet.admin(&["token", "create", "--approve"])).unwrap();
+    let agent = fleet.agent("gw-1", "one", Some(&join));
+    const COMMAND: &str = "reconvene device approve gw-1 ";
+    logs(&agent, COMMAND).await;
+    let log = agent.log().unwrap();
+    let after = &log[log.find(COMMAND).unwrap() + COMMAND.len()..];
+    let key: String = after.chars().take_while(char::is_ascii_hexdigit).collect();
+    // It is there in the list, with that key, also after a restart, and in no other.
+    fleet.restart().await;
+    let pending = fleet.admin(&["device", "pending", "--no-headers"]);
+    assert!(pending.contains("gw-1") && pending.contains(&key) && pending.contains("approval"), "{pending}");
+    assert_eq!(fleet.admin(&["get", "devices", "-o", "name"]).trim(), "");
+    let approve = |key: &str| fleet.run(&fleet.path("admin"), &["device", "approve", "gw-1", key]);
+    for (wrong, why) in
+        [("00000000", "has the key"), (&key[..4], "at least 8 digits"), ("g0000000", "digits")]
+    {
+        let refused = approve(wrong);
+        assert!(complaint(&refused).contains(why), "{wrong}: {}", complaint(&refused));
+    }
+    let refused = fleet.run(&fleet.path("viewer"), &["device", "approve", "gw-1", &key]);
+    assert!(complaint(&refused).contains("this needs admin"), "{}", complaint(&refused));
+    assert_eq!(fleet.admin(&["get", "devices", "-o", "name"]).trim(), "");
+    let approved = approve(&key);
+    assert!(approved.status.success(), "{}", complaint(&approved));
+    fleet.status("gw-1", "Online").await;
+    assert_eq!(fleet.admin(&["device", "pending", "--no-headers"]).trim(), "");
+    assert!(fleet.admin(&["token", "list"]).contains("1/1"));
+    let history = fleet.admin(&["history", "device/gw-1"]);
+    assert!(history.contains("  approve  ") && history.contains(&key), "{history}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn root_on_the_coordinators_host_needs_no_certificate_and_is_named_in_the_log() {
     let fleet = Fleet::start("24h").await;
     let socket = format!("unix://{}", fleet.path("operators.sock").display());
     let run = |arguments: &[&str]| {
-        Command::new(&fleet.binaries.coordinator).args(["--server", &socket]).args(arguments).output().unwrap()
+        Command::new(&fleet.binaries.coordinator)
+            .args(["--server", &socket])
+            .args(arguments)
+            .output()
+            .unwrap()
     };
     let listed = run(&["get", "devices"]);
     assert!(listed.status.success(), "{}", complaint(&listed));

@@ -5,11 +5,14 @@ use proto::v1;
 use super::Context;
 use super::connect::soon;
 use super::error::CliError;
+use super::get;
 
 /// What to do about a device.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  reconvene device pending
+  reconvene device approve cam-7 3f9a2b71c0de
   reconvene device ban cam-7
   reconvene device unban cam-7
   reconvene device forget cam-7")]
@@ -20,6 +23,14 @@ pub(crate) struct DeviceArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum DeviceVerb {
+    /// List devices that came by a join token and have not opened a session yet, with their keys
+    #[command(after_help = "Example:\n  reconvene device pending -o wide")]
+    Pending(get::ListArgs),
+    /// Let in one that came by a token made with --approve, once its key is known to be the right one
+    #[command(
+        after_help = "Example:\n  reconvene device approve cam-7 3f9a2b71c0de\n\nThe device's own log says its key."
+    )]
+    Approve(Approval),
     /// End its session and let it in no more, whatever it shows
     #[command(after_help = "Example:\n  reconvene device ban cam-7")]
     Ban(Target),
@@ -32,6 +43,14 @@ enum DeviceVerb {
 }
 
 #[derive(Debug, clap::Args)]
+struct Approval {
+    /// The device's name
+    name: String,
+    /// The beginning of its key's SHA-256: at least 8 digits
+    key: String,
+}
+
+#[derive(Debug, clap::Args)]
 struct Target {
     /// The device's name
     name: String,
@@ -39,6 +58,8 @@ struct Target {
 
 pub(crate) async fn run(args: &DeviceArgs, context: &Context) -> Result<(), CliError> {
     let (verb, Target { name }) = match &args.verb {
+        DeviceVerb::Pending(args) => return get::show::<v1::PendingDevice>(args, context).await,
+        DeviceVerb::Approve(approval) => return approve(approval, context).await,
         DeviceVerb::Ban(target) => ("ban", target),
         DeviceVerb::Unban(target) => ("unban", target),
         DeviceVerb::Forget(target) => ("forget", target),
@@ -50,4 +71,11 @@ pub(crate) async fn run(args: &DeviceArgs, context: &Context) -> Result<(), CliE
         _ => context.server.refusal(status),
     })?;
     context.terminal.data(&format!("device/{name} {}", reply.into_inner().result))
+}
+
+async fn approve(Approval { name, key }: &Approval, context: &Context) -> Result<(), CliError> {
+    let mut client = context.server.connect().await?;
+    let request = soon(v1::ApproveDeviceRequest { name: name.clone(), key: key.clone() });
+    client.approve_device(request).await.map_err(|status| context.server.refusal(status))?;
+    context.terminal.data(&format!("device/{name} approved; it comes at its next try, within half a minute"))
 }

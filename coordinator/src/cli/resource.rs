@@ -134,5 +134,6 @@ resource!(Dataset, "dataset", "datasets", Exact, DATASETS, name, list_datasets -
 resource!(Deployment, "deployment", "deployments", Exact, DEPLOYMENTS, name, list_deployments -> deployments);
 resource!(Artifact, "artifact", "artifacts", Prefix, ARTIFACTS, digest, list_artifacts -> artifacts);
 resource!(Token, "token", "tokens", Exact, TOKENS, id, list_tokens -> tokens);
+resource!(PendingDevice, "pending device", "pending devices", Exact, PENDING, id, list_pending -> devices);
 resource!(Authority, "authority", "authorities", Exact, AUTHORITIES, name, list_authorities -> authorities);
 resource!(TelemetrySummary, "device", "telemetry", Owner, TELEMETRY, device_id, list_telemetry -> telemetry);

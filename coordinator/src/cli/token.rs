@@ -15,6 +15,7 @@ use super::get;
 #[command(after_help = "\
 Examples:
   reconvene token create --uses 50 --expires 7d --label site=berlin > join
+  reconvene token create --uses 50 --approve > join
   reconvene token list
   reconvene token revoke 3f9a2b71
 
@@ -50,6 +51,9 @@ struct CreateArgs {
     /// What its devices are labelled, whatever they say themselves; may be given again
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     label: Vec<(String, String)>,
+    /// Let none of its devices in before `reconvene device approve` named its key
+    #[arg(long)]
+    approve: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,6 +82,7 @@ async fn create(args: &CreateArgs, context: &Context) -> Result<(), CliError> {
         uses: args.uses,
         lifetime_ms: u64::try_from(args.expires.as_millis()).unwrap_or(u64::MAX),
         labels: args.label.iter().cloned().collect(),
+        approval: args.approve,
     };
     let created = client.create_token(soon(request)).await;
     let created = created.map_err(|status| context.server.refusal(status))?.into_inner();

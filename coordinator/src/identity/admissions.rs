@@ -14,6 +14,8 @@ pub struct Admissions(Arc<RwLock<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     confirmed: BTreeMap<DeviceId, Digest>,
+    /// Those that came by a token and have not been there yet.
+    pending: BTreeMap<DeviceId, String>,
     banned: BTreeSet<DeviceId>,
     revoked: BTreeSet<DeviceId>,
 }
@@ -38,6 +40,10 @@ impl Admissions {
             Some(key) => drop(known.confirmed.insert(identity.device.clone(), key)),
             None => drop(known.confirmed.remove(&identity.device)),
         }
+        match identity.token.clone().filter(|_| identity.key.is_some() && !identity.confirmed) {
+            Some(token) => drop(known.pending.insert(identity.device.clone(), token)),
+            None => drop(known.pending.remove(&identity.device)),
+        }
         if identity.banned {
             known.banned.insert(identity.device.clone());
         } else {
@@ -58,6 +64,12 @@ impl Admissions {
     /// Whether an operator's certificates were taken back.
     pub fn is_revoked(&self, operator: &DeviceId) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).revoked.contains(operator)
+    }
+
+    /// How many devices other than `device` came by a token and have not been there yet.
+    pub fn pending(&self, token: &str, device: &DeviceId) -> usize {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.pending.iter().filter(|&(other, by)| by == token && other != device).count()
     }
 
     /// Whether a device is kept out.

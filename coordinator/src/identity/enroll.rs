@@ -1,6 +1,6 @@
 //! Who gets a certificate. Pure: from what is known of a device and of its token to a decision.
 
-use proto::Digest;
+use proto::{DeviceId, Digest};
 
 use crate::store::{IdentityRecord, TokenRecord};
 
@@ -29,6 +29,24 @@ pub enum Refusal {
     /// Other devices have used it.
     #[error("the join token was used as often as it may be")]
     UsedUp,
+    /// Its token lets nobody in by itself.
+    #[error("the device waits for an operator's approval: reconvene device approve {device} {}", key.short())]
+    Waits {
+        /// Which.
+        device: DeviceId,
+        /// SHA-256 of its public key.
+        key: Digest,
+    },
+    /// Whoever has the token makes up names.
+    #[error(
+        "{0} devices that came by this join token have not opened a session yet; they, or another token, come first"
+    )]
+    Crowd(usize),
+}
+
+/// Devices that may have come by a token of so many uses and not been there yet: some are set up twice.
+fn most_pending(token: &TokenRecord) -> usize {
+    (2 * token.uses as usize).max(16)
 }
 
 /// A token as a device shows it: `ID.SECRET`.
@@ -47,7 +65,8 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// Whether `key` gets a certificate for the device; true where it does so by the token, and is to be recorded.
+/// Whether `key` gets a certificate for the device; true where it does so by the token, and is to be recorded. `pending` devices
+/// have come by that token and not been there yet.
 ///
 /// # Errors
 /// Why it does not.
@@ -55,25 +74,28 @@ pub fn decide(
     known: Option<&IdentityRecord>,
     key: Digest,
     shown: Option<(Shown<'_>, Option<&TokenRecord>)>,
+    pending: usize,
     now_unix_ms: u64,
 ) -> Result<bool, Refusal> {
     if known.is_some_and(|known| known.banned) {
         return Err(Refusal::Banned);
     }
-    if let Some(pinned) = known.and_then(|known| known.key) {
-        let is_confirmed = known.is_some_and(|known| known.confirmed);
-        if is_confirmed {
+    if let Some((known, pinned)) = known.and_then(|known| Some((known, known.key?))) {
+        if known.confirmed {
             return if pinned == key { Ok(false) } else { Err(Refusal::OtherKey) };
         }
         // It has not shown its certificate yet: by the token that it came by it gets another, by a new one it begins again.
-        let by = known.and_then(|known| known.token.as_deref());
+        let by = known.token.as_deref();
         if pinned == key && shown.is_none_or(|(shown, _)| Some(shown.id) == by) {
-            return Ok(false);
+            let waits = || Refusal::Waits { device: known.device.clone(), key };
+            return if known.waits { Err(waits()) } else { Ok(false) };
         }
     }
     let (shown, token) = shown.ok_or(Refusal::NoToken)?;
     let proven = |token: &&TokenRecord| token.secret == Digest::of(shown.secret.as_bytes());
-    usable(token.filter(proven).ok_or(Refusal::UnknownToken)?, now_unix_ms).map(|()| true)
+    let token = token.filter(proven).ok_or(Refusal::UnknownToken)?;
+    usable(token, now_unix_ms)?;
+    if pending >= most_pending(token) { Err(Refusal::Crowd(pending)) } else { Ok(true) }
 }
 
 /// Whether one more device may use a token.
@@ -103,6 +125,7 @@ mod tests {
             labels: Default::default(),
             created_unix_ms: 0,
             expires_unix_ms: 100,
+            approval: false,
         }
     }
 
@@ -112,6 +135,7 @@ mod tests {
             key: key.map(Digest::of),
             token: Some("ab".to_owned()),
             confirmed,
+            waits: false,
             banned,
             labels: Default::default(),
             enrolled_unix_ms: 0,
@@ -130,6 +154,8 @@ mod tests {
         let pending = identity(Some(b"other"), false, false);
         let banned = identity(Some(b"key"), true, true);
         let pending_own = identity(Some(b"key"), false, false);
+        let waiting = IdentityRecord { waits: true, ..pending_own.clone() };
+        let waits = || Err(Refusal::Waits { device: waiting.device.clone(), key });
         let newcomer = IdentityRecord { token: Some("old".to_owned()), ..pending_own.clone() };
         let table = [
             ("new, token", None, by(right, Some(&fresh)), 50, Ok(true)),
@@ -144,11 +170,15 @@ mod tests {
             ("pending, by a new token", Some(&newcomer), by(right, Some(&fresh)), 50, Ok(true)),
             ("pending, by its token that died", Some(&pending_own), by(right, Some(&used)), 50, Ok(false)),
             ("pending, by none", Some(&newcomer), None, 50, Ok(false)),
+            ("not approved", Some(&waiting), by(right, Some(&fresh)), 50, waits()),
+            ("not approved, by none", Some(&waiting), None, 50, waits()),
             ("banned", Some(&banned), by(right, Some(&fresh)), 50, Err(Refusal::Banned)),
         ];
         for (case, known, shown, now, expected) in table {
-            assert_eq!(decide(known, key, shown, now), expected, "{case}");
+            assert_eq!(decide(known, key, shown, 15, now), expected, "{case}");
         }
+        assert_eq!(decide(None, key, by(right, Some(&fresh)), 16, 50), Err(Refusal::Crowd(16)));
+        assert_eq!(decide(Some(&own), key, by(right, Some(&fresh)), 16, 50), Ok(false), "it has been there");
         assert!(Shown::read("no point").is_none());
     }
 }

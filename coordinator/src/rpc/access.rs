@@ -9,10 +9,12 @@ use super::status;
 use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::identity::secret;
-use crate::store::{OperatorRecord, TokenRecord};
+use crate::store::{IdentityRecord, OperatorRecord, TokenRecord};
 
 /// A token lasts at most so long.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+/// So much of a key's digest names it.
+const KEY_DIGITS: usize = 8;
 /// Digits of a token's name and of its secret, in bytes.
 const BYTES: (usize, usize) = (4, 16);
 
@@ -21,7 +23,7 @@ pub(super) async fn create_token(
     core: &Core,
     request: v1::CreateTokenRequest,
 ) -> Result<v1::CreateTokenResponse, Status> {
-    let v1::CreateTokenRequest { uses, lifetime_ms, labels } = request;
+    let v1::CreateTokenRequest { uses, lifetime_ms, labels, approval } = request;
     let authorities = core.authorities.as_ref().ok_or_else(|| {
         Status::failed_precondition(
             "this coordinator does not encrypt: devices join it without a token (tls.enabled in its configuration)",
@@ -44,6 +46,7 @@ pub(super) async fn create_token(
         labels: labels.into_iter().collect(),
         created_unix_ms: now,
         expires_unix_ms: now.saturating_add(lifetime_ms),
+        approval,
     };
     let token = view(&record);
     core.store.call(move |store| store.insert_token(&record)).await.map_err(status::store)?;
@@ -86,7 +89,10 @@ pub(super) async fn control_device(core: &Core, name: &str, verb: &str) -> Resul
         }
         let changed = store.change_identity(&named, &mut |identity| match banned {
             Some(banned) => identity.banned = banned,
-            None => (identity.key, identity.confirmed, identity.token) = (None, false, None),
+            None => {
+                (identity.key, identity.token) = (None, None);
+                (identity.confirmed, identity.waits) = (false, false);
+            }
         })?;
         Ok(Some(changed))
     });
@@ -99,6 +105,58 @@ pub(super) async fn control_device(core: &Core, name: &str, verb: &str) -> Resul
     }
     core.poke.poke();
     Ok(result)
+}
+
+/// Lets a device in that came by a token which lets nobody in by itself, if it is the one with this key.
+pub(super) async fn approve_device(core: &Core, name: &str, key: &str) -> Result<(), Status> {
+    let device: DeviceId = name.parse().map_err(status::invalid)?;
+    if key.len() < KEY_DIGITS || !key.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(Status::invalid_argument(format!(
+            "'{key}' is not the beginning of a key's digest, at least {KEY_DIGITS} digits; the device's own log has it, and \
+             `reconvene device pending`"
+        )));
+    }
+    let (named, key) = (device.clone(), key.to_ascii_lowercase());
+    let approved = core.store.call(move |store| {
+        let is_its = |key_of: Option<Digest>| key_of.is_some_and(|it| it.to_string().starts_with(&key));
+        let Some(known) = store.identity(&named)?.filter(|known| known.key.is_some()) else {
+            return Ok(None);
+        };
+        if !is_its(known.key) {
+            return Ok(Some(Err(known)));
+        }
+        // Another may have come by that name meanwhile.
+        let now = store.change_identity(&named, &mut |known| known.waits &= !is_its(known.key))?;
+        Ok(Some(if is_its(now.key) { Ok(now) } else { Err(now) }))
+    });
+    match approved.await.map_err(status::store)? {
+        None => Err(Status::not_found(format!("no device '{device}' has come by a join token"))),
+        Some(Ok(approved)) => {
+            core.admissions.note(&approved);
+            Ok(())
+        }
+        Some(Err(known)) => Err(Status::failed_precondition(format!(
+            "the device that calls itself {device} has the key {}",
+            known.key.map_or_else(|| "of nobody".to_owned(), |key| key.short())
+        ))),
+    }
+}
+
+/// Devices that came by a token and have not opened a session yet.
+pub(super) async fn pending(core: &Core, name: &str) -> Result<v1::PendingList, Status> {
+    let identities = core.store.call(|store| store.identities()).await.map_err(status::store)?;
+    let pending = identities.into_iter().filter(|it| !it.confirmed && !it.banned);
+    let of_name = pending.filter(|it| name.is_empty() || it.device.as_str() == name);
+    let view = |it: IdentityRecord| {
+        Some(v1::PendingDevice {
+            id: it.device.to_string(),
+            key: it.key?.to_string(),
+            token: it.token.unwrap_or_default(),
+            waits: it.waits,
+            since_unix_ms: it.enrolled_unix_ms,
+        })
+    };
+    Ok(v1::PendingList { devices: of_name.filter_map(view).collect() })
 }
 
 /// Takes an operator's certificates back, or lets them count again.
@@ -128,5 +186,6 @@ fn view(token: &TokenRecord) -> v1::Token {
         labels: token.labels.clone().into_iter().collect(),
         created_unix_ms: token.created_unix_ms,
         expires_unix_ms: token.expires_unix_ms,
+        approval: token.approval,
     }
 }

@@ -37,11 +37,19 @@ impl EnrollmentService for EnrollmentRpc {
             Status::invalid_argument(format!("the request: {}", crate::causes::chain(&error)))
         })?;
         let (named, key, number) = (device.clone(), asked.key(), now.succession.active().number);
-        let decided = self.core.store.call(move |store| record(store, &named, (key, number), &token)).await;
-        if let Err(refusal) = decided.map_err(status::store)? {
+        let pending = self.core.admissions.pending(token.split('.').next().unwrap_or_default(), &device);
+        let asks = Asks { device: named, key, authority: number, token, pending };
+        let decided = self.core.store.call(move |store| record(store, &asks)).await;
+        let (decided, recorded) = decided.map_err(status::store)?;
+        if let Some(recorded) = &recorded {
+            self.core.admissions.note(recorded);
+        }
+        if let Err(refusal) = decided {
             tracing::warn!(%device, %refusal, "not enrolled");
             return Err(match refusal {
                 Refusal::OtherKey => Status::already_exists(refusal.to_string()),
+                Refusal::Waits { .. } => Status::failed_precondition(refusal.to_string()),
+                Refusal::Crowd(_) => Status::resource_exhausted(refusal.to_string()),
                 Refusal::Banned
                 | Refusal::NoToken
                 | Refusal::UnknownToken
@@ -60,45 +68,60 @@ impl EnrollmentService for EnrollmentRpc {
     }
 }
 
+/// What a device asks for, and which authority would issue it.
+struct Asks {
+    device: DeviceId,
+    key: Digest,
+    authority: u32,
+    token: String,
+    /// Devices that came by that token and have not been there yet.
+    pending: usize,
+}
+
+/// A decision, and what was recorded with it.
+type Decided = (Result<(), Refusal>, Option<IdentityRecord>);
+
 /// Decides, and records a device that comes by a token, and which authority issues.
-fn record(
-    store: &dyn Store,
-    device: &DeviceId,
-    (key, authority): (Digest, u32),
-    token: &str,
-) -> Result<Result<(), Refusal>, StoreError> {
+fn record(store: &dyn Store, asks: &Asks) -> Result<Decided, StoreError> {
+    let Asks { device, key, authority, token, pending } = asks;
     let shown = Shown::read(token);
     let found = shown.map(|shown| store.token(shown.id)).transpose()?.flatten();
     let now = unix_ms();
-    let mut decision = Ok(false);
+    let by = || shown.map(|shown| (shown, found.as_ref()));
     let known = store.identity(device)?;
-    let is_new = decide(known.as_ref(), key, shown.map(|shown| (shown, found.as_ref())), now);
+    let is_new = decide(known.as_ref(), *key, by(), *pending, now);
     if is_new != Ok(true) {
-        if is_new.is_ok() && known.is_some_and(|known| known.authority != authority) {
+        if is_new.is_ok() && known.is_some_and(|known| known.authority != *authority) {
             store.change_identity(device, &mut |known| {
-                if known.key == Some(key) {
-                    known.authority = authority;
+                if known.key == Some(*key) {
+                    known.authority = *authority;
                 }
             })?;
         }
-        return Ok(is_new.map(drop));
+        return Ok((is_new.map(drop), None));
     }
-    store.change_identity(device, &mut |known| {
-        decision = decide(Some(&*known), key, shown.map(|shown| (shown, found.as_ref())), now);
+    let mut decision = Ok(false);
+    let recorded = store.change_identity(device, &mut |known| {
+        decision = decide(Some(&*known), *key, by(), *pending, now);
         if decision == Ok(true) {
-            let labels = found.as_ref().map(|token| token.labels.clone()).unwrap_or_default();
+            let (labels, waits) =
+                found.as_ref().map(|token| (token.labels.clone(), token.approval)).unwrap_or_default();
             *known = IdentityRecord {
-                key: Some(key),
+                key: Some(*key),
                 token: shown.map(|shown| shown.id.to_owned()),
                 confirmed: false,
+                waits,
                 labels,
                 enrolled_unix_ms: now,
-                authority,
+                authority: *authority,
                 ..known.clone()
             };
         }
     })?;
-    Ok(decision.map(drop))
+    if decision == Ok(true) && recorded.waits {
+        decision = Err(Refusal::Waits { device: device.clone(), key: *key });
+    }
+    Ok((decision.map(drop), Some(recorded)))
 }
 
 /// A device shows the certificate of `key`: its token is used now. What its token labels it, or why it may not come.
@@ -114,6 +137,10 @@ pub(super) fn confirm(
     };
     if known.banned {
         return Ok(Err(guard::banned(device)));
+    }
+    if known.waits {
+        let refusal = Refusal::Waits { device: device.clone(), key };
+        return Ok(Err(Status::failed_precondition(refusal.to_string())));
     }
     if known.confirmed {
         return Ok(Ok(known));

@@ -216,6 +216,27 @@ impl OperatorService for OperatorRpc {
         .await
     }
 
+    async fn list_pending(&self, request: Request<v1::ListRequest>) -> Reply<v1::PendingList> {
+        guard::allow(&request, Role::Admin)?;
+        Ok(Response::new(access::pending(&self.core, &request.into_inner().name).await?))
+    }
+
+    async fn approve_device(
+        &self,
+        request: Request<v1::ApproveDeviceRequest>,
+    ) -> Reply<v1::ApproveDeviceResponse> {
+        guard::allow(&request, Role::Admin)?;
+        let (core, by) = (self.core.clone(), guard::caller(&request));
+        self.to_the_end(async move {
+            let v1::ApproveDeviceRequest { name, key } = request.into_inner();
+            access::approve_device(&core, &name, &key).await?;
+            let event = Event::new(by, "approve", format!("device/{name}"));
+            note::note(&core, event.changed("", format!("key {key}"))).await?;
+            Ok(v1::ApproveDeviceResponse {})
+        })
+        .await
+    }
+
     async fn control_device(
         &self,
         request: Request<v1::ControlDeviceRequest>,

@@ -24,6 +24,9 @@ pub struct TokenRecord {
     pub created_unix_ms: u64,
     /// From when on it is of no use.
     pub expires_unix_ms: u64,
+    /// Whether an operator lets each of its devices in.
+    #[serde(default)]
+    pub approval: bool,
 }
 
 /// A device as its certificate has it.
@@ -37,6 +40,9 @@ pub struct IdentityRecord {
     pub token: Option<String>,
     /// Whether it has shown its certificate; until then the token is not used.
     pub confirmed: bool,
+    /// Whether it gets no certificate until an operator has approved of its key.
+    #[serde(default)]
+    pub waits: bool,
     /// Whether it is kept out.
     pub banned: bool,
     /// What its token labels it.
@@ -69,6 +75,7 @@ impl IdentityRecord {
             key: None,
             token: None,
             confirmed: false,
+            waits: false,
             banned: false,
             labels: BTreeMap::new(),
             enrolled_unix_ms: 0,

@@ -228,6 +228,7 @@ impl OperatorService for Service {
             labels: [("site".to_owned(), "lab".to_owned())].into(),
             created_unix_ms: 1,
             expires_unix_ms: 2,
+            approval: false,
         };
         Ok(Response::new(v1::TokenList { tokens: vec![token] }))
     }
@@ -259,6 +260,17 @@ impl OperatorService for Service {
     ) -> Result<Response<v1::ControlOperatorResponse>, Status> {
         let v1::ControlOperatorRequest { name, verb } = request.into_inner();
         Ok(Response::new(v1::ControlOperatorResponse { result: format!("{verb}d {name}") }))
+    }
+
+    async fn list_pending(&self, _: Request<v1::ListRequest>) -> Result<Response<v1::PendingList>, Status> {
+        Ok(Response::new(v1::PendingList::default()))
+    }
+
+    async fn approve_device(
+        &self,
+        _: Request<v1::ApproveDeviceRequest>,
+    ) -> Result<Response<v1::ApproveDeviceResponse>, Status> {
+        Ok(Response::new(v1::ApproveDeviceResponse {}))
     }
 
     async fn renew_operator(

@@ -111,7 +111,17 @@ pub(super) const TOKENS: &[Column<v1::Token>] = &[
     usual("EXPIRES", |t| Entry::text(until(t.expires_unix_ms))),
     usual("LABELS", |t| Entry::text(labels(&t.labels))),
     wide("MADE", |t| Entry::text(ago(t.created_unix_ms))),
+    wide("APPROVAL", |t| Entry::text(if t.approval { "each" } else { "none" })),
     wide("DEVICES", |t| Entry::text(t.used_by.join(","))),
+];
+
+pub(super) const PENDING: &[Column<v1::PendingDevice>] = &[
+    usual("NAME", |d| Entry::text(&d.id)),
+    usual("KEY", |d| Entry::text(&d.key[..d.key.len().min(12)])),
+    usual("WAITS FOR", |d| Entry::text(if d.waits { "approval" } else { "its first session" })),
+    usual("SINCE", |d| Entry::text(ago(d.since_unix_ms))),
+    usual("TOKEN", |d| Entry::text(&d.token)),
+    wide("WHOLE KEY", |d| Entry::text(&d.key)),
 ];
 
 pub(super) const AUTHORITIES: &[Column<v1::Authority>] = &[
