@@ -160,6 +160,7 @@ impl CliError {
             Self::NoState { .. } | Self::Infer(InferError::NotRunning { .. }) => 3,
             Self::Config(_) => 64,
             Self::Infer(InferError::Image { .. }) => 65,
+            Self::Check(CheckError::Unread(_)) => 1,
             Self::Check(_) => rehearsal::REFUSED,
             Self::Infer(InferError::Api(ApiError::Silent { .. })) => 69,
             Self::AddressInUse { .. } | Self::Listen { .. } | Self::Socket { .. } => 71,

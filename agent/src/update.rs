@@ -63,9 +63,8 @@ impl UpdateError {
     fn is_retryable(&self) -> bool {
         match self {
             Self::Fetch(error) => error.is_retryable(),
-            Self::Check(_) | Self::Rehearsal(_) | Self::Deadly | Self::DeadlyInService | Self::GivenUp(_) => {
-                false
-            }
+            Self::Rehearsal(error) => error.is_retryable(),
+            Self::Check(_) | Self::Deadly | Self::DeadlyInService | Self::GivenUp(_) => false,
             Self::File(_) | Self::Measure(_) => true,
         }
     }
@@ -279,6 +278,17 @@ impl Updater {
             probation: assignment.probation,
         };
         let staged = self.state.staging().join(installed.digest().to_string());
+        let trials = Trials::of_checks(&self.state);
+        if trials.unfinished(desired(assignment))? >= trial::LIMIT {
+            return Err(UpdateError::Deadly);
+        }
+        // What was here before has run here.
+        if let Source::Coordinator = source
+            && let Err(error) = self.testbed.rehearse(&staged, &installed.model).await
+        {
+            state::remove(&staged)?;
+            return Err(error.into());
+        }
         let bytes = match source {
             Source::Coordinator => state::read(&staged)?,
             Source::Other => self.slots.model_bytes(self.slots.inactive_slot())?,
@@ -288,26 +298,14 @@ impl Updater {
             },
         };
         let bytes = bytes.ok_or_else(|| lost(&staged))?;
-        let trials = Trials::of_checks(&self.state);
-        if trials.unfinished(desired(assignment))? >= trial::LIMIT {
-            return Err(UpdateError::Deadly);
-        }
         let begun = trials.begin(desired(assignment))?;
-        let rehearsed = match source {
-            Source::Coordinator => self.testbed.rehearse(staged.clone(), &installed.model).await,
-            // It has run here before.
-            Source::Other | Source::Active => Ok(()),
-        };
-        let checked = match rehearsed {
-            Ok(()) => self.testbed.check(bytes.clone(), &installed.model).await.map_err(UpdateError::from),
-            Err(error) => Err(error.into()),
-        };
+        let checked = self.testbed.check(bytes.clone(), &installed.model).await;
         begun.end()?;
         let engine = match checked {
             Ok(engine) => engine,
             Err(error) => {
                 state::remove(&staged)?;
-                return Err(error);
+                return Err(error.into());
             }
         };
         let comparison = self.compare(&installed, &bytes).await?;

@@ -190,7 +190,7 @@ impl App {
         let (driver, services) = self.parts(&tasks, &stop);
         let Services { session, artifact, operator, enrollment, admissions } = services;
         tasks.spawn(driver.run());
-        let incoming = listener::incoming(listener, local, encryption, &tasks, stop.clone());
+        let incoming = listener::incoming(listener, local, &admissions, encryption, &tasks, stop.clone());
         let (known, taken_back) = (admissions.clone(), admissions.clone());
         let of_operators = move |request| guard::operator(&taken_back, request);
         let of_devices = move |request| guard::device(&admissions, request);

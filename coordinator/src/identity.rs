@@ -72,6 +72,8 @@ pub enum Peer {
         name: DeviceId,
         /// What it may do.
         role: Role,
+        /// SHA-256 of its public key; `None`: it is a user of the coordinator's host.
+        key: Option<Digest>,
     },
 }
 
@@ -108,7 +110,7 @@ impl Peer {
             return Some(Self::Device { id: id.parse().ok()?, key });
         }
         let (role, name) = name.strip_prefix("operator/")?.split_once('/')?;
-        Some(Self::Operator { name: name.parse().ok()?, role: role.parse().ok()? })
+        Some(Self::Operator { name: name.parse().ok()?, role: role.parse().ok()?, key: Some(key) })
     }
 }
 
@@ -121,7 +123,7 @@ mod tests {
         let (id, key): (DeviceId, _) = ("gw-1".parse().unwrap(), Digest::of(b"key"));
         assert_eq!(Peer::named(&device_uri(&id), key), Some(Peer::Device { id: id.clone(), key }));
         for role in Role::ALL {
-            let operator = Peer::Operator { name: id.clone(), role };
+            let operator = Peer::Operator { name: id.clone(), role, key: Some(key) };
             assert_eq!(Peer::named(&operator_uri(role, &id), key), Some(operator));
         }
         for wrong in ["reconvene://device/", "reconvene://operator/emperor/x", "https://device/gw-1", ""] {

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -24,8 +23,9 @@ use tonic::transport::server::Connected;
 
 use crate::causes::chain;
 use crate::identity::Peer;
+use crate::identity::admissions::Admissions;
 use crate::identity::authorities::{Authorities, Present};
-use crate::identity::authority::AuthorityError;
+use crate::identity::authority::{self, AuthorityError};
 use crate::local::{self, LocalListener};
 
 /// A handshake takes at most so long.
@@ -120,12 +120,15 @@ fn server_config(now: &Present, names: &[String]) -> Result<ServerConfig, Author
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
+/// What ends a connection.
+type End = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// One connection.
 pub struct Connection {
     io: Box<dyn Duplex>,
     peer: Peer,
-    /// When it ends, whatever is said; never, for whoever is known.
-    ends: Option<Pin<Box<Sleep>>>,
+    /// When it ends, whatever is said; never, for a device that is known.
+    ends: Option<End>,
 }
 
 impl Connected for Connection {
@@ -172,15 +175,20 @@ type Accepted = mpsc::Sender<io::Result<Connection>>;
 pub fn incoming(
     listener: TcpListener,
     local: Option<LocalListener>,
+    admissions: &Admissions,
     encryption: Option<Arc<Encryption>>,
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (accepted, connections) = mpsc::channel(BACKLOG);
     if let Some(local) = local {
-        tasks.spawn(stop.clone().run_until_cancelled_owned(accept_local(local, accepted.clone())));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(accept_local(
+            local,
+            admissions.clone(),
+            accepted.clone(),
+        )));
     }
-    let handshakes = tasks.clone();
+    let (handshakes, admissions) = (tasks.clone(), admissions.clone());
     tasks.spawn(async move {
         let turns = Arc::new(Semaphore::new(HANDSHAKES));
         loop {
@@ -200,8 +208,10 @@ pub fn incoming(
                 continue;
             };
             let (encryption, accepted, stop) = (encryption.clone(), accepted.clone(), stop.clone());
+            let admissions = admissions.clone();
             handshakes.spawn(async move {
-                let begun = tokio::time::timeout(HANDSHAKE, begin(stream, encryption.as_deref()));
+                let begun =
+                    tokio::time::timeout(HANDSHAKE, begin(stream, encryption.as_deref(), &admissions));
                 let Some(begun) = stop.run_until_cancelled(begun).await else { return };
                 drop(turn);
                 match begun {
@@ -215,11 +225,19 @@ pub fn incoming(
     ReceiverStream::new(connections)
 }
 
-async fn accept_local(LocalListener { socket, others }: LocalListener, accepted: Accepted) {
+async fn accept_local(
+    LocalListener { socket, others }: LocalListener,
+    admissions: Admissions,
+    accepted: Accepted,
+) {
     loop {
         let begun = socket.accept().await.and_then(|(stream, _)| {
             let peer = local::peer(&stream, others)?;
-            Ok(Connection { io: Box::new(stream), peer, ends: None })
+            let ends: Option<End> = match &peer {
+                Peer::Operator { name, .. } => Some(Box::pin(admissions.revocation(name.clone()))),
+                Peer::Unknown | Peer::Device { .. } | Peer::Plain => None,
+            };
+            Ok(Connection { io: Box::new(stream), peer, ends })
         });
         match begun {
             Ok(connection) => drop(accepted.send(Ok(connection)).await),
@@ -231,7 +249,11 @@ async fn accept_local(LocalListener { socket, others }: LocalListener, accepted:
     }
 }
 
-async fn begin(stream: TcpStream, encryption: Option<&Encryption>) -> io::Result<Connection> {
+async fn begin(
+    stream: TcpStream,
+    encryption: Option<&Encryption>,
+    admissions: &Admissions,
+) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let Some(encryption) = encryption else {
         return Ok(Connection { io: Box::new(stream), peer: Peer::Plain, ends: None });
@@ -239,6 +261,21 @@ async fn begin(stream: TcpStream, encryption: Option<&Encryption>) -> io::Result
     let stream = encryption.acceptor().accept(stream).await?;
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = shown.map_or(Peer::Unknown, |certificate| Peer::of_certificate(certificate));
-    let ends = (peer == Peer::Unknown).then(|| Box::pin(tokio::time::sleep(STRANGER)));
+    let issuer = shown.and_then(|certificate| authority::issuer(certificate));
+    let ends: Option<End> = match (&peer, issuer) {
+        (Peer::Unknown, _) => Some(Box::pin(tokio::time::sleep(STRANGER))),
+        // A device is known by its key, which no authority can forge.
+        (Peer::Operator { name, .. }, issuer) => {
+            let revoked = admissions.revocation(name.clone());
+            let retired = encryption.authorities.retirement(issuer.unwrap_or_default());
+            Some(Box::pin(async move {
+                tokio::select! {
+                    () = revoked => {}
+                    () = retired => {}
+                }
+            }))
+        }
+        (Peer::Device { .. } | Peer::Plain, _) => None,
+    };
     Ok(Connection { io: Box::new(stream), peer, ends })
 }

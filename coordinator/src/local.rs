@@ -51,7 +51,7 @@ pub(crate) fn peer(stream: &UnixStream, others: Option<Role>) -> io::Result<Peer
 fn of_user(user: u32, own: u32, others: Option<Role>) -> Peer {
     let role = if user == 0 || user == own { Some(Role::Admin) } else { others };
     let name = format!("{USER}{user}").parse().expect("a number is part of a name");
-    role.map_or(Peer::Unknown, |role| Peer::Operator { name, role })
+    role.map_or(Peer::Unknown, |role| Peer::Operator { name, role, key: None })
 }
 
 /// What the names of the host's users begin with.
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_kernel_says_who_may_what() {
-        let operator = |name: &str, role| Peer::Operator { name: name.parse().unwrap(), role };
+        let operator = |name: &str, role| Peer::Operator { name: name.parse().unwrap(), role, key: None };
         assert_eq!(of_user(0, 990, None), operator("uid-0", Role::Admin));
         assert_eq!(of_user(990, 990, None), operator("uid-990", Role::Admin));
         assert_eq!(of_user(1000, 990, None), Peer::Unknown);

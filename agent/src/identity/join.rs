@@ -28,7 +28,8 @@ impl JoinFile {
 
     /// Tells it from other join files, without its secret.
     pub fn digest(&self) -> Digest {
-        Digest::of(self.authorities.as_bytes())
+        let id = self.token.split('.').next().unwrap_or_default();
+        Digest::of(format!("{id}\n{}", self.authorities).as_bytes())
     }
 
     fn parse(text: &str) -> Result<Self, String> {

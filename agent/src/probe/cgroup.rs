@@ -54,12 +54,18 @@ fn each_folder(root: &Path, mut visit: impl FnMut(&str, &Path)) {
 pub(super) fn memory_left(root: &Path) -> Option<ByteSize> {
     let mut tightest = None;
     each_folder(root, |controllers, folder| {
-        let (limit, used) = match controllers {
-            "" => ("memory.max", "memory.current"),
-            _ => ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        let (limit, used, idle) = match controllers {
+            "" => ("memory.max", "memory.current", "inactive_file "),
+            _ => ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
         };
+        // What files that were read have left behind goes where something else wants the room.
+        let statistics = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+        let idle =
+            statistics.lines().find_map(|line| line.strip_prefix(idle)?.parse::<u64>().ok()).unwrap_or(0);
         let limit = number(&folder.join(limit)).filter(|&bytes| bytes < NO_LIMIT);
-        let left = limit.zip(number(&folder.join(used))).map(|(limit, used)| limit.saturating_sub(used));
+        let left = limit
+            .zip(number(&folder.join(used)))
+            .map(|(limit, used)| limit.saturating_sub(used.saturating_sub(idle)));
         tightest = [tightest, left].into_iter().flatten().min();
     });
     tightest.map(ByteSize)
@@ -140,6 +146,9 @@ mod tests {
             ("sys/fs/cgroup/a/b/memory.current", "200\n"),
         ]);
         assert_eq!(memory_left(root.path()), Some(ByteSize(100)));
+        let statistics = "anon 500\nactive_file 100\ninactive_file 150\n";
+        fs::write(root.path().join("sys/fs/cgroup/a/memory.stat"), statistics).unwrap();
+        assert_eq!(memory_left(root.path()), Some(ByteSize(250)), "a file's pages are given back");
         let root = root_of(&[
             ("proc/self/cgroup", "4:memory:/m\n"),
             ("sys/fs/cgroup/memory/m/memory.limit_in_bytes", "9223372036854771712\n"),

@@ -1,7 +1,7 @@
 //! Which engine runs a model: the comparison on disk, or a new one. Owns what happens when a comparison ends the process: a
 //! foreign library that may have done so is not tried on that model again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,13 +58,9 @@ pub(super) fn known(slots: &Slots, digest: Digest, engines: &Engines) -> Option<
 
 impl Testbed {
     /// Has the model in the file `path` loaded and tested in a process of its own.
-    pub(super) async fn rehearse(
-        &self,
-        path: PathBuf,
-        manifest: &ModelManifest,
-    ) -> Result<(), RehearsalError> {
+    pub(super) async fn rehearse(&self, path: &Path, manifest: &ModelManifest) -> Result<(), RehearsalError> {
         let Some(program) = &self.program else { return Ok(()) };
-        rehearse(&self.tracker, program, path, manifest, self.engines.usual().threads).await
+        rehearse(program, path, manifest, self.engines.usual().threads).await
     }
 
     /// Loads the model and runs its test in the engine that every model has to pass in.

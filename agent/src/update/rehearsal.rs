@@ -1,18 +1,19 @@
 //! The first run of a model that was downloaded, in a process of its own: a file that exhausts the memory, or ends the process that
 //! loads it, ends that one, and what serves goes on.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 
 use proto::ModelManifest;
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
-use tokio_util::task::TaskTracker;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
 
 use crate::causes::describe;
 use crate::probe::memory_available;
 use crate::runner::check::{self, CheckError, check_now};
+use crate::runner::engine::EngineError;
 use crate::runner::engines::Engines;
 
 /// The exit code of a rehearsal whose model is refused; standard error says why.
@@ -34,41 +35,50 @@ pub enum RehearsalError {
     },
 }
 
-/// Has `program` load and test the model in the file `model`. Where it cannot be started, nothing is said against the model.
+impl RehearsalError {
+    /// Whether it may end in another way the next time: memory may have been short for other reasons, and somebody else may have
+    /// ended the process.
+    pub(super) fn is_retryable(&self) -> bool {
+        matches!(self, Self::Died { .. })
+    }
+}
+
+/// Has `program` load and test the model in the file `model`. Where it cannot be started, nothing is said against the model. The
+/// process ends where this future is dropped.
 pub(super) async fn rehearse(
-    tracker: &TaskTracker,
     program: &Path,
-    model: PathBuf,
+    model: &Path,
     manifest: &ModelManifest,
     threads: usize,
 ) -> Result<(), RehearsalError> {
-    let (program, manifest) = (program.to_owned(), manifest.clone());
-    let rehearsed = tracker.spawn_blocking(move || run(&program, &model, &manifest, threads)).await;
-    rehearsed.unwrap_or_else(|panic| {
-        tracing::warn!(%panic, "a model was not rehearsed");
-        Ok(())
-    })
-}
-
-fn run(program: &Path, model: &Path, manifest: &ModelManifest, threads: usize) -> Result<(), RehearsalError> {
-    let mut command = Command::new(program);
-    command.args(["rehearse", "--threads", &threads.to_string()]).arg(model).env_clear();
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let manifest = serde_json::to_vec(manifest).expect("a manifest is plain data");
-    let output = command.spawn().and_then(|mut child| {
-        if let Some(mut input) = child.stdin.take() {
-            // One that has ended already says so by its status.
-            drop(input.write_all(&manifest));
-        }
-        child.wait_with_output()
-    });
-    let output = match output {
-        Ok(output) => output,
+    match run(program, model, manifest, threads).await {
+        Ok(output) => judge(&output),
         Err(error) => {
             tracing::warn!(%error, "a model was not rehearsed");
-            return Ok(());
+            Ok(())
         }
-    };
+    }
+}
+
+async fn run(
+    program: &Path,
+    model: &Path,
+    manifest: &ModelManifest,
+    threads: usize,
+) -> std::io::Result<Output> {
+    let mut command = Command::new(program);
+    command.args(["rehearse", "--threads", &threads.to_string()]).arg(model).env_clear().process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let manifest = serde_json::to_vec(manifest).expect("a manifest is plain data");
+    let mut child = command.spawn()?;
+    if let Some(mut input) = child.stdin.take() {
+        // One that has ended already says so by its status.
+        drop(input.write_all(&manifest).await);
+    }
+    child.wait_with_output().await
+}
+
+fn judge(output: &Output) -> Result<(), RehearsalError> {
     let said = String::from_utf8_lossy(&output.stderr);
     let first = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it said nothing");
     let first = first.strip_prefix("reconvene-agent: ").unwrap_or(first);
@@ -84,27 +94,39 @@ fn run(program: &Path, model: &Path, manifest: &ModelManifest, threads: usize) -
 /// # Errors
 /// When the model may not serve.
 pub fn perform(path: &Path, manifest: &ModelManifest, threads: usize) -> Result<(), CheckError> {
-    confine();
+    let unread = |error: std::io::Error| CheckError::Unread(describe(&error));
+    confine(std::fs::metadata(path).map_err(unread)?.len());
     let (done, ended) = mpsc::channel();
     let (path, manifest) = (path.to_owned(), manifest.clone());
     std::thread::spawn(move || {
         let engines = Engines::rten(threads);
-        let read = std::fs::read(&path).map_err(|error| CheckError::Unread(describe(&error)));
-        let checked = read.and_then(|bytes| check_now(bytes, &manifest, &engines, engines.usual()));
+        let checked = std::fs::read(&path)
+            .map_err(unread)
+            .and_then(|bytes| check_now(bytes, &manifest, &engines, engines.usual()));
         // Nobody listens to one that came too late.
         drop(done.send(checked.map(drop)));
     });
-    ended.recv_timeout(check::LIMIT).unwrap_or(Err(CheckError::Late))
+    ended.recv_timeout(check::LIMIT).unwrap_or_else(|missing| match missing {
+        RecvTimeoutError::Timeout => Err(CheckError::Late),
+        RecvTimeoutError::Disconnected => {
+            Err(EngineError::Panic { step: "checking", message: "its thread ended".to_owned() }.into())
+        }
+    })
 }
 
-/// No more memory than there is, the first to go where there is none, and no longer than the agent. What the kernel does not
-/// grant is done without.
-fn confine() {
+/// What a sound model of `size` bytes has enough of, whatever is free at the moment.
+fn enough(size: u64) -> u64 {
+    (64 << 20) + size.saturating_mul(8)
+}
+
+/// No more memory than there is, or than a sound model of `size` bytes needs; the first to go where there is none. What the kernel
+/// does not grant is done without.
+fn confine(size: u64) {
     std::panic::set_hook(Box::new(|_| {}));
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
     if let Some(left) = memory_available() {
-        let limit = Some(left.0);
+        let limit = Some(left.0.max(enough(size)));
         let _ = setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit });
     }
 }

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use proto::{DeviceId, Digest};
+use tokio::sync::watch;
 
 use crate::store::{IdentityRecord, OperatorRecord};
 
 /// Keys that were confirmed, and devices and operators that are kept out; clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Admissions(Arc<RwLock<Known>>);
+pub struct Admissions(Arc<RwLock<Known>>, watch::Sender<()>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -59,6 +60,20 @@ impl Admissions {
         } else {
             known.revoked.remove(&operator.name);
         }
+        drop(known);
+        self.1.send_replace(());
+    }
+
+    /// Ends once an operator's certificates are taken back; never, where they are already: each call is told so.
+    pub fn revocation(&self, operator: DeviceId) -> impl Future<Output = ()> + Send + use<> {
+        let (known, mut changes) = (self.clone(), self.1.subscribe());
+        async move {
+            if known.is_revoked(&operator) {
+                return std::future::pending().await;
+            }
+            // A sender is among what is known, so changes never end.
+            while !known.is_revoked(&operator) && changes.changed().await.is_ok() {}
+        }
     }
 
     /// Whether an operator's certificates were taken back.
@@ -85,5 +100,27 @@ impl Admissions {
     fn write(&self) -> RwLockWriteGuard<'_, Known> {
         // Entries are put in whole: a panic elsewhere leaves none half-made.
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_ends_when_its_operator_is_revoked_and_not_before() {
+        let admissions = Admissions::default();
+        let operator = |name: &str, revoked| OperatorRecord { name: name.parse().unwrap(), revoked };
+        let alice = TaskTracker::new().spawn(admissions.revocation("alice".parse().unwrap()));
+        admissions.note_operator(&operator("bob", true));
+        let late = TaskTracker::new().spawn(admissions.revocation("bob".parse().unwrap()));
+        admissions.note_operator(&operator("bob", true));
+        tokio::task::yield_now().await;
+        assert!(!alice.is_finished() && !late.is_finished(), "bob's calls are refused one by one");
+        admissions.note_operator(&operator("alice", true));
+        alice.await.unwrap();
+        late.abort();
     }
 }

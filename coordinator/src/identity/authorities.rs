@@ -6,8 +6,12 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
+
+use tokio::sync::watch;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use super::authority::{Authority, AuthorityError};
 use super::succession::{Step, StepError, Succession};
@@ -21,7 +25,7 @@ const LIST: &str = "authorities.json";
 /// Every authority, and the way from one to the next.
 pub struct Authorities {
     folder: PathBuf,
-    present: RwLock<Arc<Present>>,
+    present: watch::Sender<Arc<Present>>,
     /// Held while a step is taken.
     step: Mutex<()>,
 }
@@ -52,12 +56,10 @@ impl Authorities {
     /// When the files cannot be used.
     pub fn open(folder: &Path) -> Result<Self, AuthorityError> {
         fs::create_dir_all(folder).map_err(AuthorityError::file(folder))?;
-        let present = match read(&folder.join(LIST))? {
-            Some(json) => listed(folder, &json)?,
-            None => first(folder)?,
-        };
+        // A coordinator may take a step between the list and the key that it names; then both are there at the second look.
+        let present = present(folder).or_else(|_| present(folder))?;
         let folder = folder.to_owned();
-        Ok(Self { folder, present: RwLock::new(Arc::new(present)), step: Mutex::default() })
+        Ok(Self { folder, present: watch::Sender::new(Arc::new(present)), step: Mutex::default() })
     }
 
     /// Whether any were made in `folder`.
@@ -67,7 +69,17 @@ impl Authorities {
 
     /// How it is now.
     pub fn now(&self) -> Arc<Present> {
-        self.present.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.present.borrow().clone()
+    }
+
+    /// Ends once what the `number`th authority issued is refused.
+    pub fn retirement(&self, number: u32) -> impl Future<Output = ()> + Send + use<> {
+        let mut present = self.present.subscribe();
+        async move {
+            if present.wait_for(|now| now.succession.is_retired(number)).await.is_err() {
+                std::future::pending().await // nobody takes steps any more
+            }
+        }
     }
 
     /// Takes a step. Blocks.
@@ -85,10 +97,15 @@ impl Authorities {
         let active = active(&self.folder, &succession)?;
         let path = self.folder.join(LIST);
         let json = serde_json::to_vec_pretty(&succession).expect("it is plain data");
-        durable::replace(&self.folder, &path, &json).map_err(AuthorityError::file(&path))?;
+        if let Err(error) = durable::replace(&self.folder, &path, &json)
+            // It may have failed after the file had its name: then that is how it is.
+            && fs::read(&path).ok().as_ref() != Some(&json)
+        {
+            return Err(AuthorityError::file(&path)(error).into());
+        }
         remove_old_keys(&self.folder, &succession);
         let present = Arc::new(Present { succession, active });
-        *self.present.write().unwrap_or_else(PoisonError::into_inner) = present.clone();
+        self.present.send_replace(present.clone());
         Ok(present)
     }
 
@@ -101,6 +118,14 @@ impl Authorities {
         let path = key_path(&self.folder, number);
         durable::replace(&self.folder, &path, next.key().as_bytes()).map_err(AuthorityError::file(&path))?;
         Ok(now.succession.prepare(next.certificate().to_owned(), cross, now_unix_ms)?)
+    }
+}
+
+/// What the folder holds.
+fn present(folder: &Path) -> Result<Present, AuthorityError> {
+    match read(&folder.join(LIST))? {
+        Some(json) => listed(folder, &json),
+        None => first(folder),
     }
 }
 
@@ -134,10 +159,24 @@ fn first(folder: &Path) -> Result<Present, AuthorityError> {
 fn listed(folder: &Path, json: &str) -> Result<Present, AuthorityError> {
     let path = folder.join(LIST);
     let read: Option<Succession> = serde_json::from_str(json).ok();
-    let succession = read.filter(Succession::is_sound).ok_or_else(|| AuthorityError::damaged(&path))?;
+    let succession = read.filter(is_sound).ok_or_else(|| AuthorityError::damaged(&path))?;
     let active = active(folder, &succession)?;
     remove_old_keys(folder, &succession);
     Ok(Present { succession, active })
+}
+
+/// Whether the list is one that the steps lead to, of certificates that can be read.
+fn is_sound(succession: &Succession) -> bool {
+    use x509_parser::prelude::{FromDer as _, X509Certificate};
+    let reads = |pem: &String| {
+        let der = CertificateDer::from_pem_slice(pem.as_bytes());
+        der.is_ok_and(|der| X509Certificate::from_der(&der).is_ok())
+    };
+    let all = succession
+        .members()
+        .iter()
+        .flat_map(|member| std::iter::once(&member.certificate).chain(&member.cross));
+    succession.is_sound() && all.into_iter().all(reads)
 }
 
 /// The active authority, with its key.

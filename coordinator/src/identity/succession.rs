@@ -215,6 +215,11 @@ impl Succession {
         self.0.iter().filter(is_taken).map(|member| member.certificate.as_str())
     }
 
+    /// Whether what the `number`th issued is refused.
+    pub fn is_retired(&self, number: u32) -> bool {
+        self.0.iter().any(|member| member.number == number && member.phase == Phase::Retired)
+    }
+
     /// The way from the active one back to those before it, PEM.
     pub fn crosses(&self) -> impl Iterator<Item = &str> {
         let active = self.active().number;

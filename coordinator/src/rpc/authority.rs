@@ -55,15 +55,20 @@ pub(super) async fn renew(
     peer: Peer,
     request: &[u8],
 ) -> Result<v1::RenewOperatorResponse, Status> {
-    let Peer::Operator { name, role } = peer else {
+    let Peer::Operator { name, role, key: Some(key) } = peer else {
         return Err(Status::failed_precondition("only who has an operator's certificate gets another"));
     };
     let request = KeyRequest::read(request)
         .map_err(|error| Status::invalid_argument(format!("the request: {}", chain(&error))))?;
+    if request.key() != key {
+        return Err(Status::permission_denied(
+            "another key needs another certificate: reconvene operator create",
+        ));
+    }
     let now = authorities(core)?.now();
     let certificate = now.active.operator_again(&name, role, &request);
     let certificate = certificate.map_err(|error| Status::internal(chain(&error)))?;
-    let by = format!("{role}, authority {}", now.succession.active().number);
+    let by = format!("{role}, key {}, authority {}", key.short(), now.succession.active().number);
     note::note(core, Event::new(name.as_str(), "renew", format!("operator/{name}")).changed("", by)).await?;
     Ok(v1::RenewOperatorResponse { certificate, authorities: now.succession.told() })
 }

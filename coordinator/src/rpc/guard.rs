@@ -54,7 +54,7 @@ pub(super) fn allow<T>(request: &Request<T>, needed: Role) -> Result<(), Status>
     match peer(request) {
         Peer::Plain => Ok(()),
         Peer::Operator { role, .. } if role >= needed => Ok(()),
-        Peer::Operator { name, role } => {
+        Peer::Operator { name, role, .. } => {
             Err(Status::permission_denied(format!("{name} has the role {role}; this needs {needed}")))
         }
         Peer::Unknown | Peer::Device { .. } => Err(Status::unauthenticated("this call is for operators")),

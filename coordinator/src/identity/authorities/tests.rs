@@ -125,6 +125,9 @@ fn damaged_authorities_are_not_replaced() {
     let list = fs::read_to_string(path.join(LIST)).unwrap();
     fs::write(path.join(LIST), &list[..list.len() / 2]).unwrap();
     assert!(complaint(path).contains("authorities.json is damaged"));
+    let half = list.replacen("-----BEGIN CERTIFICATE-----", "-----BEGIN", 1);
+    fs::write(path.join(LIST), half).unwrap();
+    assert!(complaint(path).contains("authorities.json is damaged"), "a certificate is");
     fs::remove_file(path.join(LIST)).unwrap();
     assert!(complaint(path).contains("is gone; restore it"));
     fs::remove_file(path.join(FIRST)).unwrap();
