@@ -199,11 +199,11 @@ async fn main() {
     let direct_mean = direct.iter().sum::<Duration>().as_secs_f64() * 1e6 / direct.len() as f64;
     let direct = median_us(&mut direct);
     println!("one image, {REQUESTS} x {ROUNDS} requests, one at a time, medians:");
-    println!("{choice}, called directly   {direct:8.1} us");
-    println!("gRPC on the socket, nothing {:8.1} us  runs no model, after a pause", median_us(&mut nothing));
+    println!("{:<37}{direct:8.1} us", format!("{choice}, called directly"));
+    println!("{:<37}{:8.1} us", "gRPC on the socket, running nothing", median_us(&mut nothing));
     for (way, times) in [("gRPC on the Unix socket", &mut unix), ("gRPC on the port", &mut tcp)] {
         let median = median_us(times);
-        println!("{way:<27} {median:8.1} us  {:+.1} us  {:.3}x", median - direct, median / direct);
+        println!("{way:<37}{median:8.1} us  {:+.1} us  {:.3}x", median - direct, median / direct);
     }
     let mean = |span: proto::inference::StatisticDuration| span.ns as f64 / 1e3 / span.count as f64;
     let in_agent = mean(compute);
@@ -212,9 +212,10 @@ async fn main() {
         in_agent / direct_mean,
         mean(queue)
     );
-    println!("start to the first answer   {:8.1} ms", first.as_secs_f64() * 1e3);
+    println!("{:<37}{:8.1} ms", "start to the first answer", first.as_secs_f64() * 1e3);
     println!(
-        "PSS while serving           {:8} kB, of it {} kB of weights",
+        "{:<37}{:8} kB, of it {} kB of weights",
+        "PSS while serving",
         pss(&agent),
         model.bytes.len() / 1000
     );
