@@ -240,8 +240,8 @@ fn check(path: &Path, file: ConfigFile) -> Result<Config, ConfigError> {
             return Err(refuse("derive.threads", format!("{threads} is more than 1024; 0 means all cores")));
         }
     };
-    let trainer = file.trainer.map(|trainer| check_trainer(trainer, &refuse)).transpose()?;
-    let socket = file.socket.map(|socket| check_socket(socket, &refuse)).transpose()?;
+    let trainer = file.trainer.map(|trainer| check_trainer(trainer, refuse)).transpose()?;
+    let socket = file.socket.map(|socket| check_socket(socket, refuse)).transpose()?;
     Ok(Config {
         listen,
         state_dir: file.state_dir,

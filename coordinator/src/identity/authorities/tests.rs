@@ -1,3 +1,5 @@
+//! The authorities on a disk: rotated, damaged, looked back at from the past.
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
