@@ -66,7 +66,7 @@ Examples:
   reconvene apply -f deployment.yaml --wait")]
 pub(crate) struct Cli {
     /// The coordinator's address: https://HOST:PORT, or unix:///PATH on its host. Default: the packaged coordinator's socket
-    /// where there is one, else http://127.0.0.1:7370
+    /// where this user may use it, else http://127.0.0.1:7370
     #[arg(long, global = true, env = "RECONVENE_SERVER", value_name = "URL")]
     server: Option<String>,
     /// The folder with the operator's certificate, for https: ca.pem, cert.pem, key.pem

@@ -1,6 +1,7 @@
 //! The connection to the coordinator, and what its refusals mean to an operator.
 
 use coordinator::causes::chain;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +37,9 @@ pub(crate) struct Server {
 impl Server {
     /// A server by its URL; `host:port` alone means http, and none the usual one on this host.
     pub(crate) fn new(url: Option<&str>, identity: Option<&Path>) -> Self {
-        let is_packaged = identity.is_none() && Path::new(USUAL_SOCKET).exists();
-        let socket = is_packaged.then(|| format!("unix://{USUAL_SOCKET}"));
+        // One that is there and not for this user is as good as none.
+        let may_use = || identity.is_none() && url.is_none() && UnixStream::connect(USUAL_SOCKET).is_ok();
+        let socket = may_use().then(|| format!("unix://{USUAL_SOCKET}"));
         let url = url.map(str::to_owned).or(socket).unwrap_or_else(|| "http://127.0.0.1:7370".to_owned());
         let scheme = match (url.contains("://"), identity) {
             (true, _) => "",
