@@ -11,6 +11,7 @@ pub mod authority;
 pub mod enroll;
 pub mod secret;
 pub mod succession;
+pub mod turnstile;
 
 /// What an operator may do; each may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

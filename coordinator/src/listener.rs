@@ -1,13 +1,10 @@
 //! Connections as they come in: accepted, encrypted where that is configured, and with the name of whoever is at the other
-//! end. Owns the handshakes; a slow one holds up nobody else.
+//! end. Owns the sockets and the handshakes; a slow one holds up nobody else.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -19,21 +16,21 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig, version};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::Connected;
 
 use crate::causes::chain;
 use crate::identity::Peer;
-use crate::identity::admissions::Admissions;
 use crate::identity::authorities::{Authorities, Present};
 use crate::identity::authority::{self, AuthorityError};
 use crate::local::{self, LocalListener};
+
+mod door;
+
+pub use door::{Connection, Door};
 
 /// A handshake takes at most so long.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes at once. More are turned away, and come again: who is silent must not hold up the others.
 const HANDSHAKES: usize = 1024;
-/// Who shows no certificate may enroll, which takes no longer.
-const STRANGER: Duration = Duration::from_secs(30);
 /// Accepted connections that wait for the server.
 const BACKLOG: usize = 64;
 /// What the coordinator shows lasts so long, and is made anew after half of it.
@@ -116,58 +113,6 @@ fn server_config(now: &Present, names: &[String]) -> Result<ServerConfig, Author
     Ok(config)
 }
 
-/// Bytes both ways.
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-/// What ends a connection.
-type End = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// One connection.
-pub struct Connection {
-    io: Box<dyn Duplex>,
-    peer: Peer,
-    /// When it ends, whatever is said; never, for a device that is known.
-    ends: Option<End>,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Some(ends) = &mut self.ends
-            && ends.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
 /// Where accepted connections go.
 type Accepted = mpsc::Sender<io::Result<Connection>>;
 
@@ -175,20 +120,16 @@ type Accepted = mpsc::Sender<io::Result<Connection>>;
 pub fn incoming(
     listener: TcpListener,
     local: Option<LocalListener>,
-    admissions: &Admissions,
-    encryption: Option<Arc<Encryption>>,
+    door: Door,
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (accepted, connections) = mpsc::channel(BACKLOG);
     if let Some(local) = local {
-        tasks.spawn(stop.clone().run_until_cancelled_owned(accept_local(
-            local,
-            admissions.clone(),
-            accepted.clone(),
-        )));
+        let work = accept_local(local, door.clone(), accepted.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(work));
     }
-    let (handshakes, admissions) = (tasks.clone(), admissions.clone());
+    let handshakes = tasks.clone();
     tasks.spawn(async move {
         let turns = Arc::new(Semaphore::new(HANDSHAKES));
         loop {
@@ -207,11 +148,9 @@ pub fn incoming(
                 tracing::debug!("a connection was turned away: {HANDSHAKES} are being begun");
                 continue;
             };
-            let (encryption, accepted, stop) = (encryption.clone(), accepted.clone(), stop.clone());
-            let admissions = admissions.clone();
+            let (door, accepted, stop) = (door.clone(), accepted.clone(), stop.clone());
             handshakes.spawn(async move {
-                let begun =
-                    tokio::time::timeout(HANDSHAKE, begin(stream, encryption.as_deref(), &admissions));
+                let begun = tokio::time::timeout(HANDSHAKE, begin(stream, &door));
                 let Some(begun) = stop.run_until_cancelled(begun).await else { return };
                 drop(turn);
                 match begun {
@@ -225,57 +164,33 @@ pub fn incoming(
     ReceiverStream::new(connections)
 }
 
-async fn accept_local(
-    LocalListener { socket, others }: LocalListener,
-    admissions: Admissions,
-    accepted: Accepted,
-) {
+async fn accept_local(LocalListener { socket, others }: LocalListener, door: Door, accepted: Accepted) {
     loop {
-        let begun = socket.accept().await.and_then(|(stream, _)| {
-            let peer = local::peer(&stream, others)?;
-            let ends: Option<End> = match &peer {
-                Peer::Operator { name, .. } => Some(Box::pin(admissions.revocation(name.clone()))),
-                Peer::Unknown | Peer::Device { .. } | Peer::Plain => None,
-            };
-            Ok(Connection { io: Box::new(stream), peer, ends })
-        });
-        match begun {
-            Ok(connection) => drop(accepted.send(Ok(connection)).await),
+        let stream = match socket.accept().await {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
                 tokio::time::sleep(REST).await;
+                continue;
             }
+        };
+        let begun = local::peer(&stream, others).and_then(|peer| door.let_in(stream, peer, None));
+        match begun {
+            Ok(connection) => drop(accepted.send(Ok(connection)).await),
+            Err(error) => tracing::debug!(%error, "a connection was not begun"),
         }
     }
 }
 
-async fn begin(
-    stream: TcpStream,
-    encryption: Option<&Encryption>,
-    admissions: &Admissions,
-) -> io::Result<Connection> {
+async fn begin(stream: TcpStream, door: &Door) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
-    let Some(encryption) = encryption else {
-        return Ok(Connection { io: Box::new(stream), peer: Peer::Plain, ends: None });
-    };
+    let Some(encryption) = &door.encryption else { return door.let_in(stream, Peer::Plain, None) };
     let stream = encryption.acceptor().accept(stream).await?;
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = shown.map_or(Peer::Unknown, |certificate| Peer::of_certificate(certificate));
     let issuer = shown.and_then(|certificate| authority::issuer(certificate));
-    let ends: Option<End> = match (&peer, issuer) {
-        (Peer::Unknown, _) => Some(Box::pin(tokio::time::sleep(STRANGER))),
-        // A device is known by its key, which no authority can forge.
-        (Peer::Operator { name, .. }, issuer) => {
-            let revoked = admissions.revocation(name.clone());
-            let retired = encryption.authorities.retirement(issuer.unwrap_or_default());
-            Some(Box::pin(async move {
-                tokio::select! {
-                    () = revoked => {}
-                    () = retired => {}
-                }
-            }))
-        }
-        (Peer::Device { .. } | Peer::Plain, _) => None,
-    };
-    Ok(Connection { io: Box::new(stream), peer, ends })
+    door.let_in(stream, peer, issuer)
 }
+
+#[cfg(test)]
+mod tests;

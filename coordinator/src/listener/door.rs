@@ -1,0 +1,130 @@
+//! One connection, from the moment that it is known whose it is. Owns who is let in, and what ends a connection whatever is said on it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::server::Connected;
+
+use super::Encryption;
+use crate::identity::Peer;
+use crate::identity::admissions::Admissions;
+use crate::identity::turnstile::{Pass, Turnstile};
+
+/// Who shows no certificate may enroll, which takes no longer.
+const STRANGER: Duration = Duration::from_secs(30);
+
+/// What decides who is let in; clones share it.
+#[derive(Clone)]
+pub struct Door {
+    /// `None`: connections are not encrypted, and everybody may do anything.
+    pub encryption: Option<Arc<Encryption>>,
+    /// Whose certificates were taken back.
+    pub admissions: Admissions,
+    /// How many come.
+    pub turnstile: Turnstile,
+}
+
+impl Door {
+    /// A connection of `peer`, whose certificate the authority of that number issued.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub(super) fn let_in(
+        &self,
+        io: impl Duplex + 'static,
+        peer: Peer,
+        issuer: Option<u32>,
+    ) -> io::Result<Connection> {
+        let pass = self.turnstile.enter(&peer);
+        let pass = pass.ok_or_else(|| io::Error::other("too many that show no certificate"))?;
+        let (ends, evicted) = (self.ends(&peer, issuer), pass.evicted());
+        let ends = async move {
+            match evicted {
+                None => ends.await,
+                Some(evicted) => tokio::select! {
+                    () = ends => {}
+                    () = evicted => tracing::debug!("a newer connection takes an older one's place"),
+                },
+            }
+        };
+        Ok(Connection { io: Box::new(io), peer, ends: Box::pin(ends), _pass: pass })
+    }
+
+    /// What ends a connection of `peer`, other than newer ones of its own.
+    fn ends(&self, peer: &Peer, issuer: Option<u32>) -> End {
+        match peer {
+            Peer::Unknown => Box::pin(tokio::time::sleep(STRANGER)),
+            Peer::Operator { name, .. } => {
+                let revoked = self.admissions.revocation(name.clone());
+                let retired = issuer.zip(self.encryption.as_ref());
+                let retired = retired.map(|(number, encryption)| encryption.authorities.retirement(number));
+                Box::pin(async move {
+                    match retired {
+                        None => revoked.await,
+                        Some(retired) => tokio::select! {
+                            () = revoked => {}
+                            () = retired => {}
+                        },
+                    }
+                })
+            }
+            // A device is known by its key, which no authority can forge; one that is banned has its session closed.
+            Peer::Device { .. } | Peer::Plain => Box::pin(std::future::pending()),
+        }
+    }
+}
+
+/// Bytes both ways.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// What ends a connection.
+type End = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// One connection.
+pub struct Connection {
+    io: Box<dyn Duplex>,
+    peer: Peer,
+    /// When it ends, whatever is said.
+    ends: End,
+    _pass: Pass,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ends.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,138 @@
+//! Real connections over TLS, with certificates of an authority of the test's own.
+
+use std::time::Duration;
+
+use proto::DeviceId;
+use rcgen::{CertificateParams, KeyPair};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_stream::StreamExt as _;
+
+use super::*;
+use crate::identity::Role;
+use crate::identity::admissions::Admissions;
+use crate::identity::authority::KeyRequest;
+use crate::identity::succession::Step;
+use crate::identity::turnstile::Turnstile;
+use crate::store::OperatorRecord;
+
+struct Host {
+    authorities: Arc<Authorities>,
+    admissions: Admissions,
+    address: std::net::SocketAddr,
+    stop: CancellationToken,
+    _folder: tempfile::TempDir,
+}
+
+impl Host {
+    /// Echoes what each connection says.
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authorities = Arc::new(Authorities::open(folder.path()).unwrap());
+        let encryption = Arc::new(Encryption::new(authorities.clone(), vec!["fleet".to_owned()]).unwrap());
+        let (admissions, turnstile) = (Admissions::default(), Turnstile::default());
+        let door = Door { encryption: Some(encryption), admissions: admissions.clone(), turnstile };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let mut connections = incoming(listener, None, door, &tasks, stop.clone());
+        let echoes = tasks.clone();
+        tasks.spawn(async move {
+            while let Some(Ok(connection)) = connections.next().await {
+                let (mut heard, mut said) = tokio::io::split(connection);
+                echoes.spawn(async move { tokio::io::copy(&mut heard, &mut said).await });
+            }
+        });
+        Self { authorities, admissions, address, stop, _folder: folder }
+    }
+
+    /// A connection that was answered once, showing `certificate` of `key`.
+    async fn connect(&self, certificate: &str, key: &KeyPair) -> TlsStream<TcpStream> {
+        let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(der(self.authorities.now().active.certificate())).unwrap();
+        let own = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[&version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![der(certificate)], own)
+            .unwrap();
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        let mut stream = connector.connect(ServerName::try_from("fleet").unwrap(), stream).await.unwrap();
+        assert!(is_open(&mut stream).await);
+        stream
+    }
+
+    async fn device(&self, key: &KeyPair) -> TlsStream<TcpStream> {
+        let request = CertificateParams::default().serialize_request(key).unwrap();
+        let request = KeyRequest::read(request.der()).unwrap();
+        let id: DeviceId = "gw-1".parse().unwrap();
+        let certificate =
+            self.authorities.now().active.device(&id, &request, Duration::from_secs(60)).unwrap();
+        self.connect(&certificate, key).await
+    }
+
+    async fn operator(&self, name: &str) -> TlsStream<TcpStream> {
+        let made = self.authorities.now().active.operator(&name.parse().unwrap(), Role::Viewer).unwrap();
+        self.connect(&made.certificate, &KeyPair::from_pem(&made.key).unwrap()).await
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Whether what is said is answered.
+async fn is_open(stream: &mut TlsStream<TcpStream>) -> bool {
+    let said = async {
+        stream.write_all(b"?").await?;
+        stream.flush().await?;
+        stream.read_u8().await
+    };
+    said.await.is_ok()
+}
+
+#[tokio::test]
+async fn a_ninth_connection_of_a_device_ends_its_first_and_no_others() {
+    let host = Host::start().await;
+    let (own, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    // Another key of that name counts by itself.
+    let mut others = host.device(&other).await;
+    let mut all = Vec::new();
+    for _ in 0..9 {
+        all.push(host.device(&own).await);
+    }
+    let mut open = Vec::new();
+    for stream in &mut all {
+        open.push(is_open(stream).await);
+    }
+    assert_eq!(open, [vec![false], vec![true; 8]].concat());
+    assert!(is_open(&mut others).await);
+}
+
+#[tokio::test]
+async fn an_operators_connection_ends_when_he_is_revoked_or_his_authority_is_retired() {
+    let host = Host::start().await;
+    let key = KeyPair::generate().unwrap();
+    let (mut alice, mut bob, mut device) =
+        (host.operator("alice").await, host.operator("bob").await, host.device(&key).await);
+    host.admissions.note_operator(&OperatorRecord { name: "alice".parse().unwrap(), revoked: true });
+    assert!(!is_open(&mut alice).await);
+    assert!(is_open(&mut bob).await);
+    for step in [Step::Prepare, Step::Activate] {
+        host.authorities.take(step, 1).unwrap();
+        assert!(is_open(&mut bob).await, "{step:?}");
+    }
+    let mut renewed = host.operator("bob").await;
+    host.authorities.take(Step::Retire, 2).unwrap();
+    assert!(!is_open(&mut bob).await);
+    assert!(is_open(&mut renewed).await);
+    assert!(is_open(&mut device).await, "it is known by its key");
+}
