@@ -12,6 +12,7 @@ mod note;
 mod operator;
 mod session;
 mod status;
+mod token;
 mod upload;
 mod view;
 

@@ -1,78 +1,24 @@
-//! Join tokens and what operators do about devices. Secrets are told once and never kept.
-
-use std::time::Duration;
+//! What admins do about devices and operators: who may come.
 
 use proto::{DeviceId, Digest, v1};
 use tonic::Status;
 
-use super::status;
-use crate::clock::unix_ms;
+use super::{note, status};
+use crate::audit::Event;
 use crate::core::Core;
-use crate::identity::secret;
-use crate::store::{IdentityRecord, OperatorRecord, TokenRecord};
+use crate::store::{IdentityRecord, OperatorRecord};
 
-/// A token lasts at most so long.
-const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 /// So much of a key's digest names it.
 const KEY_DIGITS: usize = 8;
-/// Digits of a token's name and of its secret, in bytes.
-const BYTES: (usize, usize) = (4, 16);
-
-/// Makes a token, and the file that a device joins with.
-pub(super) async fn create_token(
-    core: &Core,
-    request: v1::CreateTokenRequest,
-) -> Result<v1::CreateTokenResponse, Status> {
-    let v1::CreateTokenRequest { uses, lifetime_ms, labels, approval } = request;
-    let authorities = core.authorities.as_ref().ok_or_else(|| {
-        Status::failed_precondition(
-            "this coordinator does not encrypt: devices join it without a token (tls.enabled in its configuration)",
-        )
-    })?;
-    let lifetime = Duration::from_millis(lifetime_ms);
-    if uses == 0 || lifetime.is_zero() || lifetime > LONGEST {
-        return Err(Status::invalid_argument(
-            "a token is for at least one device, and lasts at most 366 days",
-        ));
-    }
-    let random = |bytes| secret::random(bytes).map_err(|error| Status::internal(error.to_string()));
-    let (id, secret) = (random(BYTES.0)?, random(BYTES.1)?);
-    let now = unix_ms();
-    let record = TokenRecord {
-        id: id.clone(),
-        secret: Digest::of(secret.as_bytes()),
-        uses,
-        used_by: Default::default(),
-        labels: labels.into_iter().collect(),
-        created_unix_ms: now,
-        expires_unix_ms: now.saturating_add(lifetime_ms),
-        approval,
-    };
-    let token = view(&record);
-    core.store.call(move |store| store.insert_token(&record)).await.map_err(status::store)?;
-    let join_file = format!("reconvene-join-1 {id}.{secret}\n{}", authorities.now().succession.told());
-    Ok(v1::CreateTokenResponse { token: Some(token), join_file })
-}
-
-pub(super) async fn tokens(core: &Core, id: String) -> Result<v1::TokenList, Status> {
-    let tokens = core.store.call(|store| store.tokens()).await.map_err(status::store)?;
-    let named = tokens.iter().filter(|token| id.is_empty() || token.id == id);
-    Ok(v1::TokenList { tokens: named.map(view).collect() })
-}
-
-/// From now on nobody joins by it; who has joined stays.
-pub(super) async fn revoke_token(core: &Core, id: String) -> Result<v1::Token, Status> {
-    let now = unix_ms();
-    let revoked = core.store.call(move |store| {
-        store.update_token(&id, &mut |token| token.expires_unix_ms = token.expires_unix_ms.min(now))
-    });
-    Ok(view(&revoked.await.map_err(status::store)?))
-}
 
 /// Bans a device, lets it come again, or has it enroll anew.
-pub(super) async fn control_device(core: &Core, name: &str, verb: &str) -> Result<&'static str, Status> {
+pub(super) async fn control_device(
+    core: Core,
+    by: String,
+    v1::ControlDeviceRequest { name, verb }: v1::ControlDeviceRequest,
+) -> Result<v1::ControlDeviceResponse, Status> {
     let device: DeviceId = name.parse().map_err(status::invalid)?;
-    let (result, banned) = match verb {
+    let (result, banned) = match verb.as_str() {
         "ban" => ("banned", Some(true)),
         "unban" => ("unbanned", Some(false)),
         "forget" => ("forgotten", None),
@@ -104,11 +50,17 @@ pub(super) async fn control_device(core: &Core, name: &str, verb: &str) -> Resul
         core.fleet.close(&device);
     }
     core.poke.poke();
-    Ok(result)
+    let event = Event::new(by, &verb, format!("device/{device}"));
+    note::note(&core, event.changed("", result)).await?;
+    Ok(v1::ControlDeviceResponse { result: result.to_owned() })
 }
 
 /// Lets a device in that came by a token which lets nobody in by itself, if it is the one with this key.
-pub(super) async fn approve_device(core: &Core, name: &str, key: &str) -> Result<(), Status> {
+pub(super) async fn approve_device(
+    core: Core,
+    by: String,
+    v1::ApproveDeviceRequest { name, key }: v1::ApproveDeviceRequest,
+) -> Result<v1::ApproveDeviceResponse, Status> {
     let device: DeviceId = name.parse().map_err(status::invalid)?;
     if key.len() < KEY_DIGITS || !key.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(Status::invalid_argument(format!(
@@ -133,7 +85,10 @@ pub(super) async fn approve_device(core: &Core, name: &str, key: &str) -> Result
         None => Err(Status::not_found(format!("no device '{device}' has come by a join token"))),
         Some(Ok(approved)) => {
             core.admissions.note(&approved);
-            Ok(())
+            let event = Event::new(by, "approve", format!("device/{device}"));
+            let key = approved.key.map(|key| format!("key {key}")).unwrap_or_default();
+            note::note(&core, event.changed("", key)).await?;
+            Ok(v1::ApproveDeviceResponse {})
         }
         Some(Err(known)) => Err(Status::failed_precondition(format!(
             "the device that calls itself {device} has the key {}",
@@ -160,9 +115,16 @@ pub(super) async fn pending(core: &Core, name: &str) -> Result<v1::PendingList, 
 }
 
 /// Takes an operator's certificates back, or lets them count again.
-pub(super) async fn control_operator(core: &Core, name: &str, verb: &str) -> Result<&'static str, Status> {
+pub(super) async fn control_operator(
+    core: Core,
+    by: String,
+    v1::ControlOperatorRequest { name, verb }: v1::ControlOperatorRequest,
+) -> Result<v1::ControlOperatorResponse, Status> {
     let name: DeviceId = name.parse().map_err(status::invalid)?;
-    let (result, revoked) = match verb {
+    if by == name.as_str() && verb == "revoke" {
+        return Err(Status::failed_precondition("nobody revokes himself: another admin can"));
+    }
+    let (result, revoked) = match verb.as_str() {
         "revoke" => ("revoked", true),
         "reinstate" => ("reinstated", false),
         other => {
@@ -171,21 +133,11 @@ pub(super) async fn control_operator(core: &Core, name: &str, verb: &str) -> Res
             )));
         }
     };
+    let event = Event::new(by, &verb, format!("operator/{name}")).changed("", result);
     let record = OperatorRecord { name, revoked };
     let stored = record.clone();
     core.store.call(move |store| store.put_operator(&stored)).await.map_err(status::store)?;
     core.admissions.note_operator(&record);
-    Ok(result)
-}
-
-fn view(token: &TokenRecord) -> v1::Token {
-    v1::Token {
-        id: token.id.clone(),
-        uses: token.uses,
-        used_by: token.used_by.iter().map(DeviceId::to_string).collect(),
-        labels: token.labels.clone().into_iter().collect(),
-        created_unix_ms: token.created_unix_ms,
-        expires_unix_ms: token.expires_unix_ms,
-        approval: token.approval,
-    }
+    note::note(&core, event).await?;
+    Ok(v1::ControlOperatorResponse { result: result.to_owned() })
 }

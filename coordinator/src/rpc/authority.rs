@@ -34,8 +34,12 @@ pub(super) async fn list(core: &Core, name: &str) -> Result<v1::AuthorityList, S
 }
 
 /// Takes one step.
-pub(super) async fn control(core: &Core, by: String, verb: &str) -> Result<v1::Authority, Status> {
-    let authorities = authorities(core)?;
+pub(super) async fn control(
+    core: Core,
+    by: String,
+    v1::ControlAuthorityRequest { verb }: v1::ControlAuthorityRequest,
+) -> Result<v1::Authority, Status> {
+    let authorities = authorities(&core)?;
     let step: Step = verb.parse().map_err(Status::invalid_argument)?;
     let taken = core.tasks.spawn_blocking(move || authorities.take(step, unix_ms())).await;
     let taken = taken.map_err(|_| Status::internal("the step hit a defect; the log says where"))?;
@@ -44,32 +48,32 @@ pub(super) async fn control(core: &Core, by: String, verb: &str) -> Result<v1::A
         RotationError::Authority(_) => Status::internal(chain(&error)),
     })?;
     let changed = now.succession.changed_by(step);
-    let event = Event::new(by, verb, format!("authority/{}", changed.number));
-    note::note(core, event.changed("", changed.phase.name())).await?;
-    Ok(view(changed, &issued(core).await?))
+    let event = Event::new(by, &verb, format!("authority/{}", changed.number));
+    note::note(&core, event.changed("", changed.phase.name())).await?;
+    Ok(view(changed, &issued(&core).await?))
 }
 
 /// Another certificate for an operator who has one.
 pub(super) async fn renew(
-    core: &Core,
+    core: Core,
     peer: Peer,
-    request: &[u8],
+    v1::RenewOperatorRequest { request }: v1::RenewOperatorRequest,
 ) -> Result<v1::RenewOperatorResponse, Status> {
     let Peer::Operator { name, role, key: Some(key) } = peer else {
         return Err(Status::failed_precondition("only who has an operator's certificate gets another"));
     };
-    let request = KeyRequest::read(request)
+    let request = KeyRequest::read(&request)
         .map_err(|error| Status::invalid_argument(format!("the request: {}", chain(&error))))?;
     if request.key() != key {
         return Err(Status::permission_denied(
             "another key needs another certificate: reconvene operator create",
         ));
     }
-    let now = authorities(core)?.now();
+    let now = authorities(&core)?.now();
     let certificate = now.active.operator_again(&name, role, &request);
     let certificate = certificate.map_err(|error| Status::internal(chain(&error)))?;
     let by = format!("{role}, key {}, authority {}", key.short(), now.succession.active().number);
-    note::note(core, Event::new(name.as_str(), "renew", format!("operator/{name}")).changed("", by)).await?;
+    note::note(&core, Event::new(name.as_str(), "renew", format!("operator/{name}")).changed("", by)).await?;
     Ok(v1::RenewOperatorResponse { certificate, authorities: now.succession.told() })
 }
 

@@ -14,7 +14,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{access, add, authority, elsewhere, guard, import, note, status, view};
+use super::{access, add, authority, elsewhere, guard, import, note, status, token, view};
 use crate::audit::Event;
 use crate::blob::BlobStore;
 use crate::board::JobId;
@@ -187,33 +187,16 @@ impl OperatorService for OperatorRpc {
     }
 
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Reply<v1::CreateTokenResponse> {
-        guard::allow(&request, Role::Admin)?;
-        let (core, by) = (self.core.clone(), guard::caller(&request));
-        self.to_the_end(async move {
-            let created = access::create_token(&core, request.into_inner()).await?;
-            if let Some(v1::Token { id, uses, expires_unix_ms, .. }) = &created.token {
-                let made = format!("{uses} uses, until {expires_unix_ms} ms since 1970");
-                note::note(&core, Event::new(by, "create", format!("token/{id}")).changed("", made)).await?;
-            }
-            Ok(created)
-        })
-        .await
+        self.as_admin(request, token::create).await
     }
 
     async fn list_tokens(&self, request: Request<v1::ListRequest>) -> Reply<v1::TokenList> {
         guard::allow(&request, Role::Admin)?;
-        Ok(Response::new(access::tokens(&self.core, request.into_inner().name).await?))
+        Ok(Response::new(token::list(&self.core, request.into_inner().name).await?))
     }
 
     async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Reply<v1::Token> {
-        guard::allow(&request, Role::Admin)?;
-        let (core, by) = (self.core.clone(), guard::caller(&request));
-        self.to_the_end(async move {
-            let token = access::revoke_token(&core, request.into_inner().id).await?;
-            note::note(&core, Event::new(by, "revoke", format!("token/{}", token.id))).await?;
-            Ok(token)
-        })
-        .await
+        self.as_admin(request, token::revoke).await
     }
 
     async fn list_pending(&self, request: Request<v1::ListRequest>) -> Reply<v1::PendingList> {
@@ -225,52 +208,21 @@ impl OperatorService for OperatorRpc {
         &self,
         request: Request<v1::ApproveDeviceRequest>,
     ) -> Reply<v1::ApproveDeviceResponse> {
-        guard::allow(&request, Role::Admin)?;
-        let (core, by) = (self.core.clone(), guard::caller(&request));
-        self.to_the_end(async move {
-            let v1::ApproveDeviceRequest { name, key } = request.into_inner();
-            access::approve_device(&core, &name, &key).await?;
-            let event = Event::new(by, "approve", format!("device/{name}"));
-            note::note(&core, event.changed("", format!("key {key}"))).await?;
-            Ok(v1::ApproveDeviceResponse {})
-        })
-        .await
+        self.as_admin(request, access::approve_device).await
     }
 
     async fn control_device(
         &self,
         request: Request<v1::ControlDeviceRequest>,
     ) -> Reply<v1::ControlDeviceResponse> {
-        guard::allow(&request, Role::Admin)?;
-        let (core, by) = (self.core.clone(), guard::caller(&request));
-        self.to_the_end(async move {
-            let v1::ControlDeviceRequest { name, verb } = request.into_inner();
-            let result = access::control_device(&core, &name, &verb).await?;
-            let event = Event::new(by, &verb, format!("device/{name}"));
-            note::note(&core, event.changed("", result)).await?;
-            Ok(v1::ControlDeviceResponse { result: result.to_owned() })
-        })
-        .await
+        self.as_admin(request, access::control_device).await
     }
 
     async fn control_operator(
         &self,
         request: Request<v1::ControlOperatorRequest>,
     ) -> Reply<v1::ControlOperatorResponse> {
-        guard::allow(&request, Role::Admin)?;
-        let by = guard::caller(&request);
-        let v1::ControlOperatorRequest { name, verb } = request.into_inner();
-        if by == name && verb == "revoke" {
-            return Err(Status::failed_precondition("nobody revokes himself: another admin can"));
-        }
-        let core = self.core.clone();
-        self.to_the_end(async move {
-            let result = access::control_operator(&core, &name, &verb).await?;
-            let event = Event::new(by, &verb, format!("operator/{name}"));
-            note::note(&core, event.changed("", result)).await?;
-            Ok(v1::ControlOperatorResponse { result: result.to_owned() })
-        })
-        .await
+        self.as_admin(request, access::control_operator).await
     }
 
     async fn renew_operator(
@@ -278,8 +230,7 @@ impl OperatorService for OperatorRpc {
         request: Request<v1::RenewOperatorRequest>,
     ) -> Reply<v1::RenewOperatorResponse> {
         let (core, peer) = (self.core.clone(), guard::peer(&request));
-        self.to_the_end(async move { authority::renew(&core, peer, &request.into_inner().request).await })
-            .await
+        self.to_the_end(authority::renew(core, peer, request.into_inner())).await
     }
 
     async fn list_authorities(&self, request: Request<v1::ListRequest>) -> Reply<v1::AuthorityList> {
@@ -287,9 +238,7 @@ impl OperatorService for OperatorRpc {
     }
 
     async fn control_authority(&self, request: Request<v1::ControlAuthorityRequest>) -> Reply<v1::Authority> {
-        guard::allow(&request, Role::Admin)?;
-        let (core, by) = (self.core.clone(), guard::caller(&request));
-        self.to_the_end(async move { authority::control(&core, by, &request.into_inner().verb).await }).await
+        self.as_admin(request, authority::control).await
     }
 
     async fn control_rollout(
@@ -369,6 +318,17 @@ impl OperatorRpc {
     ) -> Reply<T> {
         let done = self.core.tasks.spawn(work).await;
         done.map_err(|_| Status::internal("the call hit a defect; the log says where"))?.map(Response::new)
+    }
+
+    /// What an admin's call does, and by whom, to its end.
+    async fn as_admin<M, T: Send + 'static, F: Future<Output = Result<T, Status>> + Send + 'static>(
+        &self,
+        request: Request<M>,
+        work: impl FnOnce(Core, String, M) -> F,
+    ) -> Reply<T> {
+        guard::allow(&request, Role::Admin)?;
+        let by = guard::caller(&request);
+        self.to_the_end(work(self.core.clone(), by, request.into_inner())).await
     }
 
     async fn control(
