@@ -248,12 +248,14 @@ fn trusted(join: Option<&JoinFile>, known: Option<String>, joined_by: Option<Dig
 }
 
 fn refused(status: Status) -> IdentityError {
-    use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied, Unimplemented};
+    use tonic::Code::{
+        AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied, ResourceExhausted,
+        Unimplemented,
+    };
     let message = status.message().to_owned();
     match status.code() {
-        AlreadyExists | FailedPrecondition | InvalidArgument | PermissionDenied | Unimplemented => {
-            IdentityError::Refused(message)
-        }
+        AlreadyExists | FailedPrecondition | InvalidArgument | PermissionDenied | ResourceExhausted
+        | Unimplemented => IdentityError::Refused(message),
         _ => IdentityError::Unreachable(message),
     }
 }

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::causes::chain;
 use crate::identity::Peer;
 use crate::identity::authorities::{Authorities, Present};
-use crate::identity::authority::{self, AuthorityError};
+use crate::identity::authority::AuthorityError;
 use crate::local::{self, LocalListener};
 
 mod door;
@@ -174,9 +174,8 @@ async fn accept_local(LocalListener { socket, others }: LocalListener, door: Doo
                 continue;
             }
         };
-        let begun = local::peer(&stream, others).and_then(|peer| door.let_in(stream, peer, None));
-        match begun {
-            Ok(connection) => drop(accepted.send(Ok(connection)).await),
+        match local::peer(&stream, others) {
+            Ok(peer) => drop(accepted.send(Ok(door.let_in(stream, peer))).await),
             Err(error) => tracing::debug!(%error, "a connection was not begun"),
         }
     }
@@ -184,12 +183,11 @@ async fn accept_local(LocalListener { socket, others }: LocalListener, door: Doo
 
 async fn begin(stream: TcpStream, door: &Door) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
-    let Some(encryption) = &door.encryption else { return door.let_in(stream, Peer::Plain, None) };
+    let Some(encryption) = &door.encryption else { return Ok(door.let_in(stream, Peer::Plain)) };
     let stream = encryption.acceptor().accept(stream).await?;
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = shown.map_or(Peer::Unknown, |certificate| Peer::of_certificate(certificate));
-    let issuer = shown.and_then(|certificate| authority::issuer(certificate));
-    door.let_in(stream, peer, issuer)
+    Ok(door.let_in(stream, peer))
 }
 
 #[cfg(test)]

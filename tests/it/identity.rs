@@ -158,9 +158,8 @@ async fn a_device_that_has_to_be_approved_of_waits_until_its_key_was_named() {
     assert!(pending.contains("gw-1") && pending.contains(&key) && pending.contains("approval"), "{pending}");
     assert_eq!(fleet.admin(&["get", "devices", "-o", "name"]).trim(), "");
     let approve = |key: &str| fleet.run(&fleet.path("admin"), &["device", "approve", "gw-1", key]);
-    for (wrong, why) in
-        [("00000000", "has the key"), (&key[..4], "at least 8 digits"), ("g0000000", "digits")]
-    {
+    let (other, none) = ("0".repeat(24), "g".repeat(24));
+    for (wrong, why) in [(&*other, "another key"), (&key[..12], "at least 24 digits"), (&*none, "digits")] {
         let refused = approve(wrong);
         assert!(complaint(&refused).contains(why), "{wrong}: {}", complaint(&refused));
     }

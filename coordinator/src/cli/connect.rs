@@ -1,12 +1,12 @@
 //! The connection to the coordinator, and what its refusals mean to an operator.
 
 use coordinator::causes::chain;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::v1::operator_service_client::OperatorServiceClient;
+use rustix::fs::Access;
 use tokio_rustls::rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -38,7 +38,9 @@ impl Server {
     /// A server by its URL; `host:port` alone means http, and none the usual one on this host.
     pub(crate) fn new(url: Option<&str>, identity: Option<&Path>) -> Self {
         // One that is there and not for this user is as good as none.
-        let may_use = || identity.is_none() && url.is_none() && UnixStream::connect(USUAL_SOCKET).is_ok();
+        let may_use = || {
+            identity.is_none() && url.is_none() && rustix::fs::access(USUAL_SOCKET, Access::WRITE_OK).is_ok()
+        };
         let socket = may_use().then(|| format!("unix://{USUAL_SOCKET}"));
         let url = url.map(str::to_owned).or(socket).unwrap_or_else(|| "http://127.0.0.1:7370".to_owned());
         let scheme = match (url.contains("://"), identity) {

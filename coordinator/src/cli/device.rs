@@ -12,7 +12,7 @@ use super::get;
 #[command(after_help = "\
 Examples:
   reconvene device pending
-  reconvene device approve cam-7 3f9a2b71c0de
+  reconvene device approve cam-7 3f9a2b71c0de55aa01b2c3d4
   reconvene device ban cam-7
   reconvene device unban cam-7
   reconvene device forget cam-7")]
@@ -28,7 +28,7 @@ enum DeviceVerb {
     Pending(get::ListArgs),
     /// Let in one that came by a token made with --approve, once its key is known to be the right one
     #[command(
-        after_help = "Example:\n  reconvene device approve cam-7 3f9a2b71c0de\n\nThe device's own log says its key."
+        after_help = "Example:\n  reconvene device approve cam-7 3f9a2b71c0de55aa01b2c3d4\n\nThe device's own log says its key."
     )]
     Approve(Approval),
     /// End its session and let it in no more, whatever it shows
@@ -46,7 +46,7 @@ enum DeviceVerb {
 struct Approval {
     /// The device's name
     name: String,
-    /// The beginning of its key's SHA-256: at least 8 digits
+    /// The beginning of its key's SHA-256: at least 24 digits, as the device's log has it
     key: String,
 }
 

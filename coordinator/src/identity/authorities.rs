@@ -72,11 +72,12 @@ impl Authorities {
         self.present.borrow().clone()
     }
 
-    /// Ends once what the `number`th authority issued is refused.
-    pub fn retirement(&self, number: u32) -> impl Future<Output = ()> + Send + use<> {
+    /// Ends at the next retirement of an authority.
+    pub fn next_retirement(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut present = self.present.subscribe();
+        let before = present.borrow_and_update().succession.retired();
         async move {
-            if present.wait_for(|now| now.succession.is_retired(number)).await.is_err() {
+            if present.wait_for(|now| now.succession.retired() > before).await.is_err() {
                 std::future::pending().await // nobody takes steps any more
             }
         }

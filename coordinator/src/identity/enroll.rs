@@ -30,7 +30,7 @@ pub enum Refusal {
     #[error("the join token was used as often as it may be")]
     UsedUp,
     /// Its token lets nobody in by itself.
-    #[error("the device waits for an operator's approval: reconvene device approve {device} {}", key.short())]
+    #[error("the device waits for an operator's approval: reconvene device approve {device} {}", &key.to_string()[..KEY_DIGITS])]
     Waits {
         /// Which.
         device: DeviceId,
@@ -43,6 +43,9 @@ pub enum Refusal {
     )]
     Crowd(usize),
 }
+
+/// So much of a key's digest names it: too much for another key to be made to fit.
+pub const KEY_DIGITS: usize = 24;
 
 /// Devices that may have come by a token of so many uses and not been there yet: some are set up twice.
 fn most_pending(token: &TokenRecord) -> usize {
@@ -74,7 +77,7 @@ pub fn decide(
     known: Option<&IdentityRecord>,
     key: Digest,
     shown: Option<(Shown<'_>, Option<&TokenRecord>)>,
-    pending: usize,
+    pending: impl Fn() -> usize,
     now_unix_ms: u64,
 ) -> Result<bool, Refusal> {
     if known.is_some_and(|known| known.banned) {
@@ -95,6 +98,7 @@ pub fn decide(
     let proven = |token: &&TokenRecord| token.secret == Digest::of(shown.secret.as_bytes());
     let token = token.filter(proven).ok_or(Refusal::UnknownToken)?;
     usable(token, now_unix_ms)?;
+    let pending = pending();
     if pending >= most_pending(token) { Err(Refusal::Crowd(pending)) } else { Ok(true) }
 }
 
@@ -175,10 +179,14 @@ mod tests {
             ("banned", Some(&banned), by(right, Some(&fresh)), 50, Err(Refusal::Banned)),
         ];
         for (case, known, shown, now, expected) in table {
-            assert_eq!(decide(known, key, shown, 15, now), expected, "{case}");
+            assert_eq!(decide(known, key, shown, || 15, now), expected, "{case}");
         }
-        assert_eq!(decide(None, key, by(right, Some(&fresh)), 16, 50), Err(Refusal::Crowd(16)));
-        assert_eq!(decide(Some(&own), key, by(right, Some(&fresh)), 16, 50), Ok(false), "it has been there");
+        assert_eq!(decide(None, key, by(right, Some(&fresh)), || 16, 50), Err(Refusal::Crowd(16)));
+        assert_eq!(
+            decide(Some(&own), key, by(right, Some(&fresh)), || 16, 50),
+            Ok(false),
+            "it has been there"
+        );
         assert!(Shown::read("no point").is_none());
     }
 }

@@ -22,8 +22,7 @@ pub struct Turnstile(Arc<Mutex<Open>>);
 #[derive(Debug, Default)]
 struct Open {
     /// By identity, oldest first.
-    known: BTreeMap<String, VecDeque<(u64, CancellationToken)>>,
-    strangers: usize,
+    all: BTreeMap<String, VecDeque<(u64, CancellationToken)>>,
     next: u64,
 }
 
@@ -31,19 +30,14 @@ struct Open {
 #[derive(Debug)]
 pub struct Pass {
     turnstile: Turnstile,
-    of: Of,
-}
-
-#[derive(Debug)]
-enum Of {
-    Known { name: String, number: u64, evicted: CancellationToken },
-    Stranger,
-    Plain,
+    name: String,
+    number: u64,
+    evicted: CancellationToken,
 }
 
 impl Turnstile {
-    /// One more connection of `peer`; `None` where it is turned away.
-    pub fn enter(&self, peer: &Peer) -> Option<Pass> {
+    /// One more connection of `peer`.
+    pub fn enter(&self, peer: &Peer) -> Pass {
         let (name, most) = match peer {
             // By its key: whoever has an old one of that name ends none of these.
             Peer::Device { key, .. } => (format!("device/{key}"), OF_DEVICE),
@@ -51,28 +45,21 @@ impl Turnstile {
                 let key = key.map(|key| key.to_string()).unwrap_or_default();
                 (format!("operator/{name}/{key}"), OF_OPERATOR)
             }
-            Peer::Unknown => {
-                let mut open = self.lock();
-                if open.strangers == OF_STRANGERS {
-                    return None;
-                }
-                open.strangers += 1;
-                return Some(Pass { turnstile: self.clone(), of: Of::Stranger });
-            }
-            Peer::Plain => return Some(Pass { turnstile: self.clone(), of: Of::Plain }),
+            Peer::Unknown => ("strangers".to_owned(), OF_STRANGERS),
+            Peer::Plain => ("plain".to_owned(), usize::MAX),
         };
         let evicted = CancellationToken::new();
         let mut open = self.lock();
         open.next += 1;
         let number = open.next;
-        let own = open.known.entry(name.clone()).or_default();
+        let own = open.all.entry(name.clone()).or_default();
         own.push_back((number, evicted.clone()));
         if own.len() > most
             && let Some((_, oldest)) = own.pop_front()
         {
             oldest.cancel();
         }
-        Some(Pass { turnstile: self.clone(), of: Of::Known { name, number, evicted } })
+        Pass { turnstile: self.clone(), name, number, evicted }
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -82,28 +69,21 @@ impl Turnstile {
 }
 
 impl Pass {
-    /// Ends when a newer connection takes its place; `None` where none does.
-    pub fn evicted(&self) -> Option<WaitForCancellationFutureOwned> {
-        match &self.of {
-            Of::Known { evicted, .. } => Some(evicted.clone().cancelled_owned()),
-            Of::Stranger | Of::Plain => None,
-        }
+    /// Ends when a newer connection takes its place.
+    pub fn evicted(&self) -> WaitForCancellationFutureOwned {
+        self.evicted.clone().cancelled_owned()
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
         let mut open = self.turnstile.lock();
-        match &self.of {
-            Of::Known { name, number, .. } => {
-                let Some(own) = open.known.get_mut(name) else { return };
-                own.retain(|(other, _)| other != number);
-                if own.is_empty() {
-                    open.known.remove(name);
-                }
-            }
-            Of::Stranger => open.strangers -= 1,
-            Of::Plain => {}
+        let Some(own) = open.all.get_mut(&self.name) else { return };
+        if let Ok(at) = own.binary_search_by_key(&self.number, |(number, _)| *number) {
+            own.remove(at);
+        }
+        if own.is_empty() {
+            open.all.remove(&self.name);
         }
     }
 }
@@ -118,38 +98,31 @@ mod tests {
         Peer::Device { id: name.parse().unwrap(), key: Digest::of(name.as_bytes()) }
     }
 
-    fn is_evicted(pass: &Pass) -> bool {
-        matches!(&pass.of, Of::Known { evicted, .. } if evicted.is_cancelled())
+    fn are_evicted(passes: &[Pass]) -> Vec<bool> {
+        passes.iter().map(|pass| pass.evicted.is_cancelled()).collect()
     }
 
     #[test]
     fn the_newest_connections_of_an_identity_stay_and_others_are_not_touched() {
         let turnstile = Turnstile::default();
-        let other = turnstile.enter(&device("gw-2")).unwrap();
-        let mut own: Vec<Pass> = (0..OF_DEVICE).map(|_| turnstile.enter(&device("gw-1")).unwrap()).collect();
-        assert!(!own.iter().any(is_evicted));
-        own.push(turnstile.enter(&device("gw-1")).unwrap());
-        assert_eq!(
-            own.iter().map(is_evicted).collect::<Vec<_>>(),
-            [vec![true], vec![false; OF_DEVICE]].concat()
-        );
+        let others = [turnstile.enter(&device("gw-2")), turnstile.enter(&Peer::Unknown)];
+        let mut own: Vec<Pass> = (0..OF_DEVICE).map(|_| turnstile.enter(&device("gw-1"))).collect();
+        assert_eq!(are_evicted(&own), vec![false; OF_DEVICE]);
+        own.push(turnstile.enter(&device("gw-1")));
+        assert_eq!(are_evicted(&own), [vec![true], vec![false; OF_DEVICE]].concat());
         // One that has ended makes room.
         drop(own.remove(1));
-        own.push(turnstile.enter(&device("gw-1")).unwrap());
-        assert_eq!(own.iter().filter(|pass| is_evicted(pass)).count(), 1);
-        assert!(!is_evicted(&other));
-        drop((own, other));
-        assert!(turnstile.lock().known.is_empty(), "nothing is kept of those who are gone");
+        own.push(turnstile.enter(&device("gw-1")));
+        assert_eq!(are_evicted(&own), [vec![true], vec![false; OF_DEVICE]].concat());
+        assert_eq!(are_evicted(&others), [false, false]);
+        drop((own, others));
+        assert!(turnstile.lock().all.is_empty(), "nothing is kept of those who are gone");
     }
 
     #[test]
-    fn strangers_are_turned_away_until_one_has_gone() {
+    fn strangers_are_limited_together() {
         let turnstile = Turnstile::default();
-        let mut all: Vec<Pass> =
-            (0..OF_STRANGERS).map(|_| turnstile.enter(&Peer::Unknown).unwrap()).collect();
-        assert!(turnstile.enter(&Peer::Unknown).is_none());
-        assert!(turnstile.enter(&device("gw-1")).is_some() && turnstile.enter(&Peer::Plain).is_some());
-        all.pop();
-        assert!(turnstile.enter(&Peer::Unknown).is_some());
+        let all: Vec<Pass> = (0..OF_STRANGERS + 2).map(|_| turnstile.enter(&Peer::Unknown)).collect();
+        assert_eq!(are_evicted(&all), [vec![true; 2], vec![false; OF_STRANGERS]].concat());
     }
 }

@@ -29,39 +29,27 @@ pub struct Door {
 }
 
 impl Door {
-    /// A connection of `peer`, whose certificate the authority of that number issued.
-    ///
-    /// # Errors
-    /// When there are too many.
-    pub(super) fn let_in(
-        &self,
-        io: impl Duplex + 'static,
-        peer: Peer,
-        issuer: Option<u32>,
-    ) -> io::Result<Connection> {
+    /// A connection of `peer`.
+    pub(super) fn let_in(&self, io: impl Duplex + 'static, peer: Peer) -> Connection {
         let pass = self.turnstile.enter(&peer);
-        let pass = pass.ok_or_else(|| io::Error::other("too many that show no certificate"))?;
-        let (ends, evicted) = (self.ends(&peer, issuer), pass.evicted());
+        let (ends, evicted) = (self.ends(&peer), pass.evicted());
         let ends = async move {
-            match evicted {
-                None => ends.await,
-                Some(evicted) => tokio::select! {
-                    () = ends => {}
-                    () = evicted => tracing::debug!("a newer connection takes an older one's place"),
-                },
+            tokio::select! {
+                () = ends => {}
+                () = evicted => tracing::debug!("a newer connection takes an older one's place"),
             }
         };
-        Ok(Connection { io: Box::new(io), peer, ends: Box::pin(ends), _pass: pass })
+        Connection { io: Box::new(io), peer, ends: Box::pin(ends), has_ended: false, _pass: pass }
     }
 
     /// What ends a connection of `peer`, other than newer ones of its own.
-    fn ends(&self, peer: &Peer, issuer: Option<u32>) -> End {
+    fn ends(&self, peer: &Peer) -> End {
         match peer {
             Peer::Unknown => Box::pin(tokio::time::sleep(STRANGER)),
-            Peer::Operator { name, .. } => {
+            Peer::Operator { name, key, .. } => {
                 let revoked = self.admissions.revocation(name.clone());
-                let retired = issuer.zip(self.encryption.as_ref());
-                let retired = retired.map(|(number, encryption)| encryption.authorities.retirement(number));
+                // Whichever authority issued what he shows: one whose key was stolen may have issued others in its place.
+                let retired = key.and(self.encryption.as_ref()).map(|it| it.authorities.next_retirement());
                 Box::pin(async move {
                     match retired {
                         None => revoked.await,
@@ -91,7 +79,16 @@ pub struct Connection {
     peer: Peer,
     /// When it ends, whatever is said.
     ends: End,
+    has_ended: bool,
     _pass: Pass,
+}
+
+impl Connection {
+    /// An error once it has ended. Asked on every way in and out: who does not read what is sent must not stay for that.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.has_ended = self.has_ended || self.ends.as_mut().poll(cx).is_ready();
+        if self.has_ended { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
 }
 
 impl Connected for Connection {
@@ -108,23 +105,24 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.ends.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -17,7 +17,7 @@ use crate::identity::admissions::Admissions;
 use crate::identity::authority::KeyRequest;
 use crate::identity::succession::Step;
 use crate::identity::turnstile::Turnstile;
-use crate::store::OperatorRecord;
+use crate::store::{OperatorRecord, SledStore, Store as _};
 
 struct Host {
     authorities: Arc<Authorities>,
@@ -123,16 +123,37 @@ async fn an_operators_connection_ends_when_he_is_revoked_or_his_authority_is_ret
     let key = KeyPair::generate().unwrap();
     let (mut alice, mut bob, mut device) =
         (host.operator("alice").await, host.operator("bob").await, host.device(&key).await);
-    host.admissions.note_operator(&OperatorRecord { name: "alice".parse().unwrap(), revoked: true });
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path()).unwrap();
+    let record = OperatorRecord { name: "alice".parse().unwrap(), revoked: true };
+    store.put_operator(&record).unwrap();
+    host.admissions.settle_operator(&store, &record.name).unwrap();
     assert!(!is_open(&mut alice).await);
     assert!(is_open(&mut bob).await);
     for step in [Step::Prepare, Step::Activate] {
         host.authorities.take(step, 1).unwrap();
         assert!(is_open(&mut bob).await, "{step:?}");
     }
-    let mut renewed = host.operator("bob").await;
     host.authorities.take(Step::Retire, 2).unwrap();
     assert!(!is_open(&mut bob).await);
-    assert!(is_open(&mut renewed).await);
+    assert!(
+        is_open(&mut host.operator("bob").await).await,
+        "he comes again with a certificate of the new one"
+    );
     assert!(is_open(&mut device).await, "it is known by its key");
+}
+
+#[tokio::test]
+async fn who_does_not_read_what_is_sent_is_ended_all_the_same() {
+    let (near, _far) = tokio::io::duplex(16);
+    let (admissions, turnstile) = (Admissions::default(), Turnstile::default());
+    let door = Door { encryption: None, admissions, turnstile };
+    let peer = || Peer::Device { id: "gw-1".parse().unwrap(), key: proto::Digest::of(b"key") };
+    let mut silent = door.let_in(near, peer());
+    let (written, _newer) = tokio::join!(
+        async { silent.write_all(&[0; 64]).await }, // more than the other end takes
+        async { (0..9).map(|_| door.let_in(tokio::io::duplex(16).0, peer())).collect::<Vec<_>>() },
+    );
+    assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(silent.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut, "and stays so");
 }

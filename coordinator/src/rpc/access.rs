@@ -5,11 +5,10 @@ use tonic::Status;
 
 use super::{note, status};
 use crate::audit::Event;
+use crate::clock::unix_ms;
 use crate::core::Core;
+use crate::identity::enroll::{KEY_DIGITS, Refusal, usable};
 use crate::store::{IdentityRecord, OperatorRecord};
-
-/// So much of a key's digest names it.
-const KEY_DIGITS: usize = 8;
 
 /// Bans a device, lets it come again, or has it enroll anew.
 pub(super) async fn control_device(
@@ -28,7 +27,7 @@ pub(super) async fn control_device(
             )));
         }
     };
-    let named = device.clone();
+    let (named, admissions) = (device.clone(), core.admissions.clone());
     let changed = core.store.call(move |store| {
         if store.device(&named)?.is_none() && store.identity(&named)?.is_none() {
             return Ok(None);
@@ -40,12 +39,12 @@ pub(super) async fn control_device(
                 (identity.confirmed, identity.waits) = (false, false);
             }
         })?;
+        admissions.settle(store, &named)?;
         Ok(Some(changed))
     });
-    let Some(changed) = changed.await.map_err(status::store)? else {
+    let Some(_) = changed.await.map_err(status::store)? else {
         return Err(Status::not_found(format!("no device '{device}'")));
     };
-    core.admissions.note(&changed);
     if banned != Some(false) {
         core.fleet.close(&device);
     }
@@ -72,29 +71,26 @@ pub(super) async fn approve_device(
     let approved = core.store.call(move |store| {
         let is_its = |key_of: Option<Digest>| key_of.is_some_and(|it| it.to_string().starts_with(&key));
         let Some(known) = store.identity(&named)?.filter(|known| known.key.is_some()) else {
-            return Ok(None);
+            return Ok(Err(Status::not_found(format!("no device '{named}' has come by a join token"))));
         };
+        let other =
+            || Status::failed_precondition(format!("the device that calls itself {named} has another key"));
         if !is_its(known.key) {
-            return Ok(Some(Err(known)));
+            return Ok(Err(other()));
+        }
+        let token = known.token.as_deref().map(|id| store.token(id)).transpose()?.flatten();
+        let refusal = token.map_or(Err(Refusal::UnknownToken), |token| usable(&token, unix_ms())).err();
+        if let Some(refusal) = refusal.filter(|_| !known.confirmed) {
+            return Ok(Err(Status::failed_precondition(format!("{refusal}; give the device a new one"))));
         }
         // Another may have come by that name meanwhile.
         let now = store.change_identity(&named, &mut |known| known.waits &= !is_its(known.key))?;
-        Ok(Some(if is_its(now.key) { Ok(now) } else { Err(now) }))
+        Ok(if is_its(now.key) { Ok(now) } else { Err(other()) })
     });
-    match approved.await.map_err(status::store)? {
-        None => Err(Status::not_found(format!("no device '{device}' has come by a join token"))),
-        Some(Ok(approved)) => {
-            core.admissions.note(&approved);
-            let event = Event::new(by, "approve", format!("device/{device}"));
-            let key = approved.key.map(|key| format!("key {key}")).unwrap_or_default();
-            note::note(&core, event.changed("", key)).await?;
-            Ok(v1::ApproveDeviceResponse {})
-        }
-        Some(Err(known)) => Err(Status::failed_precondition(format!(
-            "the device that calls itself {device} has the key {}",
-            known.key.map_or_else(|| "of nobody".to_owned(), |key| key.short())
-        ))),
-    }
+    let approved = approved.await.map_err(status::store)??;
+    let key = approved.key.map(|key| format!("key {key}")).unwrap_or_default();
+    note::note(&core, Event::new(by, "approve", format!("device/{device}")).changed("", key)).await?;
+    Ok(v1::ApproveDeviceResponse {})
 }
 
 /// Devices that came by a token and have not opened a session yet.
@@ -135,9 +131,12 @@ pub(super) async fn control_operator(
     };
     let event = Event::new(by, &verb, format!("operator/{name}")).changed("", result);
     let record = OperatorRecord { name, revoked };
-    let stored = record.clone();
-    core.store.call(move |store| store.put_operator(&stored)).await.map_err(status::store)?;
-    core.admissions.note_operator(&record);
+    let admissions = core.admissions.clone();
+    let stored = core.store.call(move |store| {
+        store.put_operator(&record)?;
+        admissions.settle_operator(store, &record.name)
+    });
+    stored.await.map_err(status::store)?;
     note::note(&core, event).await?;
     Ok(v1::ControlOperatorResponse { result: result.to_owned() })
 }

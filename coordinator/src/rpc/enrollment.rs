@@ -10,6 +10,7 @@ use super::{guard, status};
 use crate::audit::Event;
 use crate::clock::unix_ms;
 use crate::core::Core;
+use crate::identity::admissions::Admissions;
 use crate::identity::authority::KeyRequest;
 use crate::identity::enroll::{Refusal, Shown, decide, usable};
 use crate::store::{IdentityRecord, Store, StoreError};
@@ -37,14 +38,10 @@ impl EnrollmentService for EnrollmentRpc {
             Status::invalid_argument(format!("the request: {}", crate::causes::chain(&error)))
         })?;
         let (named, key, number) = (device.clone(), asked.key(), now.succession.active().number);
-        let pending = self.core.admissions.pending(token.split('.').next().unwrap_or_default(), &device);
-        let asks = Asks { device: named, key, authority: number, token, pending };
-        let decided = self.core.store.call(move |store| record(store, &asks)).await;
-        let (decided, recorded) = decided.map_err(status::store)?;
-        if let Some(recorded) = &recorded {
-            self.core.admissions.note(recorded);
-        }
-        if let Err(refusal) = decided {
+        let asks = Asks { device: named, key, authority: number, token };
+        let admissions = self.core.admissions.clone();
+        let decided = self.core.store.call(move |store| record(store, &admissions, &asks)).await;
+        if let Err(refusal) = decided.map_err(status::store)? {
             tracing::warn!(%device, %refusal, "not enrolled");
             return Err(match refusal {
                 Refusal::OtherKey => Status::already_exists(refusal.to_string()),
@@ -74,22 +71,22 @@ struct Asks {
     key: Digest,
     authority: u32,
     token: String,
-    /// Devices that came by that token and have not been there yet.
-    pending: usize,
 }
 
-/// A decision, and what was recorded with it.
-type Decided = (Result<(), Refusal>, Option<IdentityRecord>);
-
 /// Decides, and records a device that comes by a token, and which authority issues.
-fn record(store: &dyn Store, asks: &Asks) -> Result<Decided, StoreError> {
-    let Asks { device, key, authority, token, pending } = asks;
+fn record(
+    store: &dyn Store,
+    admissions: &Admissions,
+    asks: &Asks,
+) -> Result<Result<(), Refusal>, StoreError> {
+    let Asks { device, key, authority, token } = asks;
     let shown = Shown::read(token);
     let found = shown.map(|shown| store.token(shown.id)).transpose()?.flatten();
     let now = unix_ms();
     let by = || shown.map(|shown| (shown, found.as_ref()));
+    let pending = || shown.map_or(0, |shown| admissions.pending(shown.id, device));
     let known = store.identity(device)?;
-    let is_new = decide(known.as_ref(), *key, by(), *pending, now);
+    let is_new = decide(known.as_ref(), *key, by(), pending, now);
     if is_new != Ok(true) {
         if is_new.is_ok() && known.is_some_and(|known| known.authority != *authority) {
             store.change_identity(device, &mut |known| {
@@ -98,11 +95,12 @@ fn record(store: &dyn Store, asks: &Asks) -> Result<Decided, StoreError> {
                 }
             })?;
         }
-        return Ok((is_new.map(drop), None));
+        return Ok(is_new.map(drop));
     }
+    let _turn = admissions.turn();
     let mut decision = Ok(false);
     let recorded = store.change_identity(device, &mut |known| {
-        decision = decide(Some(&*known), *key, by(), *pending, now);
+        decision = decide(Some(&*known), *key, by(), pending, now);
         if decision == Ok(true) {
             let (labels, waits) =
                 found.as_ref().map(|token| (token.labels.clone(), token.approval)).unwrap_or_default();
@@ -121,12 +119,14 @@ fn record(store: &dyn Store, asks: &Asks) -> Result<Decided, StoreError> {
     if decision == Ok(true) && recorded.waits {
         decision = Err(Refusal::Waits { device: device.clone(), key: *key });
     }
-    Ok((decision.map(drop), Some(recorded)))
+    admissions.settle(store, device)?;
+    Ok(decision.map(drop))
 }
 
 /// A device shows the certificate of `key`: its token is used now. What its token labels it, or why it may not come.
 pub(super) fn confirm(
     store: &dyn Store,
+    admissions: &Admissions,
     device: &DeviceId,
     key: Digest,
 ) -> Result<Result<IdentityRecord, Status>, StoreError> {
@@ -169,10 +169,11 @@ pub(super) fn confirm(
     // Somebody else may have come by that name meanwhile, or an operator may have changed his mind.
     let expected = known.token.clone();
     let now_known = store.change_identity(device, &mut |known| {
-        if known.key == Some(key) && known.token == expected && !known.banned {
+        if known.key == Some(key) && known.token == expected && !known.banned && !known.waits {
             known.confirmed = true;
         }
     })?;
+    admissions.settle(store, device)?;
     let is_its = now_known.key == Some(key) && now_known.confirmed && !now_known.banned;
     if is_its {
         let subject = format!("device/{device}");

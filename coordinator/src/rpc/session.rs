@@ -19,7 +19,7 @@ use crate::config::SessionConfig;
 use crate::core::Core;
 use crate::fleet::{Outgoing, Presence, SessionKey};
 use crate::rollout::progress;
-use crate::store::{DeviceRecord, Insertion, StoreError, TelemetryRecord};
+use crate::store::{DeviceRecord, Insertion, Store, StoreError, TelemetryRecord};
 
 /// Messages on their way to one device; more are never needed, since an assignment replaces the one before.
 const OUTBOX: usize = 32;
@@ -95,9 +95,9 @@ impl SessionRpc {
             return Err(guard::banned(&device));
         }
         let Some(key) = key else { return Ok(hello) };
-        let confirmed = self.core.store.call(move |store| enrollment::confirm(store, &device, key)).await;
-        let identity = confirmed.map_err(status::store)??;
-        self.core.admissions.note(&identity);
+        let admissions = self.core.admissions.clone();
+        let confirmed = move |store: &dyn Store| enrollment::confirm(store, &admissions, &device, key);
+        let identity = self.core.store.call(confirmed).await.map_err(status::store)??;
         let mut labels = hello.labels.clone();
         labels.extend(identity.labels);
         Ok(Hello { labels, ..hello })

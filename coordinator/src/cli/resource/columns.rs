@@ -117,7 +117,7 @@ pub(super) const TOKENS: &[Column<v1::Token>] = &[
 
 pub(super) const PENDING: &[Column<v1::PendingDevice>] = &[
     usual("NAME", |d| Entry::text(&d.id)),
-    usual("KEY", |d| Entry::text(&d.key[..d.key.len().min(12)])),
+    usual("KEY", |d| Entry::text(&d.key[..d.key.len().min(24)])),
     usual("WAITS FOR", |d| Entry::text(if d.waits { "approval" } else { "its first session" })),
     usual("SINCE", |d| Entry::text(ago(d.since_unix_ms))),
     usual("TOKEN", |d| Entry::text(&d.token)),
