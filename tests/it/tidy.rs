@@ -116,7 +116,7 @@ fn engines_and_wire_stay_behind_their_borders() {
                 "coordinator/src/rpc",
                 "coordinator/src/app.rs",
                 // Connections themselves.
-                "coordinator/src/listener.rs",
+                "coordinator/src/listener/door.rs",
                 "agent/src/identity",
                 "coordinator/src/cli",
                 "agent/src/session",
