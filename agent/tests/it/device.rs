@@ -52,7 +52,12 @@ impl Device {
             engine: EngineConfig { threads: 1, onnxruntime },
             serve: ServeConfig { listen: api, socket: Some(socket.clone()) },
         };
-        let app = App::open(config).unwrap();
+        // A process that another test starts has a copy of the lock until it is the program that it shall be.
+        let app = within("the state directory is free", async || match App::open(config.clone()) {
+            Err(AppError::InUse { .. }) => None,
+            opened => Some(opened.unwrap()),
+        })
+        .await;
         let stop = CancellationToken::new();
         let task = TaskTracker::new()
             .spawn(app.run(Listeners { tcp: listener, unix: vec![unix] }, stop.clone().cancelled_owned()));
