@@ -175,7 +175,7 @@ async fn accept_local(LocalListener { socket, others }: LocalListener, door: Doo
             }
         };
         match local::peer(&stream, others) {
-            Ok(peer) => drop(accepted.send(Ok(door.let_in(stream, peer))).await),
+            Ok(peer) => drop(accepted.send(Ok(door.let_in(stream, peer, None))).await),
             Err(error) => tracing::debug!(%error, "a connection was not begun"),
         }
     }
@@ -183,11 +183,11 @@ async fn accept_local(LocalListener { socket, others }: LocalListener, door: Doo
 
 async fn begin(stream: TcpStream, door: &Door) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
-    let Some(encryption) = &door.encryption else { return Ok(door.let_in(stream, Peer::Plain)) };
+    let Some(encryption) = &door.encryption else { return Ok(door.let_in(stream, Peer::Plain, None)) };
     let stream = encryption.acceptor().accept(stream).await?;
-    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = shown.map_or(Peer::Unknown, |certificate| Peer::of_certificate(certificate));
-    Ok(door.let_in(stream, peer))
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
+    let peer = shown.as_ref().map_or(Peer::Unknown, |certificate| Peer::of_certificate(certificate));
+    Ok(door.let_in(stream, peer, shown.as_ref()))
 }
 
 #[cfg(test)]

@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use tokio::sync::watch;
-use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::RootCertStore;
+use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
 
 use super::authority::{Authority, AuthorityError};
-use super::succession::{Step, StepError, Succession};
+use super::succession::{Member, Step, StepError, Succession};
 use crate::durable;
 
 /// The first authority's certificate.
@@ -72,12 +75,37 @@ impl Authorities {
         self.present.borrow().clone()
     }
 
-    /// Ends at the next retirement of an authority.
-    pub fn next_retirement(&self) -> impl Future<Output = ()> + Send + use<> {
+    /// The authority that signed a client's certificate itself, with none between them: of one that another signed in its name nothing
+    /// is known.
+    pub fn issuer(&self, certificate: &CertificateDer<'_>) -> Option<u32> {
+        let now = self.now();
+        let signed = |member: &&Member| {
+            let mut roots = RootCertStore::empty();
+            let root = CertificateDer::from_pem_slice(member.certificate.as_bytes()).ok()?;
+            roots.add(root).ok()?;
+            let provider = Arc::new(default_provider());
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()?;
+            verifier.verify_client_cert(certificate, &[], UnixTime::now()).ok().map(drop)
+        };
+        now.succession
+            .members()
+            .iter()
+            .rev()
+            .find(|member| signed(member).is_some())
+            .map(|member| member.number)
+    }
+
+    /// Ends once what the authority of that number issued is refused; where none is named, at the next retirement of any.
+    pub fn retirement(&self, of: Option<u32>) -> impl Future<Output = ()> + Send + use<> {
         let mut present = self.present.subscribe();
         let before = present.borrow_and_update().succession.retired();
+        let is_over = move |now: &Arc<Present>| match of {
+            Some(number) => now.succession.is_retired(number),
+            None => now.succession.retired() > before,
+        };
         async move {
-            if present.wait_for(|now| now.succession.retired() > before).await.is_err() {
+            if present.wait_for(is_over).await.is_err() {
                 std::future::pending().await // nobody takes steps any more
             }
         }

@@ -215,6 +215,11 @@ impl Succession {
         self.0.iter().filter(is_taken).map(|member| member.certificate.as_str())
     }
 
+    /// Whether what the `number`th issued is refused.
+    pub fn is_retired(&self, number: u32) -> bool {
+        self.0.iter().any(|member| member.number == number && member.phase == Phase::Retired)
+    }
+
     /// How many authorities' certificates are refused.
     pub fn retired(&self) -> usize {
         self.0.iter().filter(|member| member.phase == Phase::Retired).count()

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::transport::server::Connected;
 
 use super::Encryption;
@@ -29,10 +30,15 @@ pub struct Door {
 }
 
 impl Door {
-    /// A connection of `peer`.
-    pub(super) fn let_in(&self, io: impl Duplex + 'static, peer: Peer) -> Connection {
+    /// A connection of `peer`, who has shown that certificate.
+    pub(super) fn let_in(
+        &self,
+        io: impl Duplex + 'static,
+        peer: Peer,
+        shown: Option<&CertificateDer<'_>>,
+    ) -> Connection {
         let pass = self.turnstile.enter(&peer);
-        let (ends, evicted) = (self.ends(&peer), pass.evicted());
+        let (ends, evicted) = (self.ends(&peer, shown), pass.evicted());
         let ends = async move {
             tokio::select! {
                 () = ends => {}
@@ -43,13 +49,15 @@ impl Door {
     }
 
     /// What ends a connection of `peer`, other than newer ones of its own.
-    fn ends(&self, peer: &Peer) -> End {
+    fn ends(&self, peer: &Peer, shown: Option<&CertificateDer<'_>>) -> End {
         match peer {
             Peer::Unknown => Box::pin(tokio::time::sleep(STRANGER)),
-            Peer::Operator { name, key, .. } => {
+            Peer::Operator { name, .. } => {
                 let revoked = self.admissions.revocation(name.clone());
-                // Whichever authority issued what he shows: one whose key was stolen may have issued others in its place.
-                let retired = key.and(self.encryption.as_ref()).map(|it| it.authorities.next_retirement());
+                let retired = shown.zip(self.encryption.as_ref()).map(|(shown, encryption)| {
+                    let authorities = &encryption.authorities;
+                    authorities.retirement(authorities.issuer(shown))
+                });
                 Box::pin(async move {
                     match retired {
                         None => revoked.await,

@@ -149,10 +149,10 @@ async fn who_does_not_read_what_is_sent_is_ended_all_the_same() {
     let (admissions, turnstile) = (Admissions::default(), Turnstile::default());
     let door = Door { encryption: None, admissions, turnstile };
     let peer = || Peer::Device { id: "gw-1".parse().unwrap(), key: proto::Digest::of(b"key") };
-    let mut silent = door.let_in(near, peer());
+    let mut silent = door.let_in(near, peer(), None);
     let (written, _newer) = tokio::join!(
         async { silent.write_all(&[0; 64]).await }, // more than the other end takes
-        async { (0..9).map(|_| door.let_in(tokio::io::duplex(16).0, peer())).collect::<Vec<_>>() },
+        async { (0..9).map(|_| door.let_in(tokio::io::duplex(16).0, peer(), None)).collect::<Vec<_>>() },
     );
     assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert_eq!(silent.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut, "and stays so");

@@ -10,6 +10,7 @@ use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::super::Role;
 use super::super::succession::REACH;
 use super::*;
 
@@ -137,4 +138,23 @@ fn damaged_authorities_are_not_replaced() {
     fs::write(path.join(LIST), &list).unwrap();
     fs::remove_file(path.join("ca-key-2.pem")).unwrap();
     assert!(complaint(path).contains("ca-key-2.pem is gone"));
+}
+
+#[test]
+fn who_issued_a_certificate_is_who_signed_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let fleet = opened(folder.path());
+    let of = |authority: &Authority| {
+        let made = authority.operator(&"alice".parse().unwrap(), Role::Admin).unwrap();
+        CertificateDer::from_pem_slice(made.certificate.as_bytes()).unwrap()
+    };
+    let first = fleet.now();
+    assert_eq!(fleet.issuer(&of(&first.active)), Some(1));
+    fleet.take(Step::Prepare, 1).unwrap();
+    fleet.take(Step::Activate, 1).unwrap();
+    let second = fleet.now();
+    assert_eq!(fleet.issuer(&of(&first.active)), Some(1), "and is so after it was superseded");
+    assert_eq!(fleet.issuer(&of(&second.active)), Some(2));
+    // One that calls itself the second, as whoever stole the first one's key could have it certified.
+    assert_eq!(fleet.issuer(&of(&Authority::generate(2).unwrap())), None);
 }
