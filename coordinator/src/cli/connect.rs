@@ -106,8 +106,10 @@ impl Server {
             }
             code => match (code, std::error::Error::source(&status)) {
                 // A certificate that is not taken ends the connection, which may be told in several ways.
-                (Code::Unavailable | Code::Unknown, Some(source)) => self.unreachable(source),
-                (Code::Unavailable, None) => {
+                (Code::Unavailable | Code::Unknown | Code::Cancelled, Some(source)) => {
+                    self.unreachable(source)
+                }
+                (Code::Unavailable | Code::Cancelled, None) => {
                     CliError::Unreachable { url: self.url.clone(), cause: message, hint: self.hint() }
                 }
                 _ => {
