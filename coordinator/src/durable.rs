@@ -8,7 +8,7 @@ use std::path::Path;
 pub(crate) const UNFINISHED: &str = ".unfinished-";
 
 /// Replaces the file at `path`, which lies in `folder`, by `bytes`.
-pub(crate) fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;

@@ -13,6 +13,7 @@ pub mod config;
 pub mod corrections;
 pub mod datasets;
 pub mod derive;
+pub mod durable;
 pub mod elsewhere;
 pub mod fitting;
 pub mod fleet;
@@ -33,7 +34,6 @@ pub mod trainer;
 mod chance;
 mod clock;
 mod core;
-mod durable;
 mod rpc;
 
 pub use app::{App, AppError};

@@ -158,9 +158,14 @@ async fn address(state: &Path) -> String {
 
 /// Waits until the agent's log has `text`.
 pub(crate) async fn logs(agent: &Daemon, text: &str) {
-    wait_until(&format!("'{text}' in the log"), LIMIT, async || {
-        let log = agent.log()?;
-        Ok(if log.contains(text) { Answer::Ready(()) } else { Answer::NotYet(agent.log_tail()) })
+    logs_times(agent, text, 1).await;
+}
+
+/// Waits until the agent's log, which its starts share, has `text` so many times.
+pub(crate) async fn logs_times(agent: &Daemon, text: &str, times: usize) {
+    wait_until(&format!("'{text}' {times} times"), LIMIT, async || {
+        let count = agent.log()?.matches(text).count();
+        Ok(if count >= times { Answer::Ready(()) } else { Answer::NotYet(agent.log_tail()) })
     })
     .await
     .unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use fleet_tests::poll::{Answer, wait_until};
 use fleet_tests::proxy::FaultProxy;
 
-use crate::encrypted::{Fleet, LIMIT, complaint, logs};
+use crate::encrypted::{Fleet, LIMIT, complaint, logs, logs_times};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_joins_by_its_token_and_by_nothing_else() {
@@ -116,12 +116,7 @@ async fn certificates_are_renewed_in_an_open_session_and_after_they_have_expired
     let join = fleet.join_file("join");
     let agent = fleet.agent("gw-1", "one", Some(&join));
     fleet.status("gw-1", "Online").await;
-    wait_until("three certificates", LIMIT, async || {
-        let obtained = agent.log()?.matches("certificate obtained").count();
-        Ok(if obtained >= 3 { Answer::Ready(()) } else { Answer::NotYet(format!("{obtained}")) })
-    })
-    .await
-    .unwrap();
+    logs_times(&agent, "certificate obtained", 3).await;
     let log = agent.log().unwrap();
     assert_eq!(log.matches("no session; trying again").count(), 0, "no session was dropped for it: {log}");
     drop(agent);

@@ -2,10 +2,9 @@
 
 use std::fs;
 
-use fleet_tests::daemon::Daemon;
 use fleet_tests::poll::{Answer, wait_until};
 
-use crate::encrypted::{Fleet, LIMIT, complaint, logs};
+use crate::encrypted::{Fleet, LIMIT, complaint, logs, logs_times};
 
 /// Waits until `authority list` shows `line`.
 async fn authority(fleet: &Fleet, wanted: [&str; 3]) {
@@ -27,16 +26,6 @@ fn exchange(fleet: &Fleet) {
     fleet.admin(&["authority", "activate"]);
     fleet.admin(&["operator", "renew"]);
     fleet.admin(&["authority", "retire"]);
-}
-
-/// Waits until the agent's log, which its starts share, has `text` so many times.
-async fn logs_times(agent: &Daemon, text: &str, times: usize) {
-    wait_until(&format!("'{text}' {times} times"), LIMIT, async || {
-        let count = agent.log()?.matches(text).count();
-        Ok(if count >= times { Answer::Ready(()) } else { Answer::NotYet(agent.log_tail()) })
-    })
-    .await
-    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

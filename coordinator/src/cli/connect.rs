@@ -1,6 +1,7 @@
 //! The connection to the coordinator, and what its refusals mean to an operator.
 
 use coordinator::causes::chain;
+use coordinator::config::USUAL_SOCKET;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,6 @@ use rustix::fs::Access;
 use tokio_rustls::rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
-
-use coordinator::config::USUAL_SOCKET;
 
 use super::error::CliError;
 
@@ -98,24 +97,20 @@ impl Server {
     /// A refused or broken call, as the operator should read it.
     pub(crate) fn refusal(&self, status: Status) -> CliError {
         let message = status.message().to_owned();
-        match status.code() {
-            Code::NotFound => CliError::Missing(message),
-            Code::InvalidArgument | Code::AlreadyExists => CliError::BadInput(message),
-            Code::Unauthenticated | Code::PermissionDenied | Code::FailedPrecondition => {
+        match (status.code(), std::error::Error::source(&status)) {
+            (Code::NotFound, _) => CliError::Missing(message),
+            (Code::InvalidArgument | Code::AlreadyExists, _) => CliError::BadInput(message),
+            (Code::Unauthenticated | Code::PermissionDenied | Code::FailedPrecondition, _) => {
                 CliError::Failed(message)
             }
-            code => match (code, std::error::Error::source(&status)) {
-                // A certificate that is not taken ends the connection, which may be told in several ways.
-                (Code::Unavailable | Code::Unknown | Code::Cancelled, Some(source)) => {
-                    self.unreachable(source)
-                }
-                (Code::Unavailable | Code::Cancelled, None) => {
-                    CliError::Unreachable { url: self.url.clone(), cause: message, hint: self.hint() }
-                }
-                _ => {
-                    CliError::Failed(format!("the coordinator at {} failed: {message} ({code:?})", self.url))
-                }
-            },
+            // A certificate that is not taken ends the connection, which may be told in several ways.
+            (Code::Unavailable | Code::Unknown | Code::Cancelled, Some(source)) => self.unreachable(source),
+            (Code::Unavailable | Code::Cancelled, None) => {
+                CliError::Unreachable { url: self.url.clone(), cause: message, hint: self.hint() }
+            }
+            (code, _) => {
+                CliError::Failed(format!("the coordinator at {} failed: {message} ({code:?})", self.url))
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use coordinator::Config;
 use coordinator::audit::COORDINATOR;
 use coordinator::causes::chain;
+use coordinator::durable;
 use coordinator::identity::Role;
 use coordinator::identity::authorities::Authorities;
 use coordinator::identity::authority::Credentials;
@@ -136,11 +137,7 @@ async fn renew(context: &Context) -> Result<(), CliError> {
     // Of the two the coordinator is found by either; whoever has the new certificate needs nothing of the old one.
     for (file, text) in [("ca.pem", &authorities), ("cert.pem", &certificate)] {
         let path = folder.join(file);
-        let replaced = tempfile::NamedTempFile::new_in(folder).and_then(|mut new| {
-            io::Write::write_all(&mut new, text.as_bytes())?;
-            new.as_file().sync_all()?;
-            new.persist(&path).map_err(io::Error::from)
-        });
+        let replaced = durable::replace(folder, &path, text.as_bytes());
         replaced.map_err(|source| CliError::Unwritable { path, source })?;
     }
     context.terminal.data(&format!("certificate in {} renewed, for a year", folder.display()))

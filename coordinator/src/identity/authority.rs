@@ -7,8 +7,7 @@ use std::time::{Duration, SystemTime};
 use proto::{DeviceId, Digest};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
-    date_time_ymd,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, date_time_ymd,
 };
 
 use super::{Role, device_uri, operator_uri};
@@ -139,8 +138,7 @@ impl Authority {
     /// When no key can be made.
     pub fn operator(&self, name: &DeviceId, role: Role) -> Result<Credentials, AuthorityError> {
         let key = KeyPair::generate()?;
-        let params = of_client(name.as_str(), operator_uri(role, name), OPERATOR_LIFETIME)?;
-        Ok(Credentials { certificate: params.signed_by(&key, &self.issuer)?.pem(), key: key.serialize_pem() })
+        Ok(Credentials { certificate: self.of_operator(name, role, &key)?, key: key.serialize_pem() })
     }
 
     /// What an operator shows from now on, for the key that signed `request`.
@@ -153,8 +151,17 @@ impl Authority {
         role: Role,
         request: &KeyRequest,
     ) -> Result<String, AuthorityError> {
+        self.of_operator(name, role, &request.0.public_key)
+    }
+
+    fn of_operator(
+        &self,
+        name: &DeviceId,
+        role: Role,
+        key: &impl PublicKeyData,
+    ) -> Result<String, AuthorityError> {
         let params = of_client(name.as_str(), operator_uri(role, name), OPERATOR_LIFETIME)?;
-        Ok(params.signed_by(&request.0.public_key, &self.issuer)?.pem())
+        Ok(params.signed_by(key, &self.issuer)?.pem())
     }
 
     /// What a device shows, for the key that signed `request`. Nothing else that the request asks for is granted.

@@ -43,16 +43,7 @@ impl EnrollmentService for EnrollmentRpc {
         let decided = self.core.store.call(move |store| record(store, &admissions, &asks)).await;
         if let Err(refusal) = decided.map_err(status::store)? {
             tracing::warn!(%device, %refusal, "not enrolled");
-            return Err(match refusal {
-                Refusal::OtherKey => Status::already_exists(refusal.to_string()),
-                Refusal::Waits { .. } => Status::failed_precondition(refusal.to_string()),
-                Refusal::Crowd(_) => Status::resource_exhausted(refusal.to_string()),
-                Refusal::Banned
-                | Refusal::NoToken
-                | Refusal::UnknownToken
-                | Refusal::Expired
-                | Refusal::UsedUp => Status::permission_denied(refusal.to_string()),
-            });
+            return Err(refused(&refusal));
         }
         let certificate = now
             .active
@@ -62,6 +53,18 @@ impl EnrollmentService for EnrollmentRpc {
         let lifetime_ms = self.lifetime.as_millis() as u64;
         let authorities = now.succession.told();
         Ok(Response::new(v1::EnrollResponse { certificate, lifetime_ms, authorities }))
+    }
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::OtherKey => Status::already_exists(text),
+        Refusal::Waits { .. } => Status::failed_precondition(text),
+        Refusal::Crowd(_) => Status::resource_exhausted(text),
+        Refusal::Banned | Refusal::NoToken | Refusal::UnknownToken | Refusal::Expired | Refusal::UsedUp => {
+            Status::permission_denied(text)
+        }
     }
 }
 
@@ -139,14 +142,13 @@ pub(super) fn confirm(
         return Ok(Err(guard::banned(device)));
     }
     if known.waits {
-        let refusal = Refusal::Waits { device: device.clone(), key };
-        return Ok(Err(Status::failed_precondition(refusal.to_string())));
+        return Ok(Err(refused(&Refusal::Waits { device: device.clone(), key })));
     }
     if known.confirmed {
         return Ok(Ok(known));
     }
     let Some(token) = &known.token else { return Ok(Err(Status::permission_denied("it has no token"))) };
-    let mut refused = None;
+    let mut refusal = None;
     let now = unix_ms();
     let used = store.update_token(token, &mut |token| {
         // Again after a crash between the two writes: it has used it already.
@@ -155,16 +157,16 @@ pub(super) fn confirm(
         }
         match usable(token, now) {
             Ok(()) => drop(token.used_by.insert(device.clone())),
-            Err(refusal) => refused = Some(refusal),
+            Err(found) => refusal = Some(found),
         }
     });
     match used {
-        Err(StoreError::Missing { .. }) => refused = Some(Refusal::UnknownToken),
+        Err(StoreError::Missing { .. }) => refusal = Some(Refusal::UnknownToken),
         Err(error) => return Err(error),
         Ok(_) => {}
     }
-    if let Some(refusal) = refused {
-        return Ok(Err(Status::permission_denied(refusal.to_string())));
+    if let Some(refusal) = refusal {
+        return Ok(Err(refused(&refusal)));
     }
     // Somebody else may have come by that name meanwhile, or an operator may have changed his mind.
     let expected = known.token.clone();
