@@ -82,3 +82,17 @@ fn the_probe_is_heard_of_layer_by_layer_and_may_be_broken_off() {
     let error = broken.unwrap_err().to_string();
     assert_eq!(error, SaliencyError::Cancelled.to_string());
 }
+
+#[test]
+fn what_was_scored_plans_for_its_network_and_no_other() {
+    let network = network();
+    let pruning = Pruning { rounds: 2, ..Pruning::default() };
+    let scored = pruning.score(&network, None, &mut go).unwrap();
+    let budget = Budget { params: Some(20_000), ..Budget::default() };
+    let apart = scored.clone().planner(&network.graph, pruning.widths).unwrap().plan(&budget, None, 1);
+    let at_once = pruning.planner(&network, None, &mut go).unwrap().plan(&budget, None, 1);
+    assert_eq!(apart.unwrap(), at_once.unwrap());
+    let other = zoo::build(zoo::ZooNetwork::ResNet32, network.graph.input_shape(), 3).unwrap();
+    let foreign = scored.planner(&other, pruning.widths).unwrap_err();
+    assert!(foreign.to_string().starts_with("the scores are of another network: of layer "), "{foreign}");
+}
