@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "reconvene/v1/artifact.proto",
         "reconvene/v1/operator.proto",
         "reconvene/v1/enrollment.proto",
+        "reconvene/v1/worker.proto",
     ];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;

@@ -12,7 +12,9 @@ use proto::v1::artifact_service_server::ArtifactServiceServer;
 use proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use proto::v1::operator_service_server::OperatorServiceServer;
 use proto::v1::session_service_server::SessionServiceServer;
+use proto::v1::worker_service_server::WorkerServiceServer;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
@@ -20,23 +22,25 @@ use tonic::transport::Server;
 use crate::blob::{BlobError, BlobStore};
 use crate::board::Board;
 use crate::checkpoints::{CheckpointError, Checkpoints};
+use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::core::Core;
-use crate::derive::{Pool, PoolError};
 use crate::fleet::Fleet;
 use crate::identity::admissions::Admissions;
 use crate::identity::authorities::Authorities;
 use crate::identity::authority::AuthorityError;
 use crate::identity::turnstile::Turnstile;
+use crate::jobs::log::JobLogs;
+use crate::jobs::queue::{self, Queue};
 use crate::listener::{self, Door, Encryption};
 use crate::local::{self, LocalListener};
 use crate::probes::{ProbeError, ProbeSet};
 use crate::refit::Fresh;
 use crate::rollout::driver::{Driver, Poke, Subjects};
-use crate::rpc::{ArtifactRpc, EnrollmentRpc, OperatorRpc, SessionRpc, guard};
+use crate::rpc::{ArtifactRpc, EnrollmentRpc, OperatorRpc, SessionRpc, WorkerRpc, guard};
 use crate::signing::{self, KeyError};
 use crate::store::{DerivationKey, DerivationState, SledStore, Store as _, StoreError, StoreHandle};
-use crate::trainer::{Trainer, TrainerError};
+use crate::worker::{WorkerSettings, local::supervise};
 
 /// The daemon, ready to serve.
 pub struct App {
@@ -44,9 +48,8 @@ pub struct App {
     store: StoreHandle,
     blobs: BlobStore,
     checkpoints: Checkpoints,
-    trainer: Trainer,
+    logs: JobLogs,
     probes: Arc<ProbeSet>,
-    pool: Pool,
     signer: Arc<SigningKey>,
     authorities: Option<Arc<Authorities>>,
     admissions: Admissions,
@@ -88,9 +91,6 @@ pub enum AppError {
     /// The checkpoints' folder cannot be used.
     #[error(transparent)]
     Checkpoints(#[from] CheckpointError),
-    /// The folder of the host's training program cannot be used.
-    #[error(transparent)]
-    Trainer(#[from] TrainerError),
     /// No key to sign with.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -100,9 +100,6 @@ pub enum AppError {
     /// The probe models could not be made.
     #[error(transparent)]
     Probes(#[from] ProbeError),
-    /// No threads for derivations.
-    #[error(transparent)]
-    Pool(#[from] PoolError),
     /// The system does not let the process hear of signals.
     #[error("cannot listen for SIGTERM and SIGINT")]
     Signal(#[source] io::Error),
@@ -146,13 +143,15 @@ impl App {
         let queued = queued(&store)?;
         let is_queued = |name: &str| queued.contains(name);
         let checkpoints = Checkpoints::open(path.join("checkpoints"), is_queued)?;
-        let trainer = Trainer::open(config.trainer.clone(), path.join("training"), is_queued)?;
-        let pool = Pool::start(config.derive.threads)?;
+        let jobs = queue::settle(&store, unix_ms())?;
+        let folder = path.join("jobs");
+        let logs = JobLogs::open(&folder, |name| jobs.iter().any(|job| job == name))
+            .map_err(|source| AppError::StateDir { path: folder, source })?;
         let authorities =
             config.tls.is_some().then(|| Authorities::open(&authority_folder(path))).transpose()?;
         let admissions = Admissions::of(&store.identities()?, &store.operators()?);
         let (store, authorities) = (StoreHandle::new(store), authorities.map(Arc::new));
-        Ok(Self { config, store, blobs, checkpoints, trainer, probes, pool, signer, authorities, admissions })
+        Ok(Self { config, store, blobs, checkpoints, logs, probes, signer, authorities, admissions })
     }
 
     /// Binds the configured address and writes it to `listen-address` in the state folder.
@@ -188,12 +187,19 @@ impl App {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let encryption = self.encryption()?.map(Arc::new);
+        let own_worker = self.config.derive.local_worker.then(|| self.own_worker());
         let (driver, services) = self.parts(&tasks, &stop);
-        let Services { session, artifact, operator, enrollment, admissions } = services;
+        let Services { session, artifact, operator, enrollment, worker, admissions } = services;
+        let (children, own_workers) = mpsc::channel(1);
+        if let Some(settings) = own_worker {
+            let queue = worker.core.queue.clone();
+            tasks.spawn(supervise(settings, queue, children, stop.clone()));
+        }
         tasks.spawn(driver.run());
         let door = Door { encryption, admissions: admissions.clone(), turnstile: Turnstile::default() };
-        let incoming = listener::incoming(listener, local, door, &tasks, stop.clone());
-        let (known, taken_back) = (admissions.clone(), admissions.clone());
+        let incoming = listener::incoming(listener, (local, own_workers), door, &tasks, stop.clone());
+        let (known, taken_back, of_work) = (admissions.clone(), admissions.clone(), admissions.clone());
+        let of_workers = move |request| guard::worker(&of_work, request);
         let of_operators = move |request| guard::operator(&taken_back, request);
         let of_devices = move |request| guard::device(&admissions, request);
         let of_confirmed = move |request| guard::confirmed(&known, request);
@@ -205,6 +211,7 @@ impl App {
             .add_service(SessionServiceServer::with_interceptor(session, of_devices))
             .add_service(ArtifactServiceServer::with_interceptor(artifact, of_confirmed))
             .add_service(OperatorServiceServer::with_interceptor(operator, of_operators))
+            .add_service(WorkerServiceServer::with_interceptor(worker, of_workers))
             .add_service(EnrollmentServiceServer::new(enrollment).max_decoding_message_size(ENROLLMENT))
             .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
         tokio::pin!(serving);
@@ -227,36 +234,36 @@ impl App {
         Ok(served?)
     }
 
+    /// What the coordinator's own worker works with. Its folder is its own, but for the trainings', which people look into.
+    fn own_worker(&self) -> WorkerSettings {
+        WorkerSettings {
+            state_dir: self.config.state_dir.clone(),
+            threads: self.config.derive.threads,
+            trainer: self.config.trainer.clone(),
+            shares_files: true,
+        }
+    }
+
     fn encryption(&self) -> Result<Option<Encryption>, AppError> {
         let (Some(tls), Some(authorities)) = (&self.config.tls, &self.authorities) else { return Ok(None) };
         Ok(Some(Encryption::new(authorities.clone(), tls.names.clone())?))
     }
 
     fn parts(self, tasks: &TaskTracker, stop: &CancellationToken) -> (Driver, Services) {
-        let Self {
-            config,
-            store,
-            blobs,
-            checkpoints,
-            trainer,
-            probes,
-            pool,
-            signer,
-            authorities,
-            admissions,
-        } = self;
+        let Self { config, store, blobs, checkpoints, logs, probes, signer, authorities, admissions } = self;
         let core = Core {
-            store,
+            store: store.clone(),
             blobs: blobs.clone(),
             authorities,
             admissions: admissions.clone(),
             fresh: Fresh::default(),
             signer,
             checkpoints,
-            trainer,
+            has_program: config.trainer.is_some(),
             fleet: Fleet::default(),
             board: Board::new(),
-            pool,
+            queue: Queue::new(store.clone()),
+            logs,
             probes,
             subjects: Subjects::default(),
             poke: Poke::default(),
@@ -266,10 +273,11 @@ impl App {
         let session = SessionRpc { core: core.clone(), config: config.session };
         let artifact = ArtifactRpc::new(blobs, tasks.clone());
         let operator = OperatorRpc { core: core.clone() };
+        let worker = WorkerRpc { core: core.clone() };
         let lifetime = config.tls.map(|tls| tls.device_lifetime).unwrap_or_default();
         let enrollment = EnrollmentRpc { core: core.clone(), lifetime };
         let driver = Driver { core };
-        (driver, Services { session, artifact, operator, enrollment, admissions })
+        (driver, Services { session, artifact, operator, enrollment, worker, admissions })
     }
 }
 
@@ -279,6 +287,7 @@ struct Services {
     artifact: ArtifactRpc,
     operator: OperatorRpc,
     enrollment: EnrollmentRpc,
+    worker: WorkerRpc,
     admissions: Admissions,
 }
 

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -24,7 +23,7 @@ pub struct JobId {
 }
 
 /// How far a job has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Job {
     /// Steps done.
     pub done: u64,
@@ -36,20 +35,29 @@ pub struct Job {
     pub finished: bool,
 }
 
-/// Watchers are woken no more often than this, so that a fast job does not drown them.
-const WAKE_INTERVAL: Duration = Duration::from_millis(100);
-
 impl Board {
     /// An empty board.
     pub fn new() -> Self {
         Self { jobs: Arc::default(), changed: watch::channel(0).0 }
     }
 
-    /// Begins to report on a job; what an earlier one of that name left is forgotten.
-    pub fn begin(&self, id: JobId, total: u64) -> Reporter {
-        self.lock().insert(id.clone(), Job { done: 0, total, message: String::new(), finished: false });
+    /// Tells how far a job is; what was said of it before is forgotten.
+    pub fn report(&self, id: JobId, job: Job) {
+        self.lock().insert(id, job);
         self.wake();
-        Reporter { board: self.clone(), id, woken: Instant::now() }
+    }
+
+    /// Marks a job as ended.
+    pub fn end(&self, id: &JobId) {
+        if let Some(job) = self.lock().get_mut(id) {
+            job.finished = true;
+        }
+        self.wake();
+    }
+
+    /// What was said last of that job.
+    pub fn job(&self, id: &JobId) -> Option<Job> {
+        self.lock().get(id).cloned()
     }
 
     /// Every job of that deployment, by title.
@@ -86,33 +94,6 @@ impl Default for Board {
     }
 }
 
-/// Reports on one job; dropping it marks the job finished.
-pub struct Reporter {
-    board: Board,
-    id: JobId,
-    woken: Instant,
-}
-
-impl Reporter {
-    /// `done` of `total` steps, with a word on how it goes.
-    pub fn report(&mut self, done: u64, total: u64, message: String) {
-        self.board.lock().insert(self.id.clone(), Job { done, total, message, finished: false });
-        if self.woken.elapsed() >= WAKE_INTERVAL {
-            self.woken = Instant::now();
-            self.board.wake();
-        }
-    }
-}
-
-impl Drop for Reporter {
-    fn drop(&mut self) {
-        if let Some(job) = self.board.lock().get_mut(&self.id) {
-            job.finished = true;
-        }
-        self.board.wake();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,13 +103,13 @@ mod tests {
         let board = Board::new();
         let mut changes = board.subscribe();
         let id = JobId { deployment: "fashion".into(), title: "score resnet20".into() };
-        let mut reporter = board.begin(id, 100);
+        board.report(id.clone(), Job { total: 100, ..Job::default() });
         assert!(changes.has_changed().unwrap());
         changes.mark_unchanged();
-        reporter.report(7, 100, "round 7".into());
+        board.report(id.clone(), Job { done: 7, total: 100, message: "round 7".into(), finished: false });
         let job = board.jobs("fashion")[0].1.clone();
         assert_eq!((job.done, job.finished), (7, false));
-        drop(reporter);
+        board.end(&id);
         assert!(board.jobs("fashion")[0].1.finished);
         assert!(changes.has_changed().unwrap());
         assert!(board.jobs("other").is_empty());

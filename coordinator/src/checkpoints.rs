@@ -5,9 +5,6 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use pruner_core::train::{Checkpoint, TrainError};
-
-use crate::causes::chain;
 use crate::durable;
 use crate::store::DerivationKey;
 
@@ -30,9 +27,6 @@ pub enum CheckpointError {
         /// Why not.
         source: io::Error,
     },
-    /// It has no bytes.
-    #[error(transparent)]
-    Encode(#[from] TrainError),
 }
 
 impl Checkpoints {
@@ -55,30 +49,23 @@ impl Checkpoints {
         Ok(Self { folder })
     }
 
-    /// Where that training stood last; `None` where it has not begun, or its file is of no use.
-    pub fn load(&self, key: DerivationKey) -> Option<Checkpoint> {
+    /// Where that training stood last, as it was saved; empty where it has not begun, or its file cannot be read.
+    pub fn load(&self, key: DerivationKey) -> Vec<u8> {
         let path = self.path(key);
-        let file = match fs::read(&path) {
+        match fs::read(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "a checkpoint cannot be read; its training begins anew");
-                return None;
+                Vec::new()
             }
-        };
-        Checkpoint::decode(&file)
-            .inspect_err(|error| {
-                let error = chain(error);
-                tracing::warn!(path = %path.display(), error, "a checkpoint is of no use; its training begins anew");
-            })
-            .ok()
+        }
     }
 
-    /// Replaces what is stored; it is on the disk when this returns.
-    pub fn save(&self, key: DerivationKey, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
-        let bytes = checkpoint.encode()?;
+    /// Replaces what is stored; it is on the disk when this returns. Whoever loads it finds out whether it is of use.
+    pub fn save(&self, key: DerivationKey, bytes: &[u8]) -> Result<(), CheckpointError> {
         let path = self.path(key);
-        durable::replace(&self.folder, &path, &bytes)
+        durable::replace(&self.folder, &path, bytes)
             .map_err(|source| CheckpointError::File { path: path.clone(), source })
     }
 
@@ -98,56 +85,37 @@ impl Checkpoints {
 
 #[cfg(test)]
 mod tests {
-    use pruner_core::dataset::{Dataset, Split};
-    use pruner_core::train::{Recipe, Trainer};
-    use pruner_core::{Network, Shape, init, zoo};
-
     use super::*;
-
-    fn checkpoint() -> Checkpoint {
-        let shape = Shape::new(1, 4, 4);
-        let split = Split::new((0..8 * 16).collect(), (0..8).map(|label| label % 2).collect(), 16);
-        let dataset = Dataset::new(shape, split.clone(), split);
-        let graph = zoo::build(zoo::ZooNetwork::ResNet20, shape, 2).unwrap();
-        let network = Network { weights: init::init(&graph, 1), graph };
-        Trainer::new(network, &dataset, &Recipe { batch: 4, ..Recipe::default() })
-            .unwrap()
-            .checkpoint()
-            .unwrap()
-    }
 
     #[test]
     fn what_was_saved_is_loaded_until_it_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let (key, other) = (DerivationKey::of(&1).unwrap(), DerivationKey::of(&2).unwrap());
         let checkpoints = Checkpoints::open(folder.path().join("c"), |_| true).unwrap();
-        assert!(checkpoints.load(key).is_none());
-        let saved = checkpoint();
-        checkpoints.save(key, &saved).unwrap();
-        checkpoints.save(key, &saved).unwrap();
-        checkpoints.save(other, &saved).unwrap();
-        assert_eq!(checkpoints.load(key).unwrap().encode().unwrap(), saved.encode().unwrap());
+        assert_eq!(checkpoints.load(key), b"");
+        checkpoints.save(key, b"epoch 1").unwrap();
+        checkpoints.save(key, b"epoch 2").unwrap();
+        checkpoints.save(other, b"epoch 9").unwrap();
+        assert_eq!(checkpoints.load(key), b"epoch 2");
         std::fs::write(folder.path().join("c/unfinished"), "half").unwrap();
         let reopened = Checkpoints::open(folder.path().join("c"), |name| name == key.to_string()).unwrap();
         assert_eq!(std::fs::read_dir(folder.path().join("c")).unwrap().count(), 1);
         reopened.remove(key);
-        assert!(reopened.load(key).is_none());
+        assert_eq!(reopened.load(key), b"");
         reopened.remove(key);
     }
 
     #[test]
-    fn a_damaged_file_is_no_checkpoint_and_a_failed_write_keeps_the_last() {
+    fn a_failed_write_keeps_the_last() {
         let folder = tempfile::tempdir().unwrap();
         let key = DerivationKey::of(&1).unwrap();
         let checkpoints = Checkpoints::open(folder.path().join("c"), |_| true).unwrap();
-        checkpoints.save(key, &checkpoint()).unwrap();
-        let path = checkpoints.path(key);
-        let whole = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-        assert!(checkpoints.load(key).is_none());
+        checkpoints.save(key, b"epoch 1").unwrap();
         // No file can be made in a folder that is gone: as on a full disk, nothing of the last one is touched.
         std::fs::rename(folder.path().join("c"), folder.path().join("moved")).unwrap();
-        let error = checkpoints.save(key, &checkpoint()).unwrap_err();
+        let error = checkpoints.save(key, b"epoch 2").unwrap_err();
         assert!(error.to_string().starts_with("cannot write "), "{error}");
+        std::fs::rename(folder.path().join("moved"), folder.path().join("c")).unwrap();
+        assert_eq!(checkpoints.load(key), b"epoch 1");
     }
 }

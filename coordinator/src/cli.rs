@@ -18,6 +18,7 @@ mod explain;
 mod figures;
 mod follow;
 mod get;
+mod job;
 mod layers;
 mod manifest_file;
 mod model;
@@ -38,6 +39,7 @@ mod token;
 mod train;
 mod upload;
 mod watch;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -81,7 +83,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// List devices, models, datasets, deployments, artifacts or telemetry
+    /// List devices, models, datasets, deployments, jobs, artifacts or telemetry
     Get(get::GetArgs),
     /// Tell everything about one thing
     Describe(describe::DescribeArgs),
@@ -109,8 +111,14 @@ enum Verb {
     Authority(authority::AuthorityArgs),
     /// Make operators' certificates, renew them and take them back
     Operator(operator::OperatorArgs),
+    /// Stop a job that scores or trains
+    Job(job::JobArgs),
+    /// Print what a worker said of a job
+    Logs(job::LogsArgs),
     /// Run the coordinator
     Serve(serve::ServeArgs),
+    /// Score and train for a coordinator
+    Worker(worker::WorkerArgs),
     /// Prune a network to a budget, without a coordinator
     Prune(prune::PruneArgs),
     /// Train a network on this machine, without a coordinator
@@ -164,7 +172,10 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Device(args) => device::run(args, &context).await,
         Verb::Authority(args) => authority::run(args, &context).await,
         Verb::Operator(args) => operator::run(args, &context).await,
+        Verb::Job(args) => job::run(args, &context).await,
+        Verb::Logs(args) => job::logs(args, &context).await,
         Verb::Serve(args) => serve::run(args).await,
+        Verb::Worker(args) => worker::run(args, &context).await,
         Verb::Prune(args) => prune::run(args, &context),
         Verb::Train(args) => train::run(args, &context),
         Verb::Model(args) => model::run(args, &context).await,

@@ -29,7 +29,7 @@ pub struct Config {
 }
 
 /// A program that trains.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, Deserialize)]
 pub struct TrainerConfig {
     /// The program and its first arguments.
     pub command: Vec<String>,
@@ -69,8 +69,10 @@ pub struct SessionConfig {
 /// How models are derived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeriveConfig {
-    /// Threads of the one pool that scores and trains.
+    /// Threads of the coordinator's own worker.
     pub threads: usize,
+    /// Whether the coordinator starts a worker of its own.
+    pub local_worker: bool,
 }
 
 /// Where the packaged coordinator's socket is; the operator's verbs go there where they are not told otherwise.
@@ -141,10 +143,17 @@ struct SocketFile {
     others: Option<String>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct DeriveFile {
     threads: usize,
+    local_worker: bool,
+}
+
+impl Default for DeriveFile {
+    fn default() -> Self {
+        Self { threads: 0, local_worker: true }
+    }
 }
 
 #[derive(Deserialize)]
@@ -248,7 +257,7 @@ fn check(path: &Path, file: ConfigFile) -> Result<Config, ConfigError> {
         tls,
         socket,
         session,
-        derive: DeriveConfig { threads },
+        derive: DeriveConfig { threads, local_worker: file.derive.local_worker },
         trainer,
     })
 }
@@ -312,7 +321,7 @@ mod tests {
         let config = read("").unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:7370");
         assert_eq!(config.session.heartbeat_interval, Duration::from_secs(5));
-        assert!(config.derive.threads >= 1);
+        assert!(config.derive.threads >= 1 && config.derive.local_worker);
     }
 
     #[test]

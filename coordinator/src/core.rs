@@ -10,15 +10,15 @@ use tokio_util::task::TaskTracker;
 use crate::blob::BlobStore;
 use crate::board::Board;
 use crate::checkpoints::Checkpoints;
-use crate::derive::Pool;
 use crate::fleet::Fleet;
 use crate::identity::admissions::Admissions;
 use crate::identity::authorities::Authorities;
+use crate::jobs::log::JobLogs;
+use crate::jobs::queue::Queue;
 use crate::probes::ProbeSet;
 use crate::refit::Fresh;
 use crate::rollout::driver::{Poke, Subjects};
 use crate::store::{AssignmentRecord, StoreHandle};
-use crate::trainer::Trainer;
 
 /// The handles.
 #[derive(Clone)]
@@ -37,14 +37,16 @@ pub(crate) struct Core {
     pub(crate) signer: Arc<SigningKey>,
     /// Where trainings stand.
     pub(crate) checkpoints: Checkpoints,
-    /// The host's program that trains.
-    pub(crate) trainer: Trainer,
+    /// Whether the host has a program that trains.
+    pub(crate) has_program: bool,
     /// Who is connected.
     pub(crate) fleet: Fleet,
     /// Long work, for whoever watches.
     pub(crate) board: Board,
-    /// Where long work runs.
-    pub(crate) pool: Pool,
+    /// Long work, for workers.
+    pub(crate) queue: Queue,
+    /// What they said of it.
+    pub(crate) logs: JobLogs,
     /// The models that devices time.
     pub(crate) probes: Arc<ProbeSet>,
     /// Scored networks.

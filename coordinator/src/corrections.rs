@@ -52,7 +52,7 @@ fn served_graphs(store: &dyn Store, subject: &Subject) -> Result<BTreeMap<Digest
     for record in derived {
         let DerivationState::Ready { artifact } = record.state else { continue };
         let Some(known) = store.artifact(artifact)? else { continue };
-        let shape = subject.network.graph.input_shape();
+        let shape = subject.graph.input_shape();
         let same_input =
             known.serving.input_shape == [shape.channels, shape.height, shape.width].map(|n| n as u32);
         let Ok(plan) = serde_json::from_value::<PrunePlan>(record.plan) else { continue };

@@ -14,7 +14,7 @@ use pruner_core::exec::ExecError;
 use pruner_core::graph::onnx::OnnxError;
 use pruner_core::graph::weights::WeightsError;
 use pruner_core::plan::PrunePlan;
-use pruner_core::pruning::PruningError;
+use pruner_core::pruning::{ForeignScores, PruningError};
 use pruner_core::saliency::SaliencyError;
 use pruner_core::sensitivity::SensitivityError;
 use pruner_core::surgery::SurgeryError;
@@ -24,7 +24,7 @@ use pruner_core::zoo::UnknownNetwork;
 pub use package::Derived;
 use package::package;
 pub use pool::{Pool, PoolError};
-pub use subject::{Subject, SubjectKey};
+pub use subject::{Findings, Subject, SubjectKey};
 
 use crate::blob::BlobError;
 use crate::causes::chain;
@@ -56,6 +56,9 @@ pub enum DeriveError {
     /// Scoring failed.
     #[error(transparent)]
     Score(PruningError),
+    /// What was found is of another network: a defect, or an old file.
+    #[error(transparent)]
+    Scores(#[from] ForeignScores),
     /// The plan does not fit the network: the plan came from another one.
     #[error("removing channels")]
     Surgery(#[from] SurgeryError),

@@ -122,10 +122,10 @@ pub enum Found {
 pub struct Planned {
     /// Its name.
     pub key: DerivationKey,
-    state: DerivationState,
-    plan: PrunePlan,
-    spec: DeploymentSpec,
-    origin: Origin,
+    pub(crate) state: DerivationState,
+    pub(crate) plan: PrunePlan,
+    pub(crate) spec: DeploymentSpec,
+    pub(crate) origin: Origin,
 }
 
 /// A network on its way out.
@@ -169,7 +169,8 @@ pub fn find(store: &dyn Store, name: &str) -> Result<Found, ElsewhereError> {
     }
 }
 
-fn planned(store: &dyn Store, key: DerivationKey) -> Result<Planned, ElsewhereError> {
+/// The network that a derivation is to make, as long as a deployment wants it.
+pub(crate) fn planned(store: &dyn Store, key: DerivationKey) -> Result<Planned, ElsewhereError> {
     let unknown = || ElsewhereError::Unknown { name: key.to_string() };
     let record = store.derivation(&key)?.ok_or_else(unknown)?;
     let wants = |outcome: &crate::store::OutcomeRecord| outcome.derivation == Some(key);

@@ -219,7 +219,7 @@ fn member<'a>(
         None => corrections.factor(&class),
     };
     let model = probes.latency_model(&candidate.profile)?.corrected(correction);
-    let dense = DenseFigures { cost: subject.cost, latency: Some(model.predict(&subject.network.graph)) };
+    let dense = DenseFigures { cost: subject.cost, latency: Some(model.predict(&subject.graph)) };
     let budget = match candidate.broken {
         Some(broken) => broken.budget,
         None => budgeting::budget(&candidate.profile, &candidate.labels, rules, &dense)?,

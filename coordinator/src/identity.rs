@@ -16,6 +16,8 @@ pub mod turnstile;
 /// What an operator may do; each may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
+    /// Score and train for the coordinator, and see nothing but the jobs that it is given.
+    Worker,
     /// Look.
     Viewer,
     /// Deploy.
@@ -26,11 +28,12 @@ pub enum Role {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 3] = [Self::Viewer, Self::Operator, Self::Admin];
+    pub const ALL: [Self; 4] = [Self::Worker, Self::Viewer, Self::Operator, Self::Admin];
 
     /// As it is written.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Worker => "worker",
             Self::Viewer => "viewer",
             Self::Operator => "operator",
             Self::Admin => "admin",
@@ -49,7 +52,7 @@ impl FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|role| role.name() == text);
-        found.ok_or_else(|| format!("'{text}' is no role; allowed: viewer, operator, admin"))
+        found.ok_or_else(|| format!("'{text}' is no role; allowed: worker, viewer, operator, admin"))
     }
 }
 
@@ -130,7 +133,7 @@ mod tests {
         for wrong in ["reconvene://device/", "reconvene://operator/emperor/x", "https://device/gw-1", ""] {
             assert_eq!(Peer::named(wrong, key), None, "{wrong}");
         }
-        assert!(Role::Viewer < Role::Operator && Role::Operator < Role::Admin);
+        assert!(Role::Worker < Role::Viewer && Role::Viewer < Role::Operator && Role::Operator < Role::Admin);
         assert_eq!(Peer::of_certificate(b"nonsense"), Peer::Unknown);
     }
 }

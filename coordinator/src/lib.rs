@@ -19,6 +19,7 @@ pub mod fitting;
 pub mod fleet;
 pub mod histogram;
 pub mod identity;
+pub mod jobs;
 pub mod limit;
 pub mod listener;
 pub mod local;
@@ -30,6 +31,7 @@ pub mod rollout;
 pub mod signing;
 pub mod store;
 pub mod trainer;
+pub mod worker;
 
 mod chance;
 mod clock;

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::default_provider;
@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::causes::chain;
-use crate::identity::Peer;
 use crate::identity::authorities::{Authorities, Present};
 use crate::identity::authority::AuthorityError;
+use crate::identity::{Peer, Role};
+use crate::jobs::queue::OWN;
 use crate::local::{self, LocalListener};
 
 mod door;
@@ -116,10 +117,10 @@ fn server_config(now: &Present, names: &[String]) -> Result<ServerConfig, Author
 /// Where accepted connections go.
 type Accepted = mpsc::Sender<io::Result<Connection>>;
 
-/// The connections that come in on `listener`, and on the operators' socket, until `stop`.
+/// The connections that come in on `listener`, on the operators' socket, and of the coordinator's own workers, until `stop`.
 pub fn incoming(
     listener: TcpListener,
-    local: Option<LocalListener>,
+    (local, workers): (Option<LocalListener>, mpsc::Receiver<UnixStream>),
     door: Door,
     tasks: &TaskTracker,
     stop: CancellationToken,
@@ -129,6 +130,8 @@ pub fn incoming(
         let work = accept_local(local, door.clone(), accepted.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(work));
     }
+    let work = take_workers(workers, door.clone(), accepted.clone());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(work));
     let handshakes = tasks.clone();
     tasks.spawn(async move {
         let turns = Arc::new(Semaphore::new(HANDSHAKES));
@@ -178,6 +181,15 @@ async fn accept_local(LocalListener { socket, others }: LocalListener, door: Doo
             Ok(peer) => drop(accepted.send(Ok(door.let_in(stream, peer, None))).await),
             Err(error) => tracing::debug!(%error, "a connection was not begun"),
         }
+    }
+}
+
+/// Nobody else has the other end of these.
+async fn take_workers(mut workers: mpsc::Receiver<UnixStream>, door: Door, accepted: Accepted) {
+    while let Some(stream) = workers.recv().await {
+        let name = OWN.parse().expect("it is a name");
+        let peer = Peer::Operator { name, role: Role::Worker, key: None };
+        drop(accepted.send(Ok(door.let_in(stream, peer, None))).await);
     }
 }
 

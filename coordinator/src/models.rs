@@ -5,7 +5,7 @@ use proto::{ArtifactRef, DeviceId};
 use pruner_core::graph::cost::cost;
 use pruner_core::graph::onnx::{self, Import, ReadError};
 use pruner_core::zoo::{self, UnknownNetwork, ZooNetwork};
-use pruner_core::{Network, Shape, init};
+use pruner_core::{Graph, Network, Shape, init};
 
 use crate::blob::{BlobError, BlobStore};
 use crate::clock::unix_ms;
@@ -89,13 +89,25 @@ pub enum BuildError {
 }
 
 impl Origin {
+    /// The network of that name, of which `brought` is kept if an operator brought it.
+    pub fn of(name: &str, brought: Option<ModelRecord>) -> Result<Self, UnknownNetwork> {
+        match name.parse::<ZooNetwork>() {
+            Ok(network) => Ok(Self::Zoo(network)),
+            Err(unknown) => brought.map(Self::Imported).ok_or(unknown),
+        }
+    }
+
+    /// What is kept of it, where an operator brought it.
+    pub fn brought(&self) -> Option<&ModelRecord> {
+        match self {
+            Self::Zoo(_) => None,
+            Self::Imported(record) => Some(record),
+        }
+    }
+
     /// The network of that name; an unknown one is an error that lists what there is.
     pub fn find(store: &dyn Store, name: &str) -> Result<Result<Self, UnknownNetwork>, StoreError> {
-        let unknown = match name.parse::<ZooNetwork>() {
-            Ok(network) => return Ok(Ok(Self::Zoo(network))),
-            Err(unknown) => unknown,
-        };
-        Ok(store.model(name)?.map(Self::Imported).ok_or(unknown))
+        Ok(Self::of(name, store.model(name)?))
     }
 
     /// The network for images of `shape` in `classes` classes. The zoo's has weights drawn from `seed`, an imported one
@@ -111,17 +123,32 @@ impl Origin {
                 let graph = zoo::build(*network, shape, classes)?;
                 Ok(Network { weights: init::init(&graph, seed), graph })
             }
-            Self::Imported(record) => {
-                let bytes = blobs.read(&record.file)?;
-                let Import { network, .. } = onnx::decode(&bytes)?;
-                let (reads, outputs) = interface(&network);
-                if (reads, outputs) != (shape, classes) {
-                    return Err(BuildError::Interface { network: reads, outputs, images: shape, classes });
-                }
-                Ok(network)
-            }
+            Self::Imported(record) => read(blobs, record, (shape, classes)),
         }
     }
+
+    /// The same without weights.
+    pub fn graph(&self, blobs: &BlobStore, (shape, classes): (Shape, usize)) -> Result<Graph, BuildError> {
+        match self {
+            Self::Zoo(network) => Ok(zoo::build(*network, shape, classes)?),
+            Self::Imported(record) => Ok(read(blobs, record, (shape, classes))?.graph),
+        }
+    }
+}
+
+/// An imported network for such images.
+fn read(
+    blobs: &BlobStore,
+    record: &ModelRecord,
+    (shape, classes): (Shape, usize),
+) -> Result<Network, BuildError> {
+    let bytes = blobs.read(&record.file)?;
+    let Import { network, .. } = onnx::decode(&bytes)?;
+    let (reads, outputs) = interface(&network);
+    if (reads, outputs) != (shape, classes) {
+        return Err(BuildError::Interface { network: reads, outputs, images: shape, classes });
+    }
+    Ok(network)
 }
 
 /// The image's shape and the length of the output.

@@ -8,6 +8,7 @@ mod elsewhere;
 mod enrollment;
 pub(crate) mod guard;
 mod import;
+mod job;
 mod note;
 mod operator;
 mod session;
@@ -15,8 +16,10 @@ mod status;
 mod token;
 mod upload;
 mod view;
+mod worker;
 
 pub(crate) use artifact::ArtifactRpc;
 pub(crate) use enrollment::EnrollmentRpc;
 pub(crate) use operator::OperatorRpc;
 pub(crate) use session::SessionRpc;
+pub(crate) use worker::WorkerRpc;

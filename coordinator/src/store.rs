@@ -9,6 +9,7 @@ pub mod deployment;
 pub mod derivation;
 pub mod device;
 pub mod identity;
+pub mod job;
 pub mod model;
 pub mod sled;
 pub mod telemetry;
@@ -34,6 +35,7 @@ pub use device::{DeviceRecord, HoldingRecord};
 pub use error::StoreError;
 pub use handle::StoreHandle;
 pub use identity::{IdentityRecord, OperatorRecord, TokenRecord};
+pub use job::{JobRecord, JobState, Work};
 pub use model::ModelRecord;
 pub use sled::SledStore;
 pub use telemetry::{Insertion, TelemetryRecord};
@@ -109,6 +111,26 @@ pub trait Store: Send + Sync {
 
     /// All derivations, by key.
     fn derivations(&self) -> Result<Vec<DerivationRecord>, StoreError>;
+
+    /// Creates or changes a job in one conditional write; `change` sees what is stored, if anything.
+    fn register_job(
+        &self,
+        name: &str,
+        change: &mut dyn FnMut(Option<JobRecord>) -> JobRecord,
+    ) -> Result<JobRecord, StoreError>;
+
+    /// Changes a job that exists.
+    fn update_job(&self, name: &str, change: &mut dyn FnMut(&mut JobRecord))
+    -> Result<JobRecord, StoreError>;
+
+    /// One job.
+    fn job(&self, name: &str) -> Result<Option<JobRecord>, StoreError>;
+
+    /// All jobs, by name.
+    fn jobs(&self) -> Result<Vec<JobRecord>, StoreError>;
+
+    /// Forgets a job.
+    fn remove_job(&self, name: &str) -> Result<(), StoreError>;
 
     /// Stores a network that was brought unless one has its name; returns what is stored.
     fn insert_model(&self, record: &ModelRecord) -> Result<ModelRecord, StoreError>;

@@ -166,6 +166,12 @@ impl Trainer {
         Ok(Network { graph: lesson.network.graph.clone(), weights })
     }
 
+    /// The names of the trainings that have a folder.
+    pub fn kept(&self) -> Vec<String> {
+        let folders = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
     /// Forgets that training. A folder that stays is removed at the next start.
     pub fn forget(&self, key: DerivationKey) {
         match fs::remove_dir_all(self.of(key)) {

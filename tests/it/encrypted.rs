@@ -67,7 +67,7 @@ impl Fleet {
         self.folder.path().join(name)
     }
 
-    fn create_operator(&self, role: &str) {
+    pub(crate) fn create_operator(&self, role: &str) {
         let made = Command::new(&self.binaries.coordinator)
             .args(["operator", "create", role, "--role", role, "--out"])
             .arg(self.path(role))

@@ -18,3 +18,4 @@ mod scene;
 mod telemetry;
 mod tidy;
 mod whole_loop;
+mod worker;

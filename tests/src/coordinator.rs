@@ -29,6 +29,8 @@ pub struct CoordinatorConfig {
     pub offline_after: Duration,
     /// The program that trains where a deployment asks for one.
     pub trainer: Option<Vec<String>>,
+    /// Whether it starts a worker of its own.
+    pub local_worker: bool,
 }
 
 impl Default for CoordinatorConfig {
@@ -39,6 +41,7 @@ impl Default for CoordinatorConfig {
             heartbeat_interval: Duration::from_secs(1),
             offline_after: Duration::from_secs(5),
             trainer: None,
+            local_worker: true,
         }
     }
 }
@@ -52,6 +55,9 @@ impl CoordinatorConfig {
         let _ = writeln!(text, "heartbeat_interval = \"{}\"", ms(self.heartbeat_interval));
         let _ = writeln!(text, "telemetry_interval = \"{}\"", ms(self.telemetry_interval));
         let _ = writeln!(text, "offline_after = \"{}\"", ms(self.offline_after));
+        if !self.local_worker {
+            let _ = writeln!(text, "\n[derive]\nlocal_worker = false");
+        }
         if let Some(command) = &self.trainer {
             let _ = writeln!(text, "\n[trainer]\ncommand = {command:?}");
         }

@@ -57,6 +57,11 @@ impl Server {
 
     /// Connects, or says why not.
     pub(crate) async fn connect(&self) -> Result<Client, CliError> {
+        Ok(Client::new(self.channel().await?).max_decoding_message_size(LARGEST_REPLY))
+    }
+
+    /// The connection, for whatever calls.
+    pub(crate) async fn channel(&self) -> Result<Channel, CliError> {
         let endpoint = Endpoint::from_shared(self.url.clone())
             .map_err(|error| {
                 CliError::Usage(format!("'{}' is not a server's URL: {}", self.url, chain(&error)))
@@ -78,8 +83,7 @@ impl Server {
         } else {
             endpoint.connect().await
         };
-        let channel = channel.map_err(|error| self.unreachable(&error))?;
-        Ok(Client::new(channel).max_decoding_message_size(LARGEST_REPLY))
+        channel.map_err(|error| self.unreachable(&error))
     }
 
     /// How, and where to, an encrypted connection is made.

@@ -102,12 +102,10 @@ impl CliError {
                 | AppError::Blobs(_)
                 | AppError::Key(_)
                 | AppError::Authority(_)
-                | AppError::Checkpoints(_)
-                | AppError::Trainer(_) => 73,
+                | AppError::Checkpoints(_) => 73,
                 AppError::Listen { .. }
                 | AppError::Store(_)
                 | AppError::Probes(_)
-                | AppError::Pool(_)
                 | AppError::Signal(_)
                 | AppError::Serve(_) => 1,
             },

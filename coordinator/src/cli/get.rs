@@ -18,7 +18,7 @@ Examples:
   reconvene get telemetry cam-7 --no-headers  what one device measured
   reconvene get deployments -o json | jq '.items[].phase'")]
 pub(crate) struct GetArgs {
-    /// devices (dev), models, datasets, deployments (deploy), artifacts (art) or telemetry (tel)
+    /// devices (dev), models, datasets, deployments (deploy), jobs, artifacts (art) or telemetry (tel)
     #[arg(value_enum, hide_possible_values = true)]
     kind: Kind,
     #[command(flatten)]
@@ -44,6 +44,7 @@ pub(crate) async fn run(args: &GetArgs, context: &Context) -> Result<(), CliErro
         Kind::Devices => show::<v1::Device>(&args.list, context).await,
         Kind::Models => show::<v1::Model>(&args.list, context).await,
         Kind::Deployments => show::<v1::Deployment>(&args.list, context).await,
+        Kind::Jobs => show::<v1::Job>(&args.list, context).await,
         Kind::Artifacts => show::<v1::Artifact>(&args.list, context).await,
         Kind::Telemetry => show::<v1::TelemetrySummary>(&args.list, context).await,
     }

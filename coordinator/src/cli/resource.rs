@@ -25,6 +25,9 @@ pub(crate) enum Kind {
     /// Deployments and how far they are.
     #[value(aliases = ["deployment", "deploy"])]
     Deployments,
+    /// What workers do.
+    #[value(alias = "job")]
+    Jobs,
     /// Derived models, named by their digest.
     #[value(aliases = ["artifact", "art"])]
     Artifacts,
@@ -132,6 +135,7 @@ resource!(Device, "device", "devices", Exact, DEVICES, id, list_devices -> devic
 resource!(Model, "model", "models", Exact, MODELS, name, list_models -> models);
 resource!(Dataset, "dataset", "datasets", Exact, DATASETS, name, list_datasets -> datasets);
 resource!(Deployment, "deployment", "deployments", Exact, DEPLOYMENTS, name, list_deployments -> deployments);
+resource!(Job, "job", "jobs", Exact, JOBS, name, list_jobs -> jobs);
 resource!(Artifact, "artifact", "artifacts", Prefix, ARTIFACTS, digest, list_artifacts -> artifacts);
 resource!(Token, "token", "tokens", Exact, TOKENS, id, list_tokens -> tokens);
 resource!(PendingDevice, "pending device", "pending devices", Exact, PENDING, id, list_pending -> devices);

@@ -1,4 +1,4 @@
-//! A dense network that a deployment prunes: built, initialised and scored once, then planned from as often as needed.
+//! A dense network that a deployment prunes: scored once by a worker, then planned from as often as needed.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use pruner_core::dataset::{self, Dataset, DatasetError};
 use pruner_core::graph::cost::{Cost, cost};
 use pruner_core::plan::{Planner, PrunePlan};
+use pruner_core::pruning::Scored;
 use pruner_core::rectify::Reinit;
 use pruner_core::surgery::{self, SurgeryError};
 use pruner_core::{Graph, Network, Shape, group};
+use serde::{Deserialize, Serialize};
 
 use super::DeriveError;
 use crate::blob::BlobStore;
@@ -16,7 +18,7 @@ use crate::manifest::{DatasetSpec, DeploymentSpec, PruningSpec};
 use crate::models::Origin;
 
 /// All that decides a subject: deployments that agree on it share the scores.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SubjectKey {
     /// The dense network.
     pub network: String,
@@ -26,12 +28,25 @@ pub struct SubjectKey {
     pub pruning: PruningSpec,
 }
 
+/// What a worker found of a network, as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Findings {
+    /// The images' shape.
+    pub shape: Shape,
+    /// How many classes they have.
+    pub classes: usize,
+    /// What plans are made of.
+    pub scored: Scored,
+    /// Building and scoring, seconds.
+    pub seconds: f64,
+}
+
 /// A dense network, scored.
 pub struct Subject {
     /// What deployments call it.
     pub name: String,
-    /// With its initial weights.
-    pub network: Network,
+    /// Its shape; its initial weights are drawn anew where it is trained.
+    pub graph: Graph,
     /// What the dense network costs.
     pub cost: Cost,
     /// Plans for any budget in milliseconds.
@@ -61,35 +76,49 @@ impl SubjectKey {
     }
 }
 
-impl Subject {
-    /// Reads the images' shape, builds the network for it, and scores it.
+impl SubjectKey {
+    /// Reads the images' shape, builds the network for it, and scores it: seconds to minutes on every core.
     pub fn score(
-        key: &SubjectKey,
+        &self,
         (origin, blobs): (&Origin, &BlobStore),
         on_round: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
-    ) -> Result<Self, DeriveError> {
-        let pruning = key.pruning.pruning();
+    ) -> Result<Findings, DeriveError> {
+        let pruning = self.pruning.pruning();
         let (shape, classes, images) = {
-            let dataset = key.dataset.read()?;
+            let dataset = self.dataset.read()?;
             (dataset.shape, dataset.classes, pruning.images(&dataset))
         };
         let started = Instant::now();
-        let network = key.build((origin, blobs), (shape, classes))?;
-        let planner = pruning.planner(&network, images.as_ref(), on_round)?;
+        let network = self.build((origin, blobs), (shape, classes))?;
+        let scored = pruning.score(&network, images.as_ref(), on_round)?;
+        Ok(Findings { shape, classes, scored, seconds: started.elapsed().as_secs_f64() })
+    }
+}
+
+impl Subject {
+    /// The network that `found` was found of.
+    pub fn of(
+        key: &SubjectKey,
+        (origin, blobs): (&Origin, &BlobStore),
+        found: Findings,
+    ) -> Result<Self, DeriveError> {
+        let Findings { shape, classes, scored, seconds } = found;
+        let built = origin.graph(blobs, (shape, classes));
+        let graph = built.map_err(|source| DeriveError::Build { network: key.network.clone(), source })?;
         Ok(Self {
             name: key.network.clone(),
-            cost: cost(&network.graph),
-            network,
-            planner,
+            cost: cost(&graph),
+            planner: scored.planner(&graph, key.pruning.pruning().widths)?,
+            graph,
             dataset: key.dataset.clone(),
-            time_to_score: started.elapsed(),
+            time_to_score: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
         })
     }
 
     /// The network that `plan` leaves, without weights.
     pub fn planned_graph(&self, plan: &PrunePlan) -> Result<Graph, SurgeryError> {
         let widths = plan.keep.iter().map(|(&group, kept)| (group, kept.len())).collect();
-        surgery::shrink(&self.network.graph, &group::groups(&self.network.graph), &widths)
+        surgery::shrink(&self.graph, &group::groups(&self.graph), &widths)
     }
 }
 

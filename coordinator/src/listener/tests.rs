@@ -38,7 +38,7 @@ impl Host {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let mut connections = incoming(listener, None, door, &tasks, stop.clone());
+        let mut connections = incoming(listener, (None, mpsc::channel(1).1), door, &tasks, stop.clone());
         let echoes = tasks.clone();
         tasks.spawn(async move {
             while let Some(Ok(connection)) = connections.next().await {

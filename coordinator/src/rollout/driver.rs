@@ -5,22 +5,21 @@ mod carry_out;
 mod judge;
 mod work;
 
-pub(crate) use work::score;
+pub(crate) use work::{show_waiting, take_up};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proto::DeviceId;
-use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::derive::{Subject, SubjectKey};
 use crate::store::{
-    ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, Store,
+    ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationRecord, DeviceRecord, JobRecord, Store,
     StoreError,
 };
 
@@ -62,42 +61,26 @@ impl Subjects {
     }
 }
 
-/// Work that a task has ended, so that it may be begun again if it is still wanted.
-pub(crate) enum Ended {
-    Scoring(SubjectKey),
-    Derivation(DerivationKey),
-}
-
-/// What the loop knows beside the store: the work that is under way.
-#[derive(Default)]
-struct Underway {
-    scoring: Vec<SubjectKey>,
-    derivations: BTreeMap<DerivationKey, CancellationToken>,
-    judgements: judge::Judgements,
-}
-
 /// All that one round decides by, read at once.
 struct Snapshot {
     devices: Vec<DeviceRecord>,
     deployments: Vec<DeploymentRecord>,
     derivations: Vec<DerivationRecord>,
     artifacts: Vec<ArtifactRecord>,
+    jobs: Vec<JobRecord>,
 }
 
 /// A round at least this often, should a poke be lost.
 const ROUND: Duration = Duration::from_secs(5);
 /// A deadline that has passed and changed nothing does not make the loop spin.
 const LEAST_REST: Duration = Duration::from_millis(100);
-/// Ended tasks that wait to be noted; a task blocks rather than lose its word.
-const ENDED: usize = 16;
 
 impl Driver {
     /// Runs until shutdown.
     pub(crate) async fn run(self) {
-        let (ended, mut notes) = mpsc::channel(ENDED);
-        let mut underway = Underway::default();
+        let mut judgements = judge::Judgements::default();
         loop {
-            let rest = match self.round(&mut underway, &ended).await {
+            let rest = match self.round(&mut judgements).await {
                 Ok(wake_unix_ms) => rest(wake_unix_ms, unix_ms()),
                 Err(error) => {
                     tracing::error!(error = chain(&error), "a round of the driver failed; it is tried again");
@@ -108,22 +91,14 @@ impl Driver {
                 () = self.core.shutdown.cancelled() => return,
                 () = self.core.poke.0.notified() => {}
                 () = tokio::time::sleep(rest) => {}
-                Some(note) = notes.recv() => match note {
-                    Ended::Scoring(key) => underway.scoring.retain(|running| *running != key),
-                    Ended::Derivation(key) => drop(underway.derivations.remove(&key)),
-                },
             }
         }
     }
 
     /// Moves every deployment on as far as it goes now. Returns when a deadline passes next, milliseconds since 1970.
-    async fn round(
-        &self,
-        underway: &mut Underway,
-        ended: &mpsc::Sender<Ended>,
-    ) -> Result<Option<u64>, StoreError> {
+    async fn round(&self, judgements: &mut judge::Judgements) -> Result<Option<u64>, StoreError> {
         let fresh = self.core.fresh.take();
-        let done = self.round_with(&fresh, underway, ended).await;
+        let done = self.round_with(&fresh, judgements).await;
         if done.is_err() {
             fresh.iter().for_each(|device| self.core.fresh.mark(device));
         }
@@ -133,15 +108,14 @@ impl Driver {
     async fn round_with(
         &self,
         fresh: &BTreeSet<DeviceId>,
-        underway: &mut Underway,
-        ended: &mpsc::Sender<Ended>,
+        judgements: &mut judge::Judgements,
     ) -> Result<Option<u64>, StoreError> {
         let snapshot = self.core.store.call(Snapshot::read).await?;
         let mut owned = BTreeSet::new();
         let mut wanted = BTreeSet::new();
         let mut wake_unix_ms = None;
         for deployment in &snapshot.deployments {
-            let next = self.advance(deployment, &snapshot, (&owned, fresh), &mut underway.judgements).await?;
+            let next = self.advance(deployment, &snapshot, (&owned, fresh), judgements).await?;
             // One that failed lets go of its devices: another deployment may mend them.
             let is_over =
                 matches!(next.record.phase, DeploymentPhase::Failed { .. }) && !next.record.undo_due;
@@ -150,19 +124,14 @@ impl Driver {
             }
             wanted.extend(next.derivations.keys().copied());
             wake_unix_ms = [wake_unix_ms, next.wake_unix_ms].into_iter().flatten().min();
-            if let Err(error) = self.carry_out(deployment, next, underway, ended).await {
+            if let Err(error) = self.carry_out(deployment, next, &snapshot.jobs).await {
                 match error {
                     StoreError::Superseded { .. } => self.core.poke.poke(), // applied anew meanwhile: look again
                     other => return Err(other),
                 }
             }
         }
-        for (key, cancel) in &underway.derivations {
-            if !wanted.contains(key) {
-                tracing::info!(derivation = %key, "no deployment wants this derivation any more");
-                cancel.cancel();
-            }
-        }
+        self.drop_unwanted(&snapshot.jobs, |key| wanted.contains(key)).await?;
         Ok(wake_unix_ms)
     }
 }
@@ -180,6 +149,7 @@ impl Snapshot {
             deployments: store.deployments()?,
             derivations: store.derivations()?,
             artifacts: store.artifacts()?,
+            jobs: store.jobs()?,
         })
     }
 }

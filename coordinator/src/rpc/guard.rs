@@ -26,6 +26,7 @@ pub(crate) fn device(admissions: &Admissions, request: Request<()>) -> Result<Re
 /// Whether a device calls that has opened a session with its key before.
 pub(crate) fn confirmed(admissions: &Admissions, request: Request<()>) -> Result<Request<()>, Status> {
     match peer(&request) {
+        Peer::Operator { role: Role::Worker, .. } => worker(admissions, request),
         Peer::Device { id, key } if !admissions.is_banned(&id) && !admissions.is_confirmed(&id, key) => {
             Err(Status::permission_denied(format!("device {id} has not opened a session with this key")))
         }
@@ -36,10 +37,9 @@ pub(crate) fn confirmed(admissions: &Admissions, request: Request<()>) -> Result
 /// Whether any operator calls whose certificate was not taken back.
 pub(crate) fn operator(admissions: &Admissions, request: Request<()>) -> Result<Request<()>, Status> {
     match peer(&request) {
-        Peer::Operator { name, .. } if admissions.is_revoked(&name) => {
-            Err(Status::permission_denied(format!(
-                "operator {name}'s certificates were revoked; an admin's `reconvene operator reinstate {name}` undoes it"
-            )))
+        Peer::Operator { name, .. } if admissions.is_revoked(&name) => Err(revoked(&name)),
+        Peer::Operator { name, role: Role::Worker, .. } => {
+            Err(Status::permission_denied(format!("{name} has the role worker; this is for operators")))
         }
         Peer::Plain | Peer::Operator { .. } => Ok(request),
         Peer::Unknown | Peer::Device { .. } => Err(Status::unauthenticated(
@@ -47,6 +47,24 @@ pub(crate) fn operator(admissions: &Admissions, request: Request<()>) -> Result<
              coordinator's host makes one, --identity names it",
         )),
     }
+}
+
+/// Whether a worker calls whose certificate was not taken back.
+pub(crate) fn worker(admissions: &Admissions, request: Request<()>) -> Result<Request<()>, Status> {
+    match peer(&request) {
+        Peer::Operator { name, .. } if admissions.is_revoked(&name) => Err(revoked(&name)),
+        Peer::Plain | Peer::Operator { role: Role::Worker, .. } => Ok(request),
+        Peer::Unknown | Peer::Device { .. } | Peer::Operator { .. } => Err(Status::unauthenticated(
+            "this call is for workers, and needs a worker's certificate: `reconvene operator create NAME --role worker` \
+             on the coordinator's host makes one",
+        )),
+    }
+}
+
+fn revoked(name: &DeviceId) -> Status {
+    Status::permission_denied(format!(
+        "operator {name}'s certificates were revoked; an admin's `reconvene operator reinstate {name}` undoes it"
+    ))
 }
 
 /// Whether an operator with at least this role calls.

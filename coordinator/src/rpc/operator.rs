@@ -1,7 +1,6 @@
 //! The operator's calls: lists, apply, plan, watch. Reads records, makes views; the driver does the rest.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use proto::v1::operator_service_server::OperatorService;
@@ -14,21 +13,19 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{access, add, authority, elsewhere, guard, import, note, status, token, view};
+use super::{access, add, authority, elsewhere, guard, import, job, note, status, token, view};
 use crate::audit::Event;
 use crate::blob::BlobStore;
-use crate::board::JobId;
 use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::corrections::Corrections;
 use crate::datasets;
-use crate::derive::{Subject, SubjectKey};
+use crate::derive::SubjectKey;
 use crate::fitting::{self, Candidate};
 use crate::identity::Role;
 use crate::manifest::{DeploymentManifest, TrainerKind};
 use crate::models::Origin;
 use crate::rollout::control::{Control, Verb};
-use crate::rollout::driver::score;
 use crate::store::{Applied, DeploymentPhase, DeploymentRecord, DerivationState, Store, StoreError};
 
 #[derive(Clone)]
@@ -38,6 +35,7 @@ pub(crate) struct OperatorRpc {
 
 type Reply<T> = Result<Response<T>, Status>;
 type PartStream = Pin<Box<dyn Stream<Item = Result<v1::ExportArtifactResponse, Status>> + Send>>;
+type LogStream = Pin<Box<dyn Stream<Item = Result<v1::ReadJobLogResponse, Status>> + Send>>;
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::DeploymentEvent, Status>> + Send>>;
 
 /// Events that a slow watcher may lag behind; each is the whole state, so the next one says all.
@@ -50,6 +48,7 @@ const LISTED_CLASSES: usize = 10;
 impl OperatorService for OperatorRpc {
     type WatchDeploymentStream = EventStream;
     type ExportArtifactStream = PartStream;
+    type ReadJobLogStream = LogStream;
 
     async fn export_artifact(
         &self,
@@ -255,7 +254,8 @@ impl OperatorService for OperatorRpc {
         // It scores networks: whoever may only look must not keep the coordinator busy.
         guard::allow(&request, Role::Operator)?;
         let manifest = self.manifest(&request.into_inner().manifest).await?;
-        let subject = self.subject(&manifest).await?;
+        let subject =
+            job::subject(&self.core, &manifest.metadata.name, SubjectKey::of(&manifest.spec)).await?;
         let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;
         let spec = manifest.spec.clone();
         let (mut candidates, mut waiting) = (Vec::new(), Vec::new());
@@ -274,6 +274,22 @@ impl OperatorService for OperatorRpc {
         let fit = move || fitting::fit(&planned, &probes, &spec, &candidates, &corrections, &[]);
         let fittings = status::blocking(fit).await?;
         Ok(Response::new(view::plan(manifest.metadata.name, &subject, &fittings, waiting)))
+    }
+
+    async fn list_jobs(&self, request: Request<v1::ListRequest>) -> Reply<v1::JobList> {
+        Ok(Response::new(job::list(&self.core, &request.into_inner().name).await?))
+    }
+
+    async fn control_job(&self, request: Request<v1::ControlJobRequest>) -> Reply<v1::ControlJobResponse> {
+        guard::allow(&request, Role::Operator)?;
+        let (core, by) = (self.core.clone(), guard::caller(&request));
+        self.to_the_end(job::control(core, by, request.into_inner())).await
+    }
+
+    async fn read_job_log(&self, request: Request<v1::ReadJobLogRequest>) -> Reply<LogStream> {
+        let (parts, receiver) = mpsc::channel(EVENTS);
+        self.core.tasks.spawn(job::read_log(self.core.clone(), request.into_inner(), parts));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     async fn watch_deployment(&self, request: Request<v1::WatchDeploymentRequest>) -> Reply<EventStream> {
@@ -394,7 +410,7 @@ impl OperatorRpc {
     ) -> Result<v1::ApplyResponse, Status> {
         let manifest = self.manifest(&text).await?;
         self.origin(&manifest.spec.network).await?;
-        if manifest.spec.training.trainer == TrainerKind::Command && !self.core.trainer.is_configured() {
+        if manifest.spec.training.trainer == TrainerKind::Command && !self.core.has_program {
             return Err(status::no_trainer());
         }
         let name = manifest.metadata.name.clone();
@@ -463,23 +479,6 @@ impl OperatorRpc {
         let name = network.to_owned();
         let found = self.core.store.call(move |store| Origin::find(store, &name)).await;
         found.map_err(status::store)?.map_err(|unknown| status::network(&unknown))
-    }
-
-    /// The scored network of a manifest; scores it now if that was not done since the start.
-    async fn subject(&self, manifest: &DeploymentManifest) -> Result<Arc<Subject>, Status> {
-        let key = SubjectKey::of(&manifest.spec);
-        if let Some(subject) = self.core.subjects.get(&key) {
-            return Ok(subject);
-        }
-        let id =
-            JobId { deployment: manifest.metadata.name.clone(), title: format!("score {}", key.network) };
-        let reporter = self.core.board.begin(id, key.pruning.rounds.into());
-        let origin = self.origin(&key.network).await?;
-        let scored = score(&self.core, (key.clone(), origin), reporter, self.core.shutdown.child_token());
-        let scored = scored.await;
-        let subject = Arc::new(scored.map_err(status::derive)?);
-        self.core.subjects.insert(key, subject.clone());
-        Ok(subject)
     }
 
     async fn view(&self, record: DeploymentRecord) -> Result<v1::Deployment, StoreError> {

@@ -11,6 +11,7 @@ use crate::causes::chain;
 use crate::datasets::{AddError, UnknownDataset};
 use crate::derive::DeriveError;
 use crate::elsewhere::ElsewhereError;
+use crate::jobs::outcome::OutcomeError;
 use crate::manifest::ManifestError;
 use crate::models::ImportError;
 use crate::store::StoreError;
@@ -48,6 +49,17 @@ pub(super) fn blob(error: BlobError) -> Status {
         BlobError::Missing { .. } => Status::not_found(text),
         BlobError::Damaged { .. } => Status::data_loss(text),
         BlobError::File { .. } | BlobError::Empty => internal(text),
+    }
+}
+
+pub(super) fn outcome(error: OutcomeError) -> Status {
+    let text = chain(&error);
+    match error {
+        OutcomeError::Lost { .. } => Status::failed_precondition(text),
+        OutcomeError::Foreign { .. } => Status::invalid_argument(text),
+        OutcomeError::Encode(_) => internal(text),
+        OutcomeError::Blob(error) => blob(error),
+        OutcomeError::Store(error) => store(error),
     }
 }
 
@@ -93,6 +105,7 @@ pub(super) fn derive(error: DeriveError) -> Status {
         DeriveError::Cancelled => Status::unavailable(text),
         DeriveError::Records(error) => store(error),
         DeriveError::Store(_)
+        | DeriveError::Scores(_)
         | DeriveError::Pool(_)
         | DeriveError::Score(_)
         | DeriveError::Surgery(_)
@@ -138,7 +151,7 @@ pub(super) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + '
     tokio::task::spawn_blocking(f).await.map_err(|error| internal(error.to_string()))
 }
 
-fn internal(text: String) -> Status {
+pub(super) fn internal(text: String) -> Status {
     tracing::error!(error = text, "a call failed");
     Status::internal(text)
 }

@@ -12,8 +12,8 @@ use sled::{Db, IVec, Tree};
 use super::record::{Record, decode, encode, text};
 use super::{
     Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, AuditQuery, DatasetRecord, DeploymentPhase,
-    DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, IdentityRecord, Insertion, ModelRecord,
-    OperatorRecord, Store, StoreError, TelemetryRecord, TokenRecord, audit, telemetry,
+    DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, IdentityRecord, Insertion, JobRecord,
+    ModelRecord, OperatorRecord, Store, StoreError, TelemetryRecord, TokenRecord, audit, telemetry,
 };
 use crate::audit::{AuditEntry, Event};
 use crate::manifest::DeploymentManifest;
@@ -27,6 +27,7 @@ pub struct SledStore {
     devices: Tree,
     deployments: Tree,
     derivations: Tree,
+    jobs: Tree,
     artifacts: Tree,
     models: Tree,
     datasets: Tree,
@@ -67,6 +68,7 @@ impl SledStore {
             devices: tree(DeviceRecord::KIND)?,
             deployments: tree(DeploymentRecord::KIND)?,
             derivations: tree(DerivationRecord::KIND)?,
+            jobs: tree(JobRecord::KIND)?,
             artifacts: tree(ArtifactRecord::KIND)?,
             models: tree(ModelRecord::KIND)?,
             datasets: tree(DatasetRecord::KIND)?,
@@ -288,6 +290,42 @@ impl Store for SledStore {
 
     fn derivations(&self) -> Result<Vec<DerivationRecord>, StoreError> {
         list(&self.derivations, &[])
+    }
+
+    fn register_job(
+        &self,
+        name: &str,
+        change: &mut dyn FnMut(Option<JobRecord>) -> JobRecord,
+    ) -> Result<JobRecord, StoreError> {
+        self.swap(&self.jobs, name.as_bytes(), &mut |stored| {
+            let mut record = change(stored);
+            record.name = name.to_owned();
+            Ok(record)
+        })
+    }
+
+    fn update_job(
+        &self,
+        name: &str,
+        change: &mut dyn FnMut(&mut JobRecord),
+    ) -> Result<JobRecord, StoreError> {
+        self.update(&self.jobs, name.as_bytes(), &mut |record: &mut JobRecord| {
+            change(record);
+            record.name = name.to_owned();
+        })
+    }
+
+    fn job(&self, name: &str) -> Result<Option<JobRecord>, StoreError> {
+        get(&self.jobs, name.as_bytes())
+    }
+
+    fn jobs(&self) -> Result<Vec<JobRecord>, StoreError> {
+        list(&self.jobs, &[])
+    }
+
+    fn remove_job(&self, name: &str) -> Result<(), StoreError> {
+        self.jobs.remove(name.as_bytes()).map_err(StoreError::Engine)?;
+        self.disk.sync()
     }
 
     fn insert_model(&self, record: &ModelRecord) -> Result<ModelRecord, StoreError> {

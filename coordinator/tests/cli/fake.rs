@@ -20,6 +20,7 @@ pub(crate) struct Replies {
     pub(crate) datasets: Vec<v1::Dataset>,
     pub(crate) deployments: Vec<v1::Deployment>,
     pub(crate) artifacts: Vec<v1::Artifact>,
+    pub(crate) jobs: Vec<v1::Job>,
     pub(crate) telemetry: Vec<v1::TelemetrySummary>,
     pub(crate) plan: v1::PlanResponse,
     pub(crate) audit: Vec<v1::AuditEntry>,
@@ -77,6 +78,37 @@ impl OperatorService for Service {
     type WatchDeploymentStream = Pin<Box<dyn Stream<Item = Result<v1::DeploymentEvent, Status>> + Send>>;
     type ExportArtifactStream =
         Pin<Box<dyn Stream<Item = Result<v1::ExportArtifactResponse, Status>> + Send>>;
+
+    type ReadJobLogStream = Pin<Box<dyn Stream<Item = Result<v1::ReadJobLogResponse, Status>> + Send>>;
+
+    async fn list_jobs(&self, r: Request<v1::ListRequest>) -> Result<Response<v1::JobList>, Status> {
+        Ok(Response::new(v1::JobList { jobs: named(&self.0.jobs, r, |job| &job.name) }))
+    }
+
+    async fn read_job_log(
+        &self,
+        r: Request<v1::ReadJobLogRequest>,
+    ) -> Result<Response<Self::ReadJobLogStream>, Status> {
+        let v1::ReadJobLogRequest { name, follow } = r.into_inner();
+        if !self.0.jobs.iter().any(|job| job.name == name) {
+            return Err(Status::not_found(format!("no job '{name}'")));
+        }
+        let text = |text: &str| Ok(v1::ReadJobLogResponse { text: format!("{text}\n") });
+        let more = follow.then(|| text("done"));
+        Ok(Response::new(Box::pin(tokio_stream::iter([text("epoch 1/2")].into_iter().chain(more)))))
+    }
+
+    async fn control_job(
+        &self,
+        r: Request<v1::ControlJobRequest>,
+    ) -> Result<Response<v1::ControlJobResponse>, Status> {
+        match r.into_inner() {
+            v1::ControlJobRequest { name, verb } if verb == "cancel" && name == self.0.jobs[0].name => {
+                Ok(Response::new(v1::ControlJobResponse { result: "cancelled".to_owned() }))
+            }
+            v1::ControlJobRequest { name, .. } => Err(Status::not_found(format!("no job '{name}'"))),
+        }
+    }
 
     async fn export_artifact(
         &self,

@@ -176,6 +176,17 @@ pub(crate) fn replies() -> Replies {
             added_unix_ms: 0,
         }],
         deployments: vec![deployment("Complete")],
+        jobs: vec![v1::Job {
+            name: "train-3f9a2b71c04d".to_owned(),
+            deployment: "fashion-mnist".to_owned(),
+            state: "Running".to_owned(),
+            worker: "gpu-1".to_owned(),
+            done: 30,
+            total: 40,
+            message: "epoch 3/4 loss 0.512".to_owned(),
+            tries: 1,
+            ..v1::Job::default()
+        }],
         artifacts: vec![v1::Artifact {
             digest: digest(),
             network: "resnet20".to_owned(),

@@ -56,6 +56,22 @@ fn the_other_kinds_have_tables() {
 }
 
 #[test]
+fn jobs_are_listed_read_and_stopped() {
+    let fake = Fake::start(fleet::replies());
+    let ask = |arguments: &[&str]| reconvene(&fake.url, arguments);
+    let name = "train-3f9a2b71c04d";
+    let table = ask(&["get", "jobs", "--no-headers"]).data();
+    let words: Vec<&str> = table.split_whitespace().collect();
+    assert_eq!(words[..6], [name, "fashion-mnist", "Running", "75.00%", "gpu-1", "1"], "{table}");
+    assert_eq!(ask(&["logs", "job/train-3f9a2b71c04d"]).data(), "epoch 1/2\n");
+    assert_eq!(ask(&["logs", name, "-f"]).data(), "epoch 1/2\ndone\n");
+    assert_eq!(ask(&["job", "cancel", "job/train-3f9a2b71c04d"]).data(), format!("job/{name} cancelled\n"));
+    let unknown = ask(&["job", "cancel", "train-0"]);
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (3, ""));
+    assert!(unknown.stderr.contains("no job 'train-0'"), "{}", unknown.stderr);
+}
+
+#[test]
 fn descriptions_tell_everything() {
     assert_snapshot!("describe_device", data(&["describe", "device", "cam-1"]));
     assert_snapshot!("describe_deployment", data(&["describe", "deploy", "fashion-mnist"]));

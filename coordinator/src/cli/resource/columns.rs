@@ -88,6 +88,20 @@ pub(super) const ARTIFACTS: &[Column<v1::Artifact>] = &[
     wide("SHA-256", |a| Entry::text(&a.digest)),
 ];
 
+pub(super) const JOBS: &[Column<v1::Job>] = &[
+    usual("NAME", |j| Entry::text(&j.name)),
+    usual("DEPLOYMENT", |j| Entry::text(&j.deployment)),
+    usual("STATE", |j| Entry::state(&j.state)),
+    usual("DONE", |j| {
+        Entry::figure(if j.total == 0 { "-".to_owned() } else { percent(j.done as f64 / j.total as f64) })
+    }),
+    usual("WORKER", |j| Entry::text(if j.worker.is_empty() { "-" } else { &j.worker })),
+    usual("TRIES", |j| Entry::figure(j.tries.to_string())),
+    usual("SINCE", |j| Entry::text(ago(j.changed_unix_ms))),
+    usual("MESSAGE", |j| Entry::text(&j.message)),
+    wide("CREATED", |j| Entry::text(ago(j.created_unix_ms))),
+];
+
 pub(super) const TELEMETRY: &[Column<v1::TelemetrySummary>] = &[
     usual("DEVICE", |t| Entry::text(&t.device_id)),
     usual("MODEL", |t| Entry::text(short(&t.digest))),

@@ -1,13 +1,11 @@
 //! Makes true what a round decided: begins work, writes the record, then assigns and tells. Every write is conditional.
 
-use tokio::sync::mpsc;
-
+use super::Driver;
 use super::advance::Next;
-use super::{Driver, Ended, Underway};
 use crate::audit::{COORDINATOR, Event};
 use crate::clock::unix_ms;
 use crate::rollout::journal;
-use crate::store::{DeploymentPhase, DeploymentRecord, Outcome, StoreError};
+use crate::store::{DeploymentPhase, DeploymentRecord, JobRecord, Outcome, StoreError};
 
 fn is_failed(record: &DeploymentRecord) -> bool {
     matches!(record.phase, DeploymentPhase::Failed { .. })
@@ -18,8 +16,7 @@ impl Driver {
         &self,
         before: &DeploymentRecord,
         next: Next,
-        underway: &mut Underway,
-        ended: &mpsc::Sender<Ended>,
+        jobs: &[JobRecord],
     ) -> Result<(), StoreError> {
         // A record never names a derivation that is not there.
         for (key, plan) in next.derivations.iter().filter(|(_, plan)| plan.is_some()) {
@@ -32,10 +29,10 @@ impl Driver {
             self.write(before.clone(), next.record.clone()).await?;
         }
         if let Some(key) = next.to_score.clone() {
-            self.begin_scoring(&next.record, key, underway, ended);
+            self.begin_scoring(&next.record, key, jobs).await?;
         }
         for (key, plan) in &next.derivations {
-            self.begin_derivation(&next.record, *key, plan.as_ref(), underway, ended).await?;
+            self.begin_derivation(&next.record, *key, plan.as_ref(), jobs).await?;
         }
         for (device, wave, order) in next.assign {
             let (name, generation) = (next.record.name.clone(), next.record.generation);

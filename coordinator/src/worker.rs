@@ -1,0 +1,94 @@
+//! A process that scores and trains for a coordinator, one job at a time. Asks for work, does it, says how it goes and what
+//! came of it; decides nothing about the fleet.
+
+mod attempt;
+mod client;
+pub(crate) mod files;
+mod job;
+pub(crate) mod local;
+pub(crate) mod task;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::causes::chain;
+use crate::config::TrainerConfig;
+use crate::derive::{Pool, PoolError};
+use crate::trainer::{Trainer, TrainerError};
+use client::Client;
+pub use client::WorkerError;
+pub use local::{connect, step_back};
+
+/// What a worker works with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerSettings {
+    /// Downloaded datasets and models, and the folders of the host's training program.
+    pub state_dir: PathBuf,
+    /// Threads that compute.
+    pub threads: usize,
+    /// The host's program that trains, if there is one.
+    pub trainer: Option<TrainerConfig>,
+    /// Whether the coordinator's files are this host's as well.
+    pub shares_files: bool,
+}
+
+/// Why a worker cannot begin, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No folder for the training program.
+    #[error(transparent)]
+    Trainer(#[from] TrainerError),
+    /// No threads.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// No folder for what is downloaded.
+    #[error(transparent)]
+    Blobs(#[from] crate::blob::BlobError),
+    /// The coordinator refuses this worker.
+    #[error(transparent)]
+    Refused(WorkerError),
+}
+
+/// Before a coordinator that is not there is asked again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Works until `stop`; what is under way then is given back, to go on from its last checkpoint.
+///
+/// # Errors
+/// When it cannot begin, or the coordinator will not have it.
+pub async fn run(
+    channel: Channel,
+    settings: WorkerSettings,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let pool = Pool::start(settings.threads)?;
+    let folder = settings.state_dir.join("training");
+    let trainer = Trainer::open(settings.trainer.clone(), folder, |_| true)?;
+    let files = files::Files::open(&settings)?;
+    let mut client = Client::new(channel, trainer.is_configured());
+    let mut was_gone = false;
+    while !stop.is_cancelled() {
+        let asked = stop.run_until_cancelled(client.lease(trainer.kept()));
+        let leased = match asked.await {
+            None => break,
+            Some(Ok(leased)) => leased,
+            Some(Err(error)) if error.is_passing() => {
+                if !std::mem::replace(&mut was_gone, true) {
+                    tracing::warn!(error = chain(&error), "the coordinator is not there; asking until it is");
+                }
+                let _ = tokio::time::timeout(PAUSE, stop.cancelled()).await;
+                continue;
+            }
+            Some(Err(error)) => return Err(RunError::Refused(error)),
+        };
+        was_gone = false;
+        leased.unwanted.iter().for_each(|&key| trainer.forget(key));
+        let Some((lease, task)) = leased.job else { continue };
+        job::carry_out(&client, (lease, *task), &pool, (&trainer, &files), &stop).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! The worker's calls, in the program's own types.
+
+use proto::v1::artifact_service_client::ArtifactServiceClient;
+use proto::v1::put_file_request::Part;
+use proto::v1::worker_service_client::WorkerServiceClient;
+use proto::{ArtifactRef, ByteSize, Digest, v1};
+use tokio_stream::StreamExt as _;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
+
+use super::task::{Outcome, Task};
+use crate::store::DerivationKey;
+
+/// Bytes per message.
+const CHUNK: usize = 256 << 10;
+/// A task holds a plan: the kept channels of every layer; a listing, every image's name.
+const LARGEST_REPLY: usize = 256 << 20;
+
+/// Why a call of the worker's failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The coordinator is not there, or refuses.
+    #[error("{}", .0.message())]
+    Call(#[from] Box<Status>),
+    /// It says what this worker does not understand.
+    #[error("the coordinator's {what} cannot be read: are both of one version?")]
+    Meaningless {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        source: serde_json::Error,
+    },
+}
+
+impl From<Status> for WorkerError {
+    fn from(status: Status) -> Self {
+        Self::Call(Box::new(status))
+    }
+}
+
+impl WorkerError {
+    /// Whether the same call may succeed later.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Call(status) => matches!(
+                status.code(),
+                Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Internal
+            ),
+            Self::Meaningless { .. } => false,
+        }
+    }
+}
+
+/// A cheap handle to the connection.
+#[derive(Clone)]
+pub(super) struct Client {
+    calls: WorkerServiceClient<Channel>,
+    files: ArtifactServiceClient<Channel>,
+    has_program: bool,
+}
+
+/// What a worker was given.
+pub(super) struct Leased {
+    pub(super) job: Option<(v1::Lease, Box<Task>)>,
+    /// Trainings that nobody goes on with.
+    pub(super) unwanted: Vec<DerivationKey>,
+}
+
+impl Client {
+    pub(super) fn new(channel: Channel, has_program: bool) -> Self {
+        let calls = WorkerServiceClient::new(channel.clone()).max_decoding_message_size(LARGEST_REPLY);
+        Self { calls, files: ArtifactServiceClient::new(channel), has_program }
+    }
+
+    /// Waits for a job for a while.
+    pub(super) async fn lease(&mut self, folders: Vec<String>) -> Result<Leased, WorkerError> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let request = v1::LeaseRequest { version, has_program: self.has_program, folders };
+        let v1::LeaseResponse { lease, task, unwanted } = self.calls.lease(request).await?.into_inner();
+        let unwanted = unwanted.iter().filter_map(|name| name.parse().ok().map(DerivationKey)).collect();
+        let Some(lease) = lease else { return Ok(Leased { job: None, unwanted }) };
+        let task = serde_json::from_str(&task)
+            .map_err(|source| WorkerError::Meaningless { what: "task", source })?;
+        Ok(Leased { job: Some((lease, Box::new(task))), unwanted })
+    }
+
+    /// Says how it goes; whether to stop.
+    pub(super) async fn report(&self, report: v1::ReportRequest) -> Result<bool, WorkerError> {
+        Ok(self.calls.clone().report(report).await?.into_inner().stop)
+    }
+
+    /// Where the job stood last; empty where it has not begun.
+    pub(super) async fn checkpoint(&self, lease: v1::Lease) -> Result<Vec<u8>, WorkerError> {
+        whole(self.calls.clone().get_checkpoint(lease).await?.into_inner()).await
+    }
+
+    /// Keeps where the job stands; whether to stop.
+    pub(super) async fn put_checkpoint(&self, lease: v1::Lease, bytes: Vec<u8>) -> Result<bool, WorkerError> {
+        let request = parts(lease, String::new(), bytes);
+        Ok(self.calls.clone().put_checkpoint(request).await?.into_inner().stop)
+    }
+
+    pub(super) async fn dataset(&self, lease: v1::Lease) -> Result<Vec<v1::DatasetFile>, WorkerError> {
+        Ok(self.calls.clone().list_dataset(lease).await?.into_inner().files)
+    }
+
+    pub(super) async fn read_dataset(
+        &self,
+        lease: v1::Lease,
+        path: String,
+    ) -> Result<Streaming<v1::FilePart>, WorkerError> {
+        let request = v1::ReadDatasetRequest { lease: Some(lease), path };
+        Ok(self.calls.clone().read_dataset(request).await?.into_inner())
+    }
+
+    /// A model's file.
+    pub(super) async fn download(&self, digest: Digest) -> Result<Vec<u8>, WorkerError> {
+        let request = v1::DownloadRequest { digest: digest.to_string(), offset: 0 };
+        let mut chunks = self.files.clone().download(request).await?.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.next().await.transpose()? {
+            bytes.extend_from_slice(&chunk.data);
+        }
+        Ok(bytes)
+    }
+
+    /// Says what came of the job.
+    pub(super) async fn finish(
+        &self,
+        lease: v1::Lease,
+        outcome: &Outcome,
+        file: Vec<u8>,
+    ) -> Result<(), WorkerError> {
+        let outcome = serde_json::to_string(outcome)
+            .map_err(|source| WorkerError::Meaningless { what: "own outcome", source })?;
+        self.calls.clone().finish(parts(lease, outcome, file)).await?;
+        Ok(())
+    }
+}
+
+async fn whole(mut parts: Streaming<v1::FilePart>) -> Result<Vec<u8>, WorkerError> {
+    let mut bytes = Vec::new();
+    while let Some(part) = parts.next().await.transpose()? {
+        bytes.extend_from_slice(&part.chunk);
+    }
+    Ok(bytes)
+}
+
+/// A header and the file in chunks.
+fn parts(
+    lease: v1::Lease,
+    outcome: String,
+    file: Vec<u8>,
+) -> Request<impl tokio_stream::Stream<Item = v1::PutFileRequest> + Send + 'static> {
+    let announced = (!file.is_empty())
+        .then(|| ArtifactRef { digest: Digest::of(&file), size: ByteSize(file.len() as u64) }.into());
+    let header = v1::PutFileHeader { lease: Some(lease), file: announced, outcome };
+    let count = file.len().div_ceil(CHUNK);
+    let chunks = (0..count).map(move |index| {
+        let end = ((index + 1) * CHUNK).min(file.len());
+        Part::Chunk(file[index * CHUNK..end].to_vec())
+    });
+    let parts = std::iter::once(Part::Header(header)).chain(chunks);
+    Request::new(tokio_stream::iter(parts.map(|part| v1::PutFileRequest { part: Some(part) })))
+}
