@@ -1,7 +1,7 @@
 //! Compiles the schemas with protox, so that no `protoc` is needed on the machine.
 
 /// The calls that move files.
-const FILES: [&str; 3] = ["ImportModel", "ExportArtifact", "ImportWeights"];
+const FILES: [&str; 4] = ["ImportModel", "ExportArtifact", "ImportWeights", "Backup"];
 
 /// What the Open Inference Protocol's REST form says in the words of its gRPC form.
 const SAID_IN_JSON: [&str; 10] = [

@@ -272,8 +272,8 @@ impl App {
         };
         let session = SessionRpc { core: core.clone(), config: config.session };
         let artifact = ArtifactRpc::new(blobs, tasks.clone());
-        let operator = OperatorRpc { core: core.clone() };
         let worker = WorkerRpc { core: core.clone() };
+        let operator = OperatorRpc { core: core.clone(), state_dir: config.state_dir };
         let lifetime = config.tls.map(|tls| tls.device_lifetime).unwrap_or_default();
         let enrollment = EnrollmentRpc { core: core.clone(), lifetime };
         let driver = Driver { core };

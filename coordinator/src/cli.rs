@@ -6,6 +6,7 @@ mod arguments;
 mod artifact;
 mod audit;
 mod authority;
+mod backup;
 mod completion;
 mod connect;
 mod dataset;
@@ -115,6 +116,10 @@ enum Verb {
     Job(job::JobArgs),
     /// Print what a worker said of a job
     Logs(job::LogsArgs),
+    /// Write the coordinator's whole state to a file
+    Backup(backup::BackupArgs),
+    /// Make a state folder of a backup, where the coordinator is stopped
+    Restore(backup::RestoreArgs),
     /// Run the coordinator
     Serve(serve::ServeArgs),
     /// Score and train for a coordinator
@@ -174,6 +179,8 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Operator(args) => operator::run(args, &context).await,
         Verb::Job(args) => job::run(args, &context).await,
         Verb::Logs(args) => job::logs(args, &context).await,
+        Verb::Backup(args) => backup::backup(args, &context).await,
+        Verb::Restore(args) => backup::restore(args, &context).await,
         Verb::Serve(args) => serve::run(args).await,
         Verb::Worker(args) => worker::run(args, &context).await,
         Verb::Prune(args) => prune::run(args, &context),

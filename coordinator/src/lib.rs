@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod backup;
 pub mod blob;
 pub mod board;
 pub mod budgeting;

@@ -4,6 +4,7 @@ mod access;
 mod add;
 mod artifact;
 mod authority;
+mod backup;
 mod elsewhere;
 mod enrollment;
 pub(crate) mod guard;

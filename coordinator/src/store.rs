@@ -11,6 +11,7 @@ pub mod device;
 pub mod identity;
 pub mod job;
 pub mod model;
+pub mod restore;
 pub mod sled;
 pub mod telemetry;
 
@@ -37,8 +38,12 @@ pub use handle::StoreHandle;
 pub use identity::{IdentityRecord, OperatorRecord, TokenRecord};
 pub use job::{JobRecord, JobState, Work};
 pub use model::ModelRecord;
+pub use restore::RestoreRecord;
 pub use sled::SledStore;
 pub use telemetry::{Insertion, TelemetryRecord};
+
+/// Is shown the kind, the key and the bytes of a record.
+pub type Visit<'a> = dyn FnMut(&str, &[u8], &[u8]) -> Result<(), StoreError> + 'a;
 
 /// Durable records. Every write is conditional on what it read, and has been fsynced when it returns. The change
 /// closures may run more than once when writers meet, so they compute and do nothing else.
@@ -212,4 +217,11 @@ pub trait Store: Send + Sync {
 
     /// A device's intervals, oldest first.
     fn telemetry(&self, device: &DeviceId) -> Result<Vec<TelemetryRecord>, StoreError>;
+
+    /// Notes that this store was restored: all generations that are given from now on are above the record's floor.
+    fn put_restore(&self, record: &RestoreRecord) -> Result<(), StoreError>;
+
+    /// Shows `visit` the kind, the key and the bytes of every record of every kind, sorted by kind and key, as they were at one
+    /// moment; returns the schema of the whole. Writes wait until it returns, so `visit` is quick.
+    fn snapshot(&self, visit: &mut Visit<'_>) -> Result<u32, StoreError>;
 }

@@ -67,7 +67,9 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let pool = Pool::start(settings.threads)?;
     let folder = settings.state_dir.join("training");
-    let trainer = Trainer::open(settings.trainer.clone(), folder, |_| true)?;
+    // The coordinator says of each training whether anybody goes on with it.
+    let is_training = |name: &str| name.parse::<proto::Digest>().is_ok();
+    let trainer = Trainer::open(settings.trainer.clone(), folder, is_training)?;
     let files = files::Files::open(&settings)?;
     let mut client = Client::new(channel, trainer.is_configured());
     let mut was_gone = false;

@@ -70,6 +70,36 @@ impl Authorities {
         folder.join(FIRST).exists() || folder.join(LIST).exists()
     }
 
+    /// The folder's files, as they are between two steps.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn files(&self) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+        let _turn = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::files_in(&self.folder)
+    }
+
+    /// The files in `folder`, where no coordinator takes a step; none where there is no folder.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn files_in(folder: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type()?.is_file() && !name.starts_with(durable::UNFINISHED) {
+                files.push((name, fs::read(entry.path())?));
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
     /// How it is now.
     pub fn now(&self) -> Arc<Present> {
         self.present.borrow().clone()

@@ -1,5 +1,6 @@
 //! The operator's calls: lists, apply, plan, watch. Reads records, makes views; the driver does the rest.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{access, add, authority, elsewhere, guard, import, job, note, status, token, view};
+use super::{access, add, authority, backup, elsewhere, guard, import, job, note, status, token, view};
 use crate::audit::Event;
 use crate::blob::BlobStore;
 use crate::clock::unix_ms;
@@ -31,6 +32,7 @@ use crate::store::{Applied, DeploymentPhase, DeploymentRecord, DerivationState, 
 #[derive(Clone)]
 pub(crate) struct OperatorRpc {
     pub(crate) core: Core,
+    pub(crate) state_dir: PathBuf,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -49,6 +51,13 @@ impl OperatorService for OperatorRpc {
     type WatchDeploymentStream = EventStream;
     type ExportArtifactStream = PartStream;
     type ReadJobLogStream = LogStream;
+    type BackupStream = backup::Parts;
+
+    async fn backup(&self, request: Request<v1::BackupRequest>) -> Reply<Self::BackupStream> {
+        guard::allow(&request, Role::Admin)?;
+        let (by, dir) = (guard::caller(&request), self.state_dir.clone());
+        backup::start(&self.core, dir, (by, request.into_inner())).await.map(Response::new)
+    }
 
     async fn export_artifact(
         &self,

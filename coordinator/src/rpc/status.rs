@@ -6,6 +6,7 @@ use proto::{Digest, Invalid};
 use pruner_core::zoo::UnknownNetwork;
 use tonic::Status;
 
+use crate::backup::BackupError;
 use crate::blob::BlobError;
 use crate::causes::chain;
 use crate::datasets::{AddError, UnknownDataset};
@@ -39,6 +40,7 @@ pub(super) fn store(error: StoreError) -> Status {
         | StoreError::RecordSchema { .. }
         | StoreError::Corrupt { .. }
         | StoreError::Encode { .. }
+        | StoreError::Twice { .. }
         | StoreError::Engine(_) => internal(text),
     }
 }
@@ -144,6 +146,15 @@ pub(super) fn no_trainer() -> Status {
 
 pub(super) fn reading(digest: Digest, error: &io::Error) -> Status {
     internal(format!("reading artifact {digest}: {error}"))
+}
+
+pub(super) fn backup(error: BackupError) -> Status {
+    let text = chain(&error);
+    match error {
+        BackupError::Store(error) => store(error),
+        BackupError::Blob(error) => blob(error),
+        BackupError::File { .. } => internal(text),
+    }
 }
 
 /// Runs `f` where blocking is allowed.

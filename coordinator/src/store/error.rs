@@ -66,6 +66,14 @@ pub enum StoreError {
         /// Why.
         source: serde_json::Error,
     },
+    /// A record to be loaded is there already.
+    #[error("{kind} {key} is there twice")]
+    Twice {
+        /// Which kind of record.
+        kind: String,
+        /// Its key.
+        key: String,
+    },
     /// Nothing is stored under that key.
     #[error("no {kind} '{key}'")]
     Missing {
@@ -106,6 +114,7 @@ impl StoreError {
             | Self::Corrupt { .. }
             | Self::Encode { .. }
             | Self::Missing { .. }
+            | Self::Twice { .. }
             | Self::Superseded { .. }
             | Self::Lost
             | Self::Engine(_) => false,

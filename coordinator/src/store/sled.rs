@@ -1,19 +1,20 @@
 //! The store on sled: one tree per kind of record. Every `sled::` of this crate is here.
 
-use std::fs::{self, File, TryLockError};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fs::{self, File};
+use std::path::Path;
 
 use proto::{DeviceId, Digest, Generation};
 use sled::{Db, IVec, Tree};
+
+use disk::Disk;
+use gate::Gate;
 
 use super::record::{Record, decode, encode, text};
 use super::{
     Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, AuditQuery, DatasetRecord, DeploymentPhase,
     DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, IdentityRecord, Insertion, JobRecord,
-    ModelRecord, OperatorRecord, Store, StoreError, TelemetryRecord, TokenRecord, audit, telemetry,
+    ModelRecord, OperatorRecord, RestoreRecord, Store, StoreError, TelemetryRecord, TokenRecord, Visit,
+    audit, telemetry,
 };
 use crate::audit::{AuditEntry, Event};
 use crate::manifest::DeploymentManifest;
@@ -37,20 +38,9 @@ pub struct SledStore {
     identities: Tree,
     operators: Tree,
     audit: Tree,
+    restores: Tree,
+    gate: Gate,
     disk: Disk,
-}
-
-/// Gets what was written onto the disk. Dropped last: it holds the lock that keeps other processes out.
-struct Disk {
-    db: Db,
-    /// sled's log. Its own flush starts the writing of pages but asks neither for the file's length nor for the disk's
-    /// cache to be written; that is what this handle is for.
-    log: File,
-    path: PathBuf,
-    /// Counts writes that wait for the disk.
-    asked: AtomicU64,
-    synced: Mutex<Synced>,
-    _lock: File,
 }
 
 impl SledStore {
@@ -58,7 +48,7 @@ impl SledStore {
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let failed = |source| StoreError::File { path: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(failed)?;
-        let lock = lock(folder)?;
+        let lock = disk::lock(folder)?;
         let db = sled::Config::new().path(folder).flush_every_ms(None).open().map_err(StoreError::Engine)?;
         check_schema(&db, folder)?;
         let path = folder.join("db");
@@ -78,19 +68,44 @@ impl SledStore {
             identities: tree(IdentityRecord::KIND)?,
             operators: tree(OperatorRecord::KIND)?,
             audit: tree(AuditEntry::KIND)?,
-            disk: Disk {
-                db,
-                log,
-                path,
-                asked: AtomicU64::new(0),
-                synced: Mutex::new(Synced::UpTo(0)),
-                _lock: lock,
-            },
+            restores: tree(RestoreRecord::KIND)?,
+            gate: Gate::default(),
+            disk: Disk::new(db, log, path, lock),
         };
         store.disk.sync()?;
         // The names of sled's files must be on the disk as well as their contents.
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
         Ok(store)
+    }
+
+    /// Puts records as they were read out of a store into this one. They are on the disk once a later write is.
+    ///
+    /// # Errors
+    /// When one is there already, or the engine fails.
+    pub fn load(&self, kind: &str, key: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
+        let tree = self.disk.db.open_tree(kind).map_err(StoreError::Engine)?;
+        let twice = |_| StoreError::Twice { kind: kind.to_owned(), key: text(key) };
+        self.gate.swap(&tree, key, None, bytes)?.map_err(twice)
+    }
+
+    /// Keeps every process from opening the store in `folder`, as long as the file is open.
+    ///
+    /// # Errors
+    /// When one has it open.
+    pub fn lock(folder: &Path) -> Result<File, StoreError> {
+        disk::lock(folder)
+    }
+
+    /// What a store of this version says that it is.
+    pub fn schema() -> u32 {
+        SCHEMA
+    }
+
+    /// Every generation that is given is above this one: what a restored store does not know of may have been above its own.
+    fn floor(&self) -> Result<Generation, StoreError> {
+        let last = self.restores.last().map_err(StoreError::Engine)?;
+        let last = last.map(|(key, bytes)| decode::<RestoreRecord>(&key, &bytes)).transpose()?;
+        Ok(last.map_or(Generation(0), |record| record.floor))
     }
 
     /// Replaces what is stored under `key` by what `change` makes of it; again, if another writer was faster. Returns
@@ -112,9 +127,7 @@ impl SledStore {
             }
             // What cannot be read again is never written: one such record would make every list fail.
             let read = decode(key, &new)?;
-            let swapped =
-                tree.compare_and_swap(key, old, Some(new.as_slice())).map_err(StoreError::Engine)?;
-            if swapped.is_ok() {
+            if self.gate.swap(tree, key, old, &new)?.is_ok() {
                 self.disk.sync()?;
                 return Ok(read);
             }
@@ -191,6 +204,7 @@ impl Store for SledStore {
             source,
         })?;
         let manifest_digest = Digest::of(&json);
+        let floor = self.floor()?;
         let mut before = None;
         let record =
             self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
@@ -210,7 +224,7 @@ impl Store for SledStore {
                         approved: 0,
                         paused: false,
                         was_complete: false,
-                        generation: stored.map_or(Generation(0), |record| record.generation).next(),
+                        generation: stored.map_or(floor, |record| record.generation.max(floor)).next(),
                         manifest: manifest.clone(),
                         manifest_digest,
                         text: text.to_owned(),
@@ -235,9 +249,12 @@ impl Store for SledStore {
         reason: &str,
         now_unix_ms: u64,
     ) -> Result<DeploymentRecord, StoreError> {
+        let floor = self.floor()?;
         self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
             let record = at_generation(stored, name, generation)?;
-            Ok(record.undone(reason.to_owned(), now_unix_ms).unwrap_or(record))
+            let Some(mut undone) = record.undone(reason.to_owned(), now_unix_ms) else { return Ok(record) };
+            undone.generation = undone.generation.max(floor.next());
+            Ok(undone)
         })
     }
 
@@ -324,7 +341,7 @@ impl Store for SledStore {
     }
 
     fn remove_job(&self, name: &str) -> Result<(), StoreError> {
-        self.jobs.remove(name.as_bytes()).map_err(StoreError::Engine)?;
+        self.gate.remove(&self.jobs, name.as_bytes())?;
         self.disk.sync()
     }
 
@@ -366,13 +383,18 @@ impl Store for SledStore {
 
     fn assign(&self, device: &DeviceId, order: &AssignmentOrder) -> Result<AssignmentRecord, StoreError> {
         let key = device.as_str().as_bytes();
+        let floor = self.floor()?;
         self.swap(&self.assignments, key, &mut |stored: Option<AssignmentRecord>| {
-            // A device may hold more than is stored here, if the store was restored from an older copy.
+            // A device may hold more than is stored here, if somebody put an older copy of the folder back.
             let held = self.device(device)?.map_or(Generation(0), |record| record.holding.generation);
             match stored {
-                Some(record) if record.fulfils(order) && record.generation >= held => Ok(record),
+                Some(record)
+                    if record.fulfils(order) && record.generation >= held && record.generation > floor =>
+                {
+                    Ok(record)
+                }
                 stored => {
-                    let given = stored.map_or(Generation(0), |record| record.generation);
+                    let given = stored.map_or(floor, |record| record.generation.max(floor));
                     let generation = given.max(held).next();
                     Ok(AssignmentRecord { device: device.clone(), generation, order: order.clone() })
                 }
@@ -431,8 +453,7 @@ impl Store for SledStore {
     fn insert_telemetry(&self, record: &TelemetryRecord) -> Result<Insertion, StoreError> {
         let key = record.key();
         let bytes = encode(record)?;
-        let inserted =
-            self.telemetry.compare_and_swap(key, None::<&[u8]>, Some(bytes)).map_err(StoreError::Engine)?;
+        let inserted = self.gate.swap(&self.telemetry, &key, None, &bytes)?;
         // Also where it was there: its writer may not have reached the disk yet, and this caller acknowledges it.
         self.disk.sync()?;
         Ok(match inserted {
@@ -455,8 +476,7 @@ impl Store for SledStore {
                 let last = self.audit.last().map_err(StoreError::Engine)?;
                 let last: Option<AuditEntry> = last.map(|(key, bytes)| decode(&key, &bytes)).transpose()?;
                 let entry = AuditEntry::following(last.as_ref(), event, now_unix_ms);
-                let inserted = self.audit.compare_and_swap(entry.key(), None::<&[u8]>, Some(encode(&entry)?));
-                if inserted.map_err(StoreError::Engine)?.is_ok() {
+                if self.gate.swap(&self.audit, &entry.key(), None, &encode(&entry)?)?.is_ok() {
                     break;
                 }
             }
@@ -488,38 +508,13 @@ impl Store for SledStore {
     fn telemetry(&self, device: &DeviceId) -> Result<Vec<TelemetryRecord>, StoreError> {
         list(&self.telemetry, &telemetry::prefix(device))
     }
-}
 
-/// How much of what was written the disk has.
-#[derive(Clone, Copy)]
-enum Synced {
-    /// So many writes.
-    UpTo(u64),
-    /// Unknown, since it refused once: the kernel forgets what it could not write, so that the next synchronisation
-    /// would succeed without it.
-    Lost,
-}
-
-impl Disk {
-    /// Returns once everything written so far is on the disk. Writers that meet here share one turn.
-    fn sync(&self) -> Result<(), StoreError> {
-        let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        // A poisoned lock means a panic within sled, after which the disk is as unknown as after a refusal.
-        let mut synced = self.synced.lock().map_err(|_| StoreError::Lost)?;
-        match *synced {
-            Synced::Lost => return Err(StoreError::Lost),
-            Synced::UpTo(done) if done >= mine => return Ok(()),
-            Synced::UpTo(_) => {}
-        }
-        let all = self.asked.load(Ordering::SeqCst);
-        let written = self.write_out();
-        *synced = if written.is_ok() { Synced::UpTo(all) } else { Synced::Lost };
-        written
+    fn put_restore(&self, record: &RestoreRecord) -> Result<(), StoreError> {
+        self.swap(&self.restores, &record.key(), &mut |_| Ok(record.clone())).map(drop)
     }
 
-    fn write_out(&self) -> Result<(), StoreError> {
-        self.db.flush().map_err(StoreError::Engine)?;
-        self.log.sync_data().map_err(|source| StoreError::File { path: self.path.clone(), source })
+    fn snapshot(&self, visit: &mut Visit<'_>) -> Result<u32, StoreError> {
+        self.gate.all(&self.disk.db, visit).map(|()| SCHEMA)
     }
 }
 
@@ -537,19 +532,6 @@ fn at_generation(
             stored: record.generation,
         }),
         Some(record) => Ok(record),
-    }
-}
-
-/// Keeps other processes out: ours by this lock, in a file of its own so that its refusal can be told from any other
-/// failure of sled.
-fn lock(folder: &Path) -> Result<File, StoreError> {
-    let path = folder.join("lock");
-    let failed = |source: io::Error| StoreError::File { path: path.clone(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: folder.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 
@@ -574,6 +556,9 @@ fn check_schema(db: &Db, folder: &Path) -> Result<(), StoreError> {
         }
     }
 }
+
+mod disk;
+mod gate;
 
 #[cfg(test)]
 mod tests;

@@ -336,3 +336,12 @@ fn the_audit_log_has_no_gaps_whoever_writes() {
     let again = SledStore::open(folder.path()).unwrap();
     assert_eq!(again.audit(&all).unwrap(), log);
 }
+
+#[test]
+fn every_write_goes_through_the_gate() {
+    // What is written beside it could be half in a backup.
+    let engine = include_str!("../sled.rs");
+    for word in ["compare_and_swap", ".insert(&", ".remove(", ".apply_batch(", ".transaction("] {
+        assert!(!engine.contains(word), "{word}");
+    }
+}
