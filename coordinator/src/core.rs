@@ -11,12 +11,12 @@ use crate::blob::BlobStore;
 use crate::board::Board;
 use crate::checkpoints::Checkpoints;
 use crate::fleet::Fleet;
+use crate::fresh::Fresh;
 use crate::identity::admissions::Admissions;
 use crate::identity::authorities::Authorities;
 use crate::jobs::log::JobLogs;
 use crate::jobs::queue::Queue;
 use crate::probes::ProbeSet;
-use crate::refit::Fresh;
 use crate::rollout::driver::{Poke, Subjects};
 use crate::store::{AssignmentRecord, StoreHandle};
 

@@ -41,7 +41,12 @@ impl Corrections {
     /// What the predictions of that class are multiplied with, at least 1: one network that ran faster than predicted says
     /// little of the next, and a ceiling that is broken costs more than one that is not filled.
     pub fn factor(&self, class: &ClassId) -> f64 {
-        self.0.get(class).copied().unwrap_or_default().factor.max(1.0)
+        self.measured(class).max(1.0)
+    }
+
+    /// The same as it was measured, also below 1: for who lets devices grow into what they leave free.
+    pub fn measured(&self, class: &ClassId) -> f64 {
+        self.0.get(class).copied().unwrap_or_default().factor
     }
 }
 

@@ -15,7 +15,7 @@ use crate::budgeting::{self, BudgetError, DenseFigures};
 use crate::class::{ClassId, ClassKey};
 use crate::corrections::Corrections;
 use crate::derive::Subject;
-use crate::manifest::{BudgetRule, DeploymentSpec};
+use crate::manifest::DeploymentSpec;
 use crate::probes::ProbeSet;
 use crate::store::DeviceRecord;
 
@@ -41,6 +41,8 @@ pub struct Candidate {
     pub profile: HardwareProfile,
     /// What it broke, where it is fitted again.
     pub broken: Option<Broken>,
+    /// What it has, where it has room for more.
+    pub growing: Option<Growing>,
 }
 
 /// What a device showed that broke its budget.
@@ -50,6 +52,34 @@ pub struct Broken {
     pub budget: Budget,
     /// Measured over predicted, before any correction, of the time that broke it.
     pub factor: f64,
+}
+
+/// The least gain in multiply-accumulates that is worth a training and a change of models.
+pub const LEAST_GAIN: f64 = 1.1;
+
+/// The most in one step: what was measured of one network says little of one many times its size.
+pub const MOST_GAIN: f64 = 2.0;
+
+/// What a device has that shows room under its latency ceilings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Growing {
+    /// The budget: it stands.
+    pub budget: Budget,
+    /// Measured over predicted, before any correction.
+    pub factor: f64,
+    /// Multiply-accumulates of what it has.
+    pub macs: u64,
+}
+
+impl Growing {
+    /// Whether a network of so many multiply-accumulates is worth the change, and not too much at once.
+    pub fn is_step(&self, macs: u64) -> bool {
+        macs as f64 >= self.macs as f64 * LEAST_GAIN && macs <= self.most_macs()
+    }
+
+    fn most_macs(&self) -> u64 {
+        (self.macs as f64 * MOST_GAIN) as u64
+    }
 }
 
 impl Candidate {
@@ -64,6 +94,7 @@ impl Candidate {
             profile: profile.clone(),
             class,
             broken: None,
+            growing: None,
         })
     }
 }
@@ -145,6 +176,24 @@ pub fn rule(
     spec.budgets.iter().position(|rule| rule.selector.matches(labels, profile))
 }
 
+/// Why devices are fitted: those who are for another reason are not fitted with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
+    New,
+    Broken,
+    Growing,
+}
+
+impl Why {
+    fn of(candidate: &Candidate) -> Self {
+        match (candidate.broken, candidate.growing) {
+            (Some(_), _) => Self::Broken,
+            (None, Some(_)) => Self::Growing,
+            (None, None) => Self::New,
+        }
+    }
+}
+
 struct Member<'a> {
     candidate: &'a Candidate,
     correction: f64,
@@ -162,13 +211,17 @@ pub fn fit(
     precedents: &[Precedent],
 ) -> Vec<Fitting> {
     let mut fittings = Vec::with_capacity(candidates.len());
-    let mut groups: BTreeMap<(ClassKey, Option<usize>, bool), Vec<Member<'_>>> = BTreeMap::new();
+    let mut groups: BTreeMap<(ClassKey, Option<usize>, Why), Vec<Member<'_>>> = BTreeMap::new();
     for candidate in candidates {
         let class = candidate.class.clone();
-        match member(subject, probes, &spec.budgets, candidate, corrections) {
+        match member(subject, probes, spec, candidate, corrections) {
             Ok(member) => {
                 let rule = rule(spec, &candidate.labels, Some(&candidate.profile));
                 let alike = precedents.iter().filter(|p| p.class == class.id() && p.rule == rule);
+                let is_step = |p: &&Precedent| {
+                    candidate.growing.is_none_or(|growing| growing.is_step(p.plan.promised.macs))
+                };
+                let alike = alike.filter(is_step);
                 match alike.filter_map(|p| follow(subject, &member, &p.plan)).next() {
                     Some(verdict) => {
                         fittings.push(Fitting {
@@ -179,7 +232,7 @@ pub fn fit(
                             verdict,
                         });
                     }
-                    None => groups.entry((class, rule, candidate.broken.is_some())).or_default().push(member),
+                    None => groups.entry((class, rule, Why::of(candidate))).or_default().push(member),
                 }
             }
             Err(error) => {
@@ -209,20 +262,25 @@ pub fn fit(
 fn member<'a>(
     subject: &Subject,
     probes: &ProbeSet,
-    rules: &[BudgetRule],
+    spec: &DeploymentSpec,
     candidate: &'a Candidate,
     corrections: &Corrections,
 ) -> Result<Member<'a>, FitError> {
     let class = candidate.class.id();
-    let correction = match candidate.broken {
-        Some(broken) => broken.factor.max(corrections.factor(&class)),
+    let learnt = match spec.rollout.grow {
+        Some(_) => corrections.measured(&class),
         None => corrections.factor(&class),
     };
+    // Of its own times and its class's the later ones.
+    let own = candidate.broken.map(|broken| broken.factor);
+    let own = own.or(candidate.growing.map(|growing| growing.factor));
+    let correction = own.map_or(learnt, |own| own.max(learnt));
     let model = probes.latency_model(&candidate.profile)?.corrected(correction);
     let dense = DenseFigures { cost: subject.cost, latency: Some(model.predict(&subject.graph)) };
-    let budget = match candidate.broken {
-        Some(broken) => broken.budget,
-        None => budgeting::budget(&candidate.profile, &candidate.labels, rules, &dense)?,
+    let stands = candidate.broken.map(|broken| broken.budget);
+    let budget = match stands.or(candidate.growing.map(|growing| growing.budget)) {
+        Some(budget) => budget,
+        None => budgeting::budget(&candidate.profile, &candidate.labels, &spec.budgets, &dense)?,
     };
     Ok(Member { candidate, correction, model, budget })
 }
@@ -231,11 +289,15 @@ type Planned = Result<(Arc<PrunePlan>, Graph), FitError>;
 
 /// The largest network that the slowest of the members can run within `budget`.
 fn plan(subject: &Subject, probes: &ProbeSet, members: &[Member<'_>], budget: &Budget) -> Planned {
-    let correction = members.iter().map(|member| member.correction).fold(1.0, f64::max);
+    let correction = members.iter().map(|member| member.correction).reduce(f64::max).unwrap_or(1.0);
+    let steps = members.iter().filter_map(|member| member.candidate.growing);
+    let step = Budget { macs: steps.map(|growing| growing.most_macs()).min(), ..Budget::default() };
     let profile = slowest_profile(members);
     let model = probes.latency_model(&profile)?.corrected(correction);
-    let plan =
-        subject.planner.plan(&with_headroom(budget), Some(&model), ROUND_TO).map_err(FitError::Plan)?;
+    let plan = subject
+        .planner
+        .plan(&with_headroom(&budget.tightest(step)), Some(&model), ROUND_TO)
+        .map_err(FitError::Plan)?;
     let graph = subject.planned_graph(&plan).map_err(|error| FitError::Surgery(Arc::new(error)))?;
     Ok((Arc::new(plan), graph))
 }

@@ -29,6 +29,7 @@ pub mod models;
 pub mod probes;
 pub mod refit;
 pub mod rollout;
+pub mod room;
 pub mod signing;
 pub mod store;
 pub mod trainer;
@@ -37,6 +38,7 @@ pub mod worker;
 mod chance;
 mod clock;
 mod core;
+mod fresh;
 mod rpc;
 
 pub use app::{App, AppError};

@@ -2,6 +2,7 @@
 
 mod check;
 mod dataset;
+mod grow;
 mod guard;
 mod place;
 mod probation;
@@ -20,6 +21,7 @@ use pruner_core::train::{EarlyStop, Flip, Recipe, Schedule};
 use serde::{Deserialize, Serialize};
 
 pub use dataset::{DatasetRef, DatasetSpec};
+pub use grow::GrowSpec;
 pub use guard::{GateSpec, OnFailure};
 pub use place::Place;
 pub use probation::{ProbationSpec, Span};
@@ -217,6 +219,9 @@ pub struct RolloutSpec {
     /// How often a device whose measured latency breaks its ceiling is fitted again, tighter.
     #[serde(skip_serializing_if = "usual::refits")]
     pub refits: u32,
+    /// Whether a device whose measured latency leaves room gets a larger network. Left out: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grow: Option<GrowSpec>,
 }
 
 impl<D> DeploymentManifest<D> {
@@ -305,6 +310,7 @@ impl Default for RolloutSpec {
             on_failure: OnFailure::Halt,
             probation: ProbationSpec::default(),
             refits: 2,
+            grow: None,
         }
     }
 }

@@ -3,10 +3,6 @@
 //! A ceiling on a quantile `q` lets a share of `1 - q` of the requests be later. It is broken when more are than chance makes of that
 //! share (`chance`).
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
-
-use proto::DeviceId;
 use pruner_core::budget::Budget;
 use serde::{Deserialize, Serialize};
 
@@ -53,23 +49,6 @@ pub fn breach(tally: &LatencyTally, budget: &Budget) -> Option<Breach> {
             requests: summary.count,
         })
     })
-}
-
-/// The devices whose telemetry has come since it was looked at last.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Fresh(Arc<Mutex<BTreeSet<DeviceId>>>);
-
-impl Fresh {
-    pub(crate) fn mark(&self, device: &DeviceId) {
-        let mut devices = self.0.lock().expect("no holder of this lock can panic");
-        if !devices.contains(device) {
-            devices.insert(device.clone());
-        }
-    }
-
-    pub(crate) fn take(&self) -> BTreeSet<DeviceId> {
-        std::mem::take(&mut *self.0.lock().expect("no holder of this lock can panic"))
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod gate;
 pub mod plan;
 pub mod state;
 
+mod grow;
 mod journal;
 pub(crate) mod progress;
 

@@ -8,6 +8,7 @@ pub mod dataset;
 pub mod deployment;
 pub mod derivation;
 pub mod device;
+pub mod growth;
 pub mod identity;
 pub mod job;
 pub mod model;
@@ -19,7 +20,7 @@ mod error;
 mod handle;
 mod record;
 
-use proto::{DeviceId, Digest, Generation};
+use proto::{DeviceId, Digest, Generation, SpoolPosition};
 
 use crate::audit::{AuditEntry, Event};
 use crate::manifest::DeploymentManifest;
@@ -34,6 +35,7 @@ pub use deployment::{
 pub use derivation::{DerivationKey, DerivationRecord, DerivationState};
 pub use device::{DeviceRecord, HoldingRecord};
 pub use error::StoreError;
+pub use growth::{Growth, Had};
 pub use handle::StoreHandle;
 pub use identity::{IdentityRecord, OperatorRecord, TokenRecord};
 pub use job::{JobRecord, JobState, Work};
@@ -214,6 +216,13 @@ pub trait Store: Send + Sync {
 
     /// Entries of the audit log, oldest first.
     fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// Those of a device's intervals that stand at these places; places where there is none are left out.
+    fn telemetry_at(
+        &self,
+        device: &DeviceId,
+        places: &[SpoolPosition],
+    ) -> Result<Vec<TelemetryRecord>, StoreError>;
 
     /// A device's intervals, oldest first.
     fn telemetry(&self, device: &DeviceId) -> Result<Vec<TelemetryRecord>, StoreError>;

@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets an error ends there")]
 
+mod backup;
 mod bad_input;
 mod elsewhere;
 mod encrypted;
 mod gate;
+mod grow;
 mod identity;
 mod kill;
 mod kill_writes;

@@ -117,6 +117,10 @@ fn engines_and_wire_stay_behind_their_borders() {
                 "coordinator/src/app.rs",
                 // Connections themselves.
                 "coordinator/src/listener/door.rs",
+                // The worker's end of them.
+                "coordinator/src/worker.rs",
+                "coordinator/src/worker/client.rs",
+                "coordinator/src/worker/local.rs",
                 "agent/src/identity",
                 "coordinator/src/cli",
                 "agent/src/session",

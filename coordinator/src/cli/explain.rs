@@ -1,6 +1,7 @@
 //! `reconvene explain`: why a device has what it has, in sentences.
 
 use coordinator::fitting::LATENCY_HEADROOM;
+use coordinator::manifest::{DeploymentManifest, GrowSpec};
 use proto::v1;
 
 use super::Context;
@@ -58,6 +59,7 @@ fn explain(
             let newest = telemetry.iter().filter(measured).max_by_key(|summary| summary.generation);
             if let Some(summary) = newest.filter(|summary| summary.count > 0) {
                 text += &format!("\n  {}", measured_sentence(outcome, summary));
+                text += unused_room(deployment, outcome, summary).unwrap_or_default();
             }
         }
     }
@@ -153,4 +155,23 @@ fn measured_sentence(outcome: &v1::DeviceOutcome, summary: &v1::TelemetrySummary
         text += &format!(", {side} its ceiling");
     }
     text + "."
+}
+
+/// What is to be said where there is room, and the policy to use it is off.
+fn unused_room(
+    deployment: &v1::Deployment,
+    outcome: &v1::DeviceOutcome,
+    summary: &v1::TelemetrySummary,
+) -> Option<&'static str> {
+    let manifest = DeploymentManifest::read(&deployment.manifest).ok()?;
+    let usual = GrowSpec::default();
+    let ceilings = outcome.budget?;
+    let times = [
+        ceilings.latency_p50_ms.map(|ceiling| summary.p50_ms / ceiling),
+        ceilings.latency_p95_ms.map(|ceiling| summary.p95_ms / ceiling),
+    ];
+    let fullest = times.into_iter().flatten().max_by(f64::total_cmp)?;
+    let has_room = fullest < 1.0 - usual.when_room / 100.0 && summary.count >= usual.at_least_requests;
+    (has_room && manifest.spec.rollout.grow.is_none())
+        .then_some(" It has room for a larger network, but the deployment's policy, rollout.grow, is off.")
 }

@@ -6,11 +6,16 @@ use proptest::prelude::*;
 
 use super::{HistogramError, LatencyTally, check_payload};
 
-fn encoded(microseconds: impl IntoIterator<Item = u64>) -> Vec<u8> {
+pub(crate) fn encoded(microseconds: impl IntoIterator<Item = u64>) -> Vec<u8> {
+    counted(microseconds.into_iter().map(|value| (value, 1)))
+}
+
+/// So many requests of so many microseconds each.
+fn counted(microseconds: impl IntoIterator<Item = (u64, u64)>) -> Vec<u8> {
     let mut histogram = Histogram::<u64>::new(3).unwrap();
     histogram.auto(true);
-    for value in microseconds {
-        histogram.record(value).unwrap();
+    for (value, count) in microseconds {
+        histogram.record_n(value, count).unwrap();
     }
     let mut bytes = Vec::new();
     V2Serializer::new().serialize(&histogram, &mut bytes).unwrap();
@@ -21,7 +26,7 @@ fn encoded(microseconds: impl IntoIterator<Item = u64>) -> Vec<u8> {
 pub(crate) fn tally(requests: &[(f64, u64)]) -> LatencyTally {
     let mut tally = LatencyTally::default();
     for &(ms, count) in requests {
-        tally.add(&encoded(std::iter::repeat_n((ms * 1e3) as u64, count as usize))).unwrap();
+        tally.add(&counted([((ms * 1e3) as u64, count)])).unwrap();
     }
     tally
 }

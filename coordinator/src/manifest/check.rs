@@ -5,9 +5,11 @@ use pruner_core::plan::WidthPolicy;
 
 use super::dataset::DatasetFields;
 use super::{
-    API_VERSION, BudgetRule, DatasetFormat, DatasetRef, DatasetSpec, DeploymentManifest, GateSpec, KIND,
-    Limit, ProbationSpec, PruningSpec, RolloutSpec, TrainingSpec,
+    API_VERSION, BudgetRule, DatasetFormat, DatasetRef, DatasetSpec, DeploymentManifest, DeploymentSpec,
+    GateSpec, GrowSpec, KIND, Limit, ProbationSpec, PruningSpec, RolloutSpec, TrainerKind, TrainingSpec,
 };
+use crate::calibration::MIN_REQUESTS;
+use crate::fitting::LATENCY_HEADROOM;
 
 /// The first value that is not allowed: its path, and what is wrong with it.
 pub(super) fn problem(manifest: &DeploymentManifest<DatasetFields>) -> Option<(String, String)> {
@@ -19,6 +21,7 @@ pub(super) fn problem(manifest: &DeploymentManifest<DatasetFields>) -> Option<(S
         .or_else(|| training(&spec.training))
         .or_else(|| budgets(&spec.budgets))
         .or_else(|| rollout(&spec.rollout))
+        .or_else(|| grow(spec))
 }
 
 type Problem = Option<(String, String)>;
@@ -187,6 +190,37 @@ fn gate(spec: &GateSpec) -> Problem {
     .or_else(|| {
         refuse_if(min_requests == 0, "spec.rollout.gate.minRequests", || {
             "0 is not allowed; at least 1".into()
+        })
+    })
+}
+
+/// What makes devices grow by themselves, and what nobody may grow under.
+fn grow<D>(spec: &DeploymentSpec<D>) -> Problem {
+    let GrowSpec { when_room, at_most_every, at_least_requests } = spec.rollout.grow?;
+    let kept = LATENCY_HEADROOM * 100.0;
+    refuse_if(!(kept..=95.0).contains(&when_room), "spec.rollout.grow.whenRoom", || {
+        format!(
+            "{when_room} is not allowed; percent, from {kept}, which plans leave free anyway, to 95, as in 30"
+        )
+    })
+    .or_else(|| {
+        refuse_if(at_most_every.0.is_zero(), "spec.rollout.grow.atMostEvery", || {
+            "0 is not allowed; as in 1d".into()
+        })
+    })
+    .or_else(|| {
+        refuse_if(at_least_requests < MIN_REQUESTS, "spec.rollout.grow.atLeastRequests", || {
+            format!("{at_least_requests} is not allowed; at least {MIN_REQUESTS}")
+        })
+    })
+    .or_else(|| {
+        refuse_if(spec.rollout.approval, "spec.rollout.grow", || {
+            "is not allowed with approval: networks grow without asking; leave one of them out".into()
+        })
+    })
+    .or_else(|| {
+        refuse_if(spec.training.trainer == TrainerKind::External, "spec.rollout.grow", || {
+            "is not allowed with trainer external: somebody would have to train each larger network".into()
         })
     })
 }

@@ -3,6 +3,8 @@
 mod advance;
 mod carry_out;
 mod judge;
+mod regrow;
+mod tallies;
 mod work;
 
 pub(crate) use work::{show_waiting, take_up};
@@ -11,13 +13,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proto::DeviceId;
 use tokio::sync::Notify;
 
 use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::derive::{Subject, SubjectKey};
+use crate::fresh::News;
 use crate::store::{
     ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationRecord, DeviceRecord, JobRecord, Store,
     StoreError,
@@ -61,6 +63,14 @@ impl Subjects {
     }
 }
 
+/// What the loop remembers beside the store; a restart finds it out anew.
+#[derive(Default)]
+struct Memory {
+    judgements: judge::Judgements,
+    tallies: tallies::Tallies,
+    regrowth: regrow::Regrowth,
+}
+
 /// All that one round decides by, read at once.
 struct Snapshot {
     devices: Vec<DeviceRecord>,
@@ -78,9 +88,9 @@ const LEAST_REST: Duration = Duration::from_millis(100);
 impl Driver {
     /// Runs until shutdown.
     pub(crate) async fn run(self) {
-        let mut judgements = judge::Judgements::default();
+        let mut memory = Memory::default();
         loop {
-            let rest = match self.round(&mut judgements).await {
+            let rest = match self.round(&mut memory).await {
                 Ok(wake_unix_ms) => rest(wake_unix_ms, unix_ms()),
                 Err(error) => {
                     tracing::error!(error = chain(&error), "a round of the driver failed; it is tried again");
@@ -96,26 +106,24 @@ impl Driver {
     }
 
     /// Moves every deployment on as far as it goes now. Returns when a deadline passes next, milliseconds since 1970.
-    async fn round(&self, judgements: &mut judge::Judgements) -> Result<Option<u64>, StoreError> {
-        let fresh = self.core.fresh.take();
-        let done = self.round_with(&fresh, judgements).await;
+    async fn round(&self, memory: &mut Memory) -> Result<Option<u64>, StoreError> {
+        let news = self.core.fresh.take();
+        let done = self.round_with(&news, memory).await;
         if done.is_err() {
-            fresh.iter().for_each(|device| self.core.fresh.mark(device));
+            self.core.fresh.put_back(news);
         }
         done
     }
 
-    async fn round_with(
-        &self,
-        fresh: &BTreeSet<DeviceId>,
-        judgements: &mut judge::Judgements,
-    ) -> Result<Option<u64>, StoreError> {
+    async fn round_with(&self, news: &News, memory: &mut Memory) -> Result<Option<u64>, StoreError> {
+        self.count(news, &mut memory.tallies).await?;
+        let fresh = &news.keys().cloned().collect();
         let snapshot = self.core.store.call(Snapshot::read).await?;
         let mut owned = BTreeSet::new();
         let mut wanted = BTreeSet::new();
         let mut wake_unix_ms = None;
         for deployment in &snapshot.deployments {
-            let next = self.advance(deployment, &snapshot, (&owned, fresh), judgements).await?;
+            let next = self.advance(deployment, &snapshot, (&owned, fresh), memory).await?;
             // One that failed lets go of its devices: another deployment may mend them.
             let is_over =
                 matches!(next.record.phase, DeploymentPhase::Failed { .. }) && !next.record.undo_due;
@@ -131,6 +139,7 @@ impl Driver {
                 }
             }
         }
+        memory.tallies.keep(&owned);
         self.drop_unwanted(&snapshot.jobs, |key| wanted.contains(key)).await?;
         Ok(wake_unix_ms)
     }

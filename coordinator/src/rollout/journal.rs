@@ -50,6 +50,18 @@ fn outcome_changed(
         let had = format!("model {} of {deployment}", model(before.unwrap_or(after)));
         return Some(Event::new(COORDINATOR, "refit", subject).changed(had, breach.text()));
     }
+    if let Some(growth) = after.growths.get(before.map_or(0, |before| before.growths.len())) {
+        let had = format!("model {} of {deployment}", model(before.unwrap_or(after)));
+        return Some(Event::new(COORDINATOR, "grow", subject).changed(had, growth.text()));
+    }
+    let taken_back = |outcome: &OutcomeRecord| outcome.growths.iter().filter(|g| g.ended.is_some()).count();
+    if taken_back(after) > before.map_or(0, taken_back) {
+        let given =
+            before.map_or_else(String::new, |before| format!("model {} of {deployment}", model(before)));
+        let ended = after.growths.iter().find_map(|growth| growth.ended.as_deref()).unwrap_or_default();
+        let told = format!("back to model {}: {ended}", model(after));
+        return Some(Event::new(COORDINATOR, "shrink", subject).changed(given, told));
+    }
     if before.is_some_and(|before| before.state == after.state) {
         return None;
     }

@@ -214,6 +214,11 @@ impl<'a> Rollout<'a> {
     /// A device's place in the order: the same for ever, and another one in each deployment, so that it is not always
     /// the same devices that try first.
     pub(super) fn place(&self, device: &DeviceId) -> Digest {
-        Digest::of(format!("{}\0{device}", self.deployment).as_bytes())
+        place(self.deployment, device)
     }
+}
+
+/// A device's place in a deployment's order.
+pub(super) fn place(deployment: &str, device: &DeviceId) -> Digest {
+    Digest::of(format!("{deployment}\0{device}").as_bytes())
 }

@@ -273,7 +273,7 @@ impl SessionRpc {
             tracing::debug!(%device, ?position, "interval sent again");
         }
         // Nothing waits for it: the driver looks at it in its next round.
-        self.core.fresh.mark(device);
+        self.core.fresh.mark(device, position);
         Ok(())
     }
 }

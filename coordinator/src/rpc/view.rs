@@ -259,6 +259,15 @@ fn state(outcome: &OutcomeRecord, online: bool) -> (&'static str, String) {
         };
         reason += &format!("; fitted again {times}, for {}", last.text());
     }
+    if let Some(growth) = outcome.growths.last() {
+        reason += &format!("; grown by {}", growth.text());
+    }
+    if let Some(ended) = outcome.growths.iter().find_map(|growth| growth.ended.as_deref()) {
+        reason += &format!("; the larger network was taken back: {ended}");
+    }
+    if let (Outcome::Active { .. }, Some(held)) = (&outcome.state, &outcome.held) {
+        reason += &format!("; it does not grow: {held}");
+    }
     (state, reason)
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use proto::{DeviceId, Digest, Generation, Probation};
 use serde::{Deserialize, Serialize};
 
-use super::DerivationKey;
 use super::record::Record;
+use super::{DerivationKey, Growth};
 use crate::class::ClassId;
 use crate::fitting::Broken;
 use crate::manifest::DeploymentManifest;
@@ -122,6 +122,12 @@ pub struct OutcomeRecord {
     /// Why it was fitted again, each time.
     #[serde(default)]
     pub breaches: Vec<Breach>,
+    /// The larger networks that it was given, each time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub growths: Vec<Growth>,
+    /// Why it does not grow, for an operator, where it is looked at and does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 impl DeploymentRecord {
@@ -159,6 +165,7 @@ impl DeploymentRecord {
             state: Outcome::Fitted,
             assignment: None,
             wave: None,
+            held: None,
             ..outcome.clone()
         };
         Some(Self {
@@ -322,6 +329,8 @@ impl OutcomeRecord {
             wave: None,
             correction: uncorrected(),
             breaches: Vec::new(),
+            growths: Vec::new(),
+            held: None,
         }
     }
 }

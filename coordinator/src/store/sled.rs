@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use proto::{DeviceId, Digest, Generation};
+use proto::{DeviceId, Digest, Generation, SpoolPosition};
 use sled::{Db, IVec, Tree};
 
 use disk::Disk;
@@ -503,6 +503,15 @@ impl Store for SledStore {
                 Ok(found)
             }
         }
+    }
+
+    fn telemetry_at(
+        &self,
+        device: &DeviceId,
+        places: &[SpoolPosition],
+    ) -> Result<Vec<TelemetryRecord>, StoreError> {
+        let at = |place: &SpoolPosition| get(&self.telemetry, &telemetry::key(device, *place)).transpose();
+        places.iter().filter_map(at).collect()
     }
 
     fn telemetry(&self, device: &DeviceId) -> Result<Vec<TelemetryRecord>, StoreError> {

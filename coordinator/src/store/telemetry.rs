@@ -34,13 +34,18 @@ pub(super) fn prefix(device: &DeviceId) -> Vec<u8> {
     key
 }
 
+/// Where one of a device's intervals is kept.
+pub(super) fn key(device: &DeviceId, position: SpoolPosition) -> Vec<u8> {
+    let mut key = prefix(device);
+    key.extend(position.epoch.to_be_bytes());
+    key.extend(position.sequence.to_be_bytes());
+    key
+}
+
 impl Record for TelemetryRecord {
     const KIND: &'static str = "telemetry";
     const SCHEMA: u8 = 1;
     fn key(&self) -> Vec<u8> {
-        let mut key = prefix(&self.device);
-        key.extend(self.position.epoch.to_be_bytes());
-        key.extend(self.position.sequence.to_be_bytes());
-        key
+        key(&self.device, self.position)
     }
 }

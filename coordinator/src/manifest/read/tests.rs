@@ -11,7 +11,7 @@ use pruner_core::sensitivity::Measure;
 
 use super::*;
 use crate::limit::{Count, Limit};
-use crate::manifest::{DatasetFormat, DatasetSpec};
+use crate::manifest::{DatasetFormat, DatasetSpec, GrowSpec, Span};
 
 const MINIMAL: &str = "\
 apiVersion: reconvene/v1
@@ -289,4 +289,51 @@ fn devices_are_selected_by_what_they_are_too() {
     );
     let hidden = "  budgets:\n    - { selector: cores>=2, params: 25% }\n    - { selector: 'cores>=2,site=berlin', params: 10% }\n";
     assert!(refusal(hidden).contains("rule 2 of the list never applies"), "{}", refusal(hidden));
+}
+
+#[test]
+fn growing_is_off_and_has_bounds() {
+    assert_eq!(read(MINIMAL).unwrap().spec.rollout.grow, None);
+    let grow = |text: &str| read(&format!("{MINIMAL}  rollout: {{ grow: {text} }}\n"));
+    let day = std::time::Duration::from_secs(86_400);
+    let usual = GrowSpec { when_room: 30.0, at_most_every: Span(day), at_least_requests: 1000 };
+    let manifest = grow("{}").unwrap();
+    assert_eq!(manifest.spec.rollout.grow, Some(usual));
+    assert_eq!(read(&serde_saphyr::to_string(&manifest).unwrap()).unwrap(), manifest);
+    let spec = grow("{ whenRoom: 50, atMostEvery: 6h, atLeastRequests: 400 }").unwrap().spec.rollout.grow;
+    assert_eq!(spec.unwrap().at_least_requests, 400);
+    for (text, expected) in [
+        (
+            "{ whenRoom: 10 }",
+            "line 8, column 32: spec.rollout.grow.whenRoom: 10 is not allowed; percent, from 20, which plans leave \
+             free anyway, to 95, as in 30",
+        ),
+        (
+            "{ atMostEvery: 0s }",
+            "line 8, column 35: spec.rollout.grow.atMostEvery: 0 is not allowed; as in 1d",
+        ),
+        (
+            "{ atMostEvery: often }",
+            "line 8, column 35: spec.rollout.grow.atMostEvery: 'often' is no time; as in 10m, 30s, 1h 30m",
+        ),
+        (
+            "{ atLeastRequests: 100 }",
+            "line 8, column 39: spec.rollout.grow.atLeastRequests: 100 is not allowed; at least 400",
+        ),
+        (
+            "{ whenRom: 30 }",
+            "line 8, column 22: unknown field 'whenRom'; allowed here: whenRoom, atMostEvery, atLeastRequests",
+        ),
+        (
+            "{}, approval: true",
+            "line 8, column 20: spec.rollout.grow: is not allowed with approval: networks grow without asking; leave \
+             one of them out",
+        ),
+    ] {
+        assert_eq!(grow(text).unwrap_err().to_string(), expected);
+    }
+    assert!(
+        refusal("  training: { trainer: external }\n  rollout: { grow: {} }\n")
+            .contains("spec.rollout.grow: is not allowed with trainer external")
+    );
 }

@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::DeviceId;
 use pruner_core::plan::PrunePlan;
 
-use super::judge::Judgements;
-use super::{Driver, Snapshot};
+use super::tallies::Tallies;
+use super::{Driver, Memory, Snapshot, regrow};
 use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::corrections::Corrections;
 use crate::derive::{Derivation, SubjectKey};
 use crate::fitting::{self, Candidate, Fitting, Precedent, Verdict};
-use crate::histogram::LatencyTally;
 use crate::manifest::{DeploymentSpec, OnFailure, TrainerKind};
 use crate::probes::ProbeSet;
 use crate::refit;
@@ -46,7 +45,7 @@ impl Driver {
         deployment: &DeploymentRecord,
         snapshot: &Snapshot,
         (owned, fresh): (&BTreeSet<DeviceId>, &BTreeSet<DeviceId>),
-        judgements: &mut Judgements,
+        memory: &mut Memory,
     ) -> Result<Next, StoreError> {
         let mut next = Next {
             record: deployment.clone(),
@@ -59,12 +58,14 @@ impl Driver {
         if matches!(deployment.phase, DeploymentPhase::Failed { .. }) {
             return Ok(next);
         }
-        self.find_breaches(&mut next.record, fresh).await?;
+        self.find_breaches(&mut next.record, fresh, &mut memory.tallies).await?;
         let unfitted = next.match_devices(snapshot, owned, &self.core.probes);
         self.fit_devices(&mut next, snapshot, unfitted).await?;
+        self.grow_devices(&mut next, snapshot, fresh, memory).await?;
         next.note_derivations(snapshot);
         next.note_holdings(snapshot);
-        let judgement = self.judge(&next.record, fresh, judgements).await?;
+        next.take_back_failed();
+        let judgement = self.judge(&next.record, fresh, &mut memory.judgements).await?;
         self.place(&mut next, snapshot, judgement);
         Ok(next)
     }
@@ -74,6 +75,7 @@ impl Driver {
         &self,
         record: &mut DeploymentRecord,
         fresh: &BTreeSet<DeviceId>,
+        tallies: &mut Tallies,
     ) -> Result<(), StoreError> {
         let spec = &record.manifest.spec;
         let most = match spec.training.trainer {
@@ -85,24 +87,15 @@ impl Driver {
             let is_watched = matches!(outcome.state, Outcome::Active { .. })
                 && outcome.budget.bounds_latency()
                 && fresh.contains(id);
-            if !is_watched || outcome.breaches.len() >= most {
+            let is_grown = outcome.grown().is_some();
+            if !is_watched || (outcome.breaches.len() >= most && !is_grown) {
                 continue;
             }
-            let (device, budget) = (id.clone(), outcome.budget);
-            let (digest, assignment) = (outcome.digest, outcome.assignment);
-            let found = self.core.store.call(move |store| {
-                let telemetry = store.telemetry(&device)?;
-                let served = telemetry.iter().map(|record| &record.interval).filter(|interval| {
-                    Some(interval.digest) == digest && Some(interval.generation) == assignment
-                });
-                let mut tally = LatencyTally::default();
-                for interval in served {
-                    // One that cannot be read is shown as errors in the telemetry's list; here it says nothing.
-                    let _ = tally.add(&interval.histogram);
-                }
-                Ok(refit::breach(&tally, &budget))
-            });
-            if let Some(breach) = found.await? {
+            let Some(counted) = self.counted(id, outcome, tallies).await? else { continue };
+            if let Some(reason) = regrow::too_large(spec.rollout.gate, outcome, &counted) {
+                tracing::warn!(deployment = record.name, device = %id, reason, "a larger network is taken back");
+                outcome.take_back(reason);
+            } else if let Some(breach) = refit::breach(&counted.tally, &outcome.budget) {
                 tracing::warn!(deployment = record.name, device = %id, breach = breach.text(), "fitted again");
                 outcome.refit(breach);
             }
@@ -138,6 +131,7 @@ impl Driver {
             let (id, mut outcome, derivation) = decided(&spec, fitting);
             if let Some(before) = next.record.outcomes.get(&id) {
                 (outcome.wave, outcome.breaches) = (before.wave, before.breaches.clone());
+                outcome.growths = before.growths.clone();
                 // What it serves meanwhile: what it can go back to.
                 outcome.digest = before.digest;
             }
@@ -191,7 +185,7 @@ impl Next {
     }
 
     /// What devices of this deployment got already, class by class and rule by rule.
-    fn precedents(&self, snapshot: &Snapshot) -> Vec<Precedent> {
+    pub(super) fn precedents(&self, snapshot: &Snapshot) -> Vec<Precedent> {
         let precedent = |(id, outcome): (&DeviceId, &OutcomeRecord)| {
             let device = snapshot.devices.iter().find(|device| device.id == *id)?;
             let derivation =
@@ -276,7 +270,7 @@ impl Next {
 }
 
 /// A fitting as the deployment's record keeps it, and the derivation that it asks for.
-fn decided(
+pub(super) fn decided(
     spec: &DeploymentSpec,
     fitting: Fitting,
 ) -> (DeviceId, OutcomeRecord, Option<(DerivationKey, PrunePlan)>) {
