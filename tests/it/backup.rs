@@ -117,7 +117,6 @@ async fn a_restore_that_is_killed_anywhere_leaves_nothing_or_all() {
         }
     }
     assert!(cells >= 10, "{cells} kills");
-    println!("{cells} kills");
     let restored = restore(&fleet, &file, &target, &[]);
     assert!(restored.status.success(), "what kills left is in nobody's way: {}", complaint(&restored));
 }

@@ -61,7 +61,11 @@ async fn each_says(scene: &Scene, devices: &mut [SimulatedDevice], what: &str) -
 }
 
 fn macs(deployment: &v1::Deployment) -> Vec<u64> {
-    deployment.devices.iter().map(|outcome| outcome.planned.unwrap_or_else(|| panic!("{outcome:?}")).macs).collect()
+    deployment
+        .devices
+        .iter()
+        .map(|outcome| outcome.planned.unwrap_or_else(|| panic!("{outcome:?}")).macs)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -341,7 +341,7 @@ impl Store for SledStore {
     }
 
     fn remove_job(&self, name: &str) -> Result<(), StoreError> {
-        self.gate.remove(&self.jobs, name.as_bytes())?;
+        self.gate.forget(&self.jobs, name.as_bytes())?;
         self.disk.sync()
     }
 

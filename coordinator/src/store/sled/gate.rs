@@ -28,7 +28,7 @@ impl Gate {
     }
 
     /// Removes a record.
-    pub(super) fn remove(&self, tree: &Tree, key: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn forget(&self, tree: &Tree, key: &[u8]) -> Result<(), StoreError> {
         let _open = self.pass()?;
         tree.remove(key).map(drop).map_err(StoreError::Engine)
     }
