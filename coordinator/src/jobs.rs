@@ -120,6 +120,12 @@ impl JobRecord {
         matches!(self.state, JobState::Leased { lease: held, .. } if held == lease)
     }
 
+    /// Whether that lease holds, and is that worker's.
+    pub fn is_held_by(&self, worker: &DeviceId, lease: u64) -> bool {
+        self.is_held(lease)
+            && matches!(&self.state, JobState::Leased { worker: holder, .. } if holder == worker)
+    }
+
     /// Its holder was heard of. False where it is the holder no more.
     pub fn renew(&mut self, lease: u64, now_unix_ms: u64) -> bool {
         match &mut self.state {

@@ -8,6 +8,7 @@ mod job;
 pub(crate) mod local;
 pub(crate) mod task;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -73,8 +74,11 @@ pub async fn run(
     let files = files::Files::open(&settings)?;
     let mut client = Client::new(channel, trainer.is_configured());
     let mut was_gone = false;
+    // One that cannot be removed is not asked about again.
+    let mut asked_about = BTreeSet::new();
     while !stop.is_cancelled() {
-        let asked = stop.run_until_cancelled(client.lease(trainer.kept()));
+        let kept = trainer.kept().into_iter().filter(|name| !asked_about.contains(name)).collect();
+        let asked = stop.run_until_cancelled(client.lease(kept));
         let leased = match asked.await {
             None => break,
             Some(Ok(leased)) => leased,
@@ -88,8 +92,14 @@ pub async fn run(
             Some(Err(error)) => return Err(RunError::Refused(error)),
         };
         was_gone = false;
-        leased.unwanted.iter().for_each(|&key| trainer.forget(key));
+        for key in leased.unwanted {
+            trainer.forget(key);
+            asked_about.insert(key.to_string());
+        }
         let Some((lease, task)) = leased.job else { continue };
+        if let task::Task::Train(training) = &*task {
+            asked_about.remove(&training.key.to_string());
+        }
         job::carry_out(&client, (lease, *task), &pool, (&trainer, &files), &stop).await;
     }
     Ok(())

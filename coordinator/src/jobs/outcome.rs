@@ -63,6 +63,10 @@ pub(crate) fn settle(
         store.update_job(&job.name, &mut |job| held = change(job))?;
         if held { Ok(()) } else { Err(OutcomeError::Lost { job: job.name.clone() }) }
     };
+    // The file took its time to come.
+    if !store.job(&job.name)?.is_some_and(|now| now.is_held(lease)) {
+        return Err(OutcomeError::Lost { job: job.name.clone() });
+    }
     match (said, &job.work) {
         (Outcome::Scored(findings), Work::Score(_)) => {
             let result = blobs.put(&serde_json::to_vec(&findings)?)?;
@@ -73,6 +77,9 @@ pub(crate) fn settle(
             let file = file.ok_or_else(|| foreign("the model's file is missing"))?;
             if Digest::of(&file) != artifact.digest || file.len() as u64 != artifact.size.0 {
                 return Err(foreign("the file is not the model that it tells of"));
+            }
+            if store.artifact(artifact.digest)?.is_some_and(|known| known.serving != artifact.serving) {
+                return Err(foreign("the same file is a network of other images already"));
             }
             blobs.put(&file)?;
             store.put_artifact(&artifact)?; // before the derivation points to it
@@ -85,10 +92,10 @@ pub(crate) fn settle(
                 Work::Train(key) => Some(*key),
                 Work::Score(_) => None,
             };
+            change(&mut |job| job.fail(lease, reason.clone(), unix_ms()))?;
             if let Some(key) = key {
                 end(store, key, DerivationState::Failed { reason: reason.clone() })?;
             }
-            change(&mut |job| job.fail(lease, reason.clone(), unix_ms()))?;
             Ok(Ended { line: format!("failed: {reason}"), spent: key.filter(|_| spent) })
         }
         (Outcome::Released { reason, pause }, _) => {

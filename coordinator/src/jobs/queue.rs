@@ -106,6 +106,14 @@ fn give_back(store: &dyn Store, why: Option<&str>) -> Result<(), StoreError> {
 /// those that are left.
 pub(crate) fn settle(store: &dyn Store, now_unix_ms: u64) -> Result<Vec<String>, StoreError> {
     give_back(store, None)?;
+    // Nobody could renew while the coordinator was away.
+    for job in store.jobs()? {
+        if let JobState::Leased { lease, .. } = job.state {
+            store.update_job(&job.name, &mut |job| {
+                job.renew(lease, now_unix_ms);
+            })?;
+        }
+    }
     let mut left = Vec::new();
     for job in store.jobs()? {
         let age = Duration::from_millis(now_unix_ms.saturating_sub(job.changed_unix_ms));

@@ -1,5 +1,7 @@
 //! The workers' calls: jobs handed out, heard of, ended. What a worker says is written before it is answered.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -76,11 +78,12 @@ impl WorkerService for WorkerRpc {
     }
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Reply<v1::ReportResponse> {
+        let worker = name(&request)?;
         let v1::ReportRequest { lease, done, total, message, lines } = request.into_inner();
         let lease = whole(lease)?;
         let (logs, number) = (self.core.logs.clone(), lease.number);
         let held = self.core.store.call(move |store| {
-            let Some(job) = store.job(&lease.job)?.filter(|job| job.is_held(lease.number)) else {
+            let Some(job) = store.job(&lease.job)?.filter(|job| job.is_held_by(&worker, lease.number)) else {
                 return Ok(None);
             };
             logs.add(&job.name, lines.iter().map(String::as_str));
@@ -102,7 +105,8 @@ impl WorkerService for WorkerRpc {
     }
 
     async fn get_checkpoint(&self, request: Request<v1::Lease>) -> Reply<PartStream> {
-        let job = self.held(Some(request.into_inner())).await?;
+        let worker = name(&request)?;
+        let job = self.held(&worker, Some(request.into_inner())).await?;
         let Work::Train(key) = job.work else { return Ok(stream(Vec::new())) };
         let checkpoints = self.core.checkpoints.clone();
         Ok(stream(status::blocking(move || checkpoints.load(key)).await?))
@@ -112,9 +116,10 @@ impl WorkerService for WorkerRpc {
         &self,
         request: Request<Streaming<v1::PutFileRequest>>,
     ) -> Reply<v1::ReportResponse> {
+        let worker = name(&request)?;
         let (v1::PutFileHeader { lease, file, .. }, parts) = header(request.into_inner()).await?;
         let lease = whole(lease)?;
-        let job = self.held(Some(lease.clone())).await?;
+        let job = self.held(&worker, Some(lease.clone())).await?;
         let Work::Train(key) = job.work else {
             return Err(Status::invalid_argument("only a training has checkpoints"));
         };
@@ -138,17 +143,20 @@ impl WorkerService for WorkerRpc {
     }
 
     async fn list_dataset(&self, request: Request<v1::Lease>) -> Reply<v1::DatasetFiles> {
-        let dataset = self.dataset(Some(request.into_inner())).await?;
+        let worker = name(&request)?;
+        let dataset = self.dataset(&worker, Some(request.into_inner())).await?;
         let listed = status::blocking(move || offer::files(&dataset.path, MOST_FILES)).await?;
-        let files = listed.map_err(|error| status::internal(format!("listing the dataset: {error}")))?;
+        let files =
+            listed.map_err(|error| Status::invalid_argument(format!("listing the dataset: {error}")))?;
         Ok(Response::new(v1::DatasetFiles { files }))
     }
 
     async fn read_dataset(&self, request: Request<v1::ReadDatasetRequest>) -> Reply<PartStream> {
+        let worker = name(&request)?;
         let v1::ReadDatasetRequest { lease, path } = request.into_inner();
-        let dataset = self.dataset(lease).await?;
-        let path =
-            below(&dataset.path, &path).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let dataset = self.dataset(&worker, lease).await?;
+        let path = status::blocking(move || inside(&dataset.path, &path)).await?;
+        let path = path.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let failed =
             move |error: std::io::Error| status::internal(format!("reading a file of the dataset: {error}"));
         let mut file = tokio::fs::File::open(&path).await.map_err(failed)?;
@@ -174,9 +182,10 @@ impl WorkerService for WorkerRpc {
     }
 
     async fn finish(&self, request: Request<Streaming<v1::PutFileRequest>>) -> Reply<v1::ReportResponse> {
+        let worker = name(&request)?;
         let (v1::PutFileHeader { lease, file, outcome }, parts) = header(request.into_inner()).await?;
         let lease = whole(lease)?;
-        let job = self.held(Some(lease.clone())).await?;
+        let job = self.held(&worker, Some(lease.clone())).await?;
         let said = serde_json::from_str(&outcome)
             .map_err(|error| Status::invalid_argument(format!("the outcome cannot be read: {error}")))?;
         let file = match file {
@@ -253,22 +262,32 @@ impl WorkerRpc {
     }
 
     /// The job, if the caller has it.
-    async fn held(&self, lease: Option<v1::Lease>) -> Result<JobRecord, Status> {
+    async fn held(&self, worker: &DeviceId, lease: Option<v1::Lease>) -> Result<JobRecord, Status> {
         let v1::Lease { job, number } = whole(lease)?;
         let name = job.clone();
         let found = self.core.store.call(move |store| store.job(&name)).await.map_err(status::store)?;
-        found.filter(|found| found.is_held(number)).ok_or_else(|| {
+        found.filter(|found| found.is_held_by(worker, number)).ok_or_else(|| {
             Status::failed_precondition(format!("job {job} is not this worker's any more (lease {number})"))
         })
     }
 
-    async fn dataset(&self, lease: Option<v1::Lease>) -> Result<DatasetSpec, Status> {
-        let job = self.held(lease).await?;
+    async fn dataset(&self, worker: &DeviceId, lease: Option<v1::Lease>) -> Result<DatasetSpec, Status> {
+        let job = self.held(worker, lease).await?;
         let found = self.core.store.call(move |store| offer::dataset(store, &job)).await;
         found
             .map_err(status::store)?
             .ok_or_else(|| Status::not_found("no deployment wants this job any more"))
     }
+}
+
+/// A dataset's regular file: a link to a folder elsewhere leads nowhere.
+fn inside(folder: &Path, path: &str) -> io::Result<PathBuf> {
+    let path = below(folder, path)?;
+    let parent = path.parent().unwrap_or(folder).canonicalize()?;
+    if !parent.starts_with(folder.canonicalize()?) || !path.metadata()?.is_file() {
+        return Err(io::Error::other(format!("'{}' is no file of the dataset's folder", path.display())));
+    }
+    Ok(path)
 }
 
 /// Who calls.
@@ -312,5 +331,25 @@ async fn receive(file: ArtifactRef, parts: Streaming<v1::PutFileRequest>) -> Res
     match crate::models::mangled(&bytes, &file) {
         None => Ok(bytes),
         Some(problem) => Err(Status::data_loss(problem)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_link_leads_out_of_a_dataset() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, other) = (root.path().join("data"), root.path().join("other"));
+        for folder in [&data, &other] {
+            std::fs::create_dir_all(folder.join("train")).unwrap();
+            std::fs::write(folder.join("train/a.png"), "image").unwrap();
+        }
+        std::os::unix::fs::symlink(&other, data.join("link")).unwrap();
+        assert_eq!(inside(&data, "train/a.png").unwrap(), data.join("train/a.png"));
+        for wrong in ["link/train/a.png", "train", "../other/train/a.png", "nothing"] {
+            assert!(inside(&data, wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proto::v1;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{self, Inputs, Made};
@@ -111,7 +112,7 @@ pub(super) async fn carry_out(
     };
     let (outcome, file) = settle(worked);
     let _ = client.report(voice.report(&lease)).await; // the last lines; its outcome says the rest
-    let told = tell(client, &lease, &outcome, &file);
+    let told = meanwhile(client, &lease, &voice, tell(client, &lease, &outcome, &file));
     let told = tokio::time::timeout(LAST_WORD, async {
         tokio::select! {
             told = told => told,
@@ -132,13 +133,17 @@ pub(super) async fn carry_out(
 /// lease outlives it.
 async fn keep(client: &Client, lease: &v1::Lease, voice: Voice, mut checkpoints: mpsc::Receiver<Vec<u8>>) {
     let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let told = tokio::select! {
             _ = ticks.tick() => client.report(voice.report(lease)).await,
             Some(bytes) = checkpoints.recv() => {
                 // What was said of the epoch first: a log that ends before its checkpoint would be missing it.
                 match client.report(voice.report(lease)).await {
-                    Ok(false) => client.put_checkpoint(lease.clone(), bytes).await,
+                    Ok(false) => {
+                        let put = client.put_checkpoint(lease.clone(), bytes);
+                        meanwhile(client, lease, &voice, put).await
+                    }
                     told => told,
                 }
             }
@@ -156,6 +161,20 @@ async fn keep(client: &Client, lease: &v1::Lease, voice: Voice, mut checkpoints:
     }
 }
 
+/// Goes on telling how the job goes until `sent` is there: a slow wire must not cost the lease.
+async fn meanwhile<T>(client: &Client, lease: &v1::Lease, voice: &Voice, sent: impl Future<Output = T>) -> T {
+    tokio::pin!(sent);
+    loop {
+        tokio::select! {
+            done = &mut sent => return done,
+            () = tokio::time::sleep(5 * TICK) => {
+                // What comes of what is being sent says the same.
+                let _ = client.report(voice.report(lease)).await;
+            }
+        }
+    }
+}
+
 /// Fetches what the task needs, and computes.
 async fn work(
     client: &Client,
@@ -165,7 +184,8 @@ async fn work(
     (trainer, files): (Trainer, &Files),
     voice: Voice,
 ) -> Result<Made, Failure> {
-    files.fetch(client, lease, &mut task, &voice).await?;
+    let fetched = voice.cancel.run_until_cancelled(files.fetch(client, lease, &mut task, &voice)).await;
+    fetched.unwrap_or(Err(Failure::Derive(DeriveError::Cancelled)))?;
     let checkpoint = match &task {
         Task::Score { .. } => Vec::new(),
         Task::Train(_) => client.checkpoint(lease.clone()).await.map_err(Failure::Fetch)?,
