@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::blob::{BlobError, BlobStore};
@@ -114,6 +115,8 @@ const ADDRESS_FILE: &str = "listen-address";
 const STREAMS: u32 = 64;
 /// A request to be enrolled is at most this long: anybody may send one.
 const ENROLLMENT: usize = 64 << 10;
+/// What a worker found of a network, a line for each channel; its files come in chunks.
+const OUTCOME: usize = 64 << 20;
 /// Running calls and tasks have so long to end once a stop was asked for.
 const GRACE: Duration = Duration::from_secs(10);
 /// A connection that is silent for so long is asked whether it lives, and closed without an answer in the same time.
@@ -199,7 +202,10 @@ impl App {
         let door = Door { encryption, admissions: admissions.clone(), turnstile: Turnstile::default() };
         let incoming = listener::incoming(listener, (local, own_workers), door, &tasks, stop.clone());
         let (known, taken_back, of_work) = (admissions.clone(), admissions.clone(), admissions.clone());
-        let of_workers = move |request| guard::worker(&of_work, request);
+        let of_workers = InterceptedService::new(
+            WorkerServiceServer::new(worker).max_decoding_message_size(OUTCOME),
+            move |request| guard::worker(&of_work, request),
+        );
         let of_operators = move |request| guard::operator(&taken_back, request);
         let of_devices = move |request| guard::device(&admissions, request);
         let of_confirmed = move |request| guard::confirmed(&known, request);
@@ -211,7 +217,7 @@ impl App {
             .add_service(SessionServiceServer::with_interceptor(session, of_devices))
             .add_service(ArtifactServiceServer::with_interceptor(artifact, of_confirmed))
             .add_service(OperatorServiceServer::with_interceptor(operator, of_operators))
-            .add_service(WorkerServiceServer::with_interceptor(worker, of_workers))
+            .add_service(of_workers)
             .add_service(EnrollmentServiceServer::new(enrollment).max_decoding_message_size(ENROLLMENT))
             .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
         tokio::pin!(serving);
@@ -252,6 +258,7 @@ impl App {
     fn parts(self, tasks: &TaskTracker, stop: &CancellationToken) -> (Driver, Services) {
         let Self { config, store, blobs, checkpoints, logs, probes, signer, authorities, admissions } = self;
         let core = Core {
+            state_dir: config.state_dir.into(),
             store: store.clone(),
             blobs: blobs.clone(),
             authorities,
@@ -273,7 +280,7 @@ impl App {
         let session = SessionRpc { core: core.clone(), config: config.session };
         let artifact = ArtifactRpc::new(blobs, tasks.clone());
         let worker = WorkerRpc { core: core.clone() };
-        let operator = OperatorRpc { core: core.clone(), state_dir: config.state_dir };
+        let operator = OperatorRpc { core: core.clone() };
         let lifetime = config.tls.map(|tls| tls.device_lifetime).unwrap_or_default();
         let enrollment = EnrollmentRpc { core: core.clone(), lifetime };
         let driver = Driver { core };

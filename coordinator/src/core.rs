@@ -1,5 +1,6 @@
 //! What every part of the daemon works with: handles, cheap to clone and shared by all clones. Owns nothing else.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use proto::SigningKey;
@@ -23,6 +24,8 @@ use crate::store::{AssignmentRecord, StoreHandle};
 /// The handles.
 #[derive(Clone)]
 pub(crate) struct Core {
+    /// Where the coordinator keeps what is its own.
+    pub(crate) state_dir: Arc<Path>,
     /// Records.
     pub(crate) store: StoreHandle,
     /// Artifacts' files.

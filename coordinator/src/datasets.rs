@@ -1,6 +1,6 @@
 //! The datasets that deployments may mean by a name. Owns taking one in and finding one; keeps no images.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use proto::DeviceId;
 use pruner_core::dataset::{self, DatasetError, Format, TestShare};
@@ -40,6 +40,9 @@ pub enum AddError {
         /// The path.
         path: PathBuf,
     },
+    /// It is nobody's to read.
+    #[error(transparent)]
+    Private(#[from] Private),
     /// It is no dataset.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -48,14 +51,41 @@ pub enum AddError {
     Store(#[from] StoreError),
 }
 
-/// Why a deployment's dataset is not known.
+/// Why a deployment cannot have its dataset.
 #[derive(Debug, PartialEq, thiserror::Error)]
-#[error("'{name}' is no dataset's name; known: {}; `reconvene dataset add` brings one", listing(.known))]
-pub struct UnknownDataset {
-    /// What was asked for.
-    pub name: String,
-    /// The names that there are.
-    pub known: Vec<String>,
+pub enum FindError {
+    /// Nobody added it.
+    #[error("'{name}' is no dataset's name; known: {}; `reconvene dataset add` brings one", listing(.known))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The names that there are.
+        known: Vec<String>,
+    },
+    /// It is nobody's to read.
+    #[error(transparent)]
+    Private(#[from] Private),
+}
+
+/// A folder holds the coordinator's own files, its keys among them, or lies among those: workers of other machines are
+/// sent datasets as they are.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("'{}' is, holds or lies in the coordinator's own state folder, which is never read as a dataset", path.display())]
+pub struct Private {
+    /// The folder.
+    pub path: PathBuf,
+}
+
+/// Refuses `path` where it meets the coordinator's own files, links followed. One that is not there is not refused.
+///
+/// # Errors
+/// Where it does.
+pub fn check_public(path: &Path, state_dir: &Path) -> Result<(), Private> {
+    let (Ok(found), Ok(own)) = (path.canonicalize(), state_dir.canonicalize()) else { return Ok(()) };
+    if found.starts_with(&own) || own.starts_with(&found) {
+        return Err(Private { path: path.to_owned() });
+    }
+    Ok(())
 }
 
 fn listing(names: &[String]) -> String {
@@ -64,11 +94,16 @@ fn listing(names: &[String]) -> String {
 
 /// Reads and checks all of the dataset and keeps where it is under its name. The same again changes nothing, and is not
 /// read again.
-pub fn add(store: &dyn Store, wanted: Wanted) -> Result<(DatasetRecord, Arrival), AddError> {
+pub fn add(
+    store: &dyn Store,
+    state_dir: &Path,
+    wanted: Wanted,
+) -> Result<(DatasetRecord, Arrival), AddError> {
     let Wanted { name, path, format, test_share } = wanted;
     if !path.is_absolute() {
         return Err(AddError::Relative { path });
     }
+    check_public(&path, state_dir)?;
     let known = store.dataset(name.as_str())?;
     let format = format.map_or_else(|| dataset::detect(&path), Ok)?;
     let spec = DatasetSpec { format, path, test_share };
@@ -101,17 +136,22 @@ fn settle(known: DatasetRecord, spec: &DatasetSpec) -> Result<(DatasetRecord, Ar
 /// What a deployment's dataset is: itself, or what has its name; an unknown one is an error that lists what there is.
 pub fn find(
     store: &dyn Store,
+    state_dir: &Path,
     dataset: &DatasetRef,
-) -> Result<Result<DatasetSpec, UnknownDataset>, StoreError> {
+) -> Result<Result<DatasetSpec, FindError>, StoreError> {
+    let public = |spec: DatasetSpec| match check_public(&spec.path, state_dir) {
+        Ok(()) => Ok(spec),
+        Err(private) => Err(private.into()),
+    };
     let name = match dataset {
-        DatasetRef::Files(spec) => return Ok(Ok(spec.clone())),
+        DatasetRef::Files(spec) => return Ok(public(spec.clone())),
         DatasetRef::Named { name } => name,
     };
     if let Some(record) = store.dataset(name)? {
-        return Ok(Ok(record.spec));
+        return Ok(public(record.spec));
     }
     let known = store.datasets()?.into_iter().map(|record| record.name.to_string()).collect();
-    Ok(Err(UnknownDataset { name: name.clone(), known }))
+    Ok(Err(FindError::Unknown { name: name.clone(), known }))
 }
 
 #[cfg(test)]
@@ -137,26 +177,29 @@ mod tests {
         let (records, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let store = SledStore::open(records.path()).unwrap();
         cifar100(images.path());
-        let (record, arrival) = add(&store, wanted("small", images.path())).unwrap();
+        let (record, arrival) = add(&store, records.path(), wanted("small", images.path())).unwrap();
         assert_eq!((record.spec.format, arrival), (Format::Cifar100, Arrival::New));
         assert_eq!((record.input_shape, record.classes), ([3, 32, 32], 100));
         assert_eq!((record.train_images, record.test_images), (1, 1));
-        let again = add(&store, wanted("small", images.path())).unwrap();
+        let again = add(&store, records.path(), wanted("small", images.path())).unwrap();
         assert_eq!(again, (record.clone(), Arrival::Known));
 
         let other = images.path().join("cifar-100-binary");
         fs::create_dir(&other).unwrap();
         cifar100(&other);
-        let error = add(&store, wanted("small", &other)).unwrap_err().to_string();
+        let error = add(&store, records.path(), wanted("small", &other)).unwrap_err().to_string();
         let expected = format!("'small' is {} already; a dataset never moves", images.path().display());
         assert!(error.starts_with(&expected), "{error}");
         assert_eq!(store.datasets().unwrap(), std::slice::from_ref(&record));
 
         let named = |name: &str| DatasetRef::Named { name: name.to_owned() };
-        assert_eq!(find(&store, &named("small")).unwrap(), Ok(record.spec.clone()));
-        assert_eq!(find(&store, &DatasetRef::Files(record.spec.clone())).unwrap(), Ok(record.spec));
+        assert_eq!(find(&store, records.path(), &named("small")).unwrap(), Ok(record.spec.clone()));
         assert_eq!(
-            find(&store, &named("large")).unwrap().unwrap_err().to_string(),
+            find(&store, records.path(), &DatasetRef::Files(record.spec.clone())).unwrap(),
+            Ok(record.spec)
+        );
+        assert_eq!(
+            find(&store, records.path(), &named("large")).unwrap().unwrap_err().to_string(),
             "'large' is no dataset's name; known: small; `reconvene dataset add` brings one"
         );
     }
@@ -166,12 +209,42 @@ mod tests {
         let (records, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let store = SledStore::open(records.path()).unwrap();
         fs::write(images.path().join("test.bin"), [0; 9]).unwrap();
-        assert!(matches!(add(&store, wanted("a", images.path())), Err(AddError::Dataset(_))));
-        assert!(matches!(add(&store, wanted("a", Path::new("images"))), Err(AddError::Relative { .. })));
+        assert!(matches!(add(&store, records.path(), wanted("a", images.path())), Err(AddError::Dataset(_))));
+        assert!(matches!(
+            add(&store, records.path(), wanted("a", Path::new("images"))),
+            Err(AddError::Relative { .. })
+        ));
         assert_eq!(store.datasets().unwrap(), []);
         assert_eq!(
-            find(&store, &DatasetRef::Named { name: "a".to_owned() }).unwrap().unwrap_err().to_string(),
+            find(&store, records.path(), &DatasetRef::Named { name: "a".to_owned() })
+                .unwrap()
+                .unwrap_err()
+                .to_string(),
             "'a' is no dataset's name; known: none yet; `reconvene dataset add` brings one"
         );
+    }
+
+    #[test]
+    fn the_coordinators_own_files_are_no_dataset() {
+        let root = tempfile::tempdir().unwrap();
+        let (own, images) = (root.path().join("own"), root.path().join("images"));
+        for folder in [own.join("train"), images.clone(), root.path().join("own2")] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        let link = images.join("link");
+        std::os::unix::fs::symlink(&own, &link).unwrap();
+        for private in [&own, root.path(), &link, &own.join("train"), &images.join("../own")] {
+            assert_eq!(check_public(private, &own), Err(Private { path: private.to_owned() }));
+        }
+        for public in ["images", "own2", "nothing"] {
+            assert_eq!(check_public(&root.path().join(public), &own), Ok(()));
+        }
+
+        let store = SledStore::open(&root.path().join("own/store")).unwrap();
+        let refused = add(&store, &own, wanted("keys", &link)).unwrap_err();
+        assert!(matches!(refused, AddError::Private(_)), "{refused}");
+        let spec = DatasetSpec { format: Format::Folder, path: link, test_share: None };
+        let refused = find(&store, &own, &DatasetRef::Files(spec)).unwrap().unwrap_err();
+        assert!(refused.to_string().ends_with("which is never read as a dataset"), "{refused}");
     }
 }

@@ -3,7 +3,7 @@
 pub(crate) mod log;
 pub(crate) mod offer;
 pub(crate) mod outcome;
-pub(crate) mod queue;
+pub mod queue;
 
 use std::time::Duration;
 
@@ -15,6 +15,10 @@ use crate::store::job::{JobRecord, JobState, Work};
 pub const LEASE: Duration = Duration::from_secs(30);
 /// A job is given up that was lost so often without having got on: it may be the job that ends its workers.
 pub const TRIES: u32 = 3;
+/// A worker that gives a job back may have it wait for so long at most.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// No lease and no pause reaches so far ahead: where one does, the clock has gone back since.
+const TOO_FAR: Duration = Duration::from_secs(120);
 
 impl Work {
     /// What operators call it.
@@ -39,6 +43,10 @@ impl Work {
 
 fn short(digest: Digest) -> String {
     digest.to_string()[..12].to_owned()
+}
+
+fn is_too_far(unix_ms: u64, now_unix_ms: u64) -> bool {
+    unix_ms > after(now_unix_ms, TOO_FAR)
 }
 
 fn after(now_unix_ms: u64, time: Duration) -> u64 {
@@ -68,12 +76,14 @@ impl JobRecord {
 
     /// Whether it may be handed out now.
     pub fn is_waiting(&self, now_unix_ms: u64) -> bool {
-        matches!(self.state, JobState::Queued { not_before_unix_ms } if not_before_unix_ms <= now_unix_ms)
+        matches!(self.state, JobState::Queued { not_before_unix_ms: from }
+            if from <= now_unix_ms || is_too_far(from, now_unix_ms))
     }
 
-    /// Whether its lease has run out.
+    /// Whether its lease has run out, or would last for longer than any does.
     pub fn is_expired(&self, now_unix_ms: u64) -> bool {
-        matches!(self.state, JobState::Leased { until_unix_ms, .. } if until_unix_ms <= now_unix_ms)
+        matches!(self.state, JobState::Leased { until_unix_ms: until, .. }
+            if until <= now_unix_ms || is_too_far(until, now_unix_ms))
     }
 
     fn set(&mut self, state: JobState, now_unix_ms: u64) {
@@ -139,7 +149,8 @@ impl JobRecord {
 
     /// Whether a renewal is worth a write: half of the lease is over.
     pub fn is_due(&self, now_unix_ms: u64) -> bool {
-        matches!(self.state, JobState::Leased { until_unix_ms, .. } if until_unix_ms < after(now_unix_ms, LEASE / 2))
+        matches!(self.state, JobState::Leased { until_unix_ms: until, .. }
+            if until < after(now_unix_ms, LEASE / 2) || is_too_far(until, now_unix_ms))
     }
 
     /// It has come further than it was, for good: it is not the job that ends its workers.
@@ -151,13 +162,14 @@ impl JobRecord {
         held
     }
 
-    /// A lease that ran out is lost.
+    /// A lease that ran out is lost; one of a clock that has gone back since begins now.
     pub fn expire(&mut self, now_unix_ms: u64) {
-        if let JobState::Leased { worker, lease, until_unix_ms } = &self.state
-            && *until_unix_ms <= now_unix_ms
-        {
+        let JobState::Leased { worker, lease, until_unix_ms } = self.state.clone() else { return };
+        if until_unix_ms <= now_unix_ms {
             let why = format!("worker {worker} was not heard of for {} s", LEASE.as_secs());
-            self.lost(*lease, &why, now_unix_ms);
+            self.lost(lease, &why, now_unix_ms);
+        } else if is_too_far(until_unix_ms, now_unix_ms) {
+            self.renew(lease, now_unix_ms);
         }
     }
 
@@ -181,7 +193,8 @@ impl JobRecord {
     pub fn release(&mut self, lease: u64, pause: Duration, now_unix_ms: u64) -> bool {
         let held = self.is_held(lease);
         if held {
-            self.set(JobState::Queued { not_before_unix_ms: after(now_unix_ms, pause) }, now_unix_ms);
+            let not_before_unix_ms = after(now_unix_ms, pause.min(LONGEST_PAUSE));
+            self.set(JobState::Queued { not_before_unix_ms }, now_unix_ms);
         }
         held
     }

@@ -26,6 +26,12 @@ const LARGEST_REPLY: usize = 64 << 20;
 /// The generated client over one connection.
 pub(crate) type Client = OperatorServiceClient<Channel>;
 
+/// With a coordinator that is not there.
+enum Patience {
+    None,
+    Endless,
+}
+
 /// Where the coordinator listens.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
@@ -62,6 +68,15 @@ impl Server {
 
     /// The connection, for whatever calls.
     pub(crate) async fn channel(&self) -> Result<Channel, CliError> {
+        self.dial(Patience::None).await
+    }
+
+    /// One that is made when it is used, and again whenever it breaks.
+    pub(crate) async fn patient_channel(&self) -> Result<Channel, CliError> {
+        self.dial(Patience::Endless).await
+    }
+
+    async fn dial(&self, patience: Patience) -> Result<Channel, CliError> {
         let endpoint = Endpoint::from_shared(self.url.clone())
             .map_err(|error| {
                 CliError::Usage(format!("'{}' is not a server's URL: {}", self.url, chain(&error)))
@@ -78,10 +93,16 @@ impl Server {
         }
         let channel = if self.url.starts_with("https://") {
             let (config, host, port) = self.encrypted(&endpoint)?;
-            let connect = move |_| tls::connect(config.clone(), host.clone(), port);
-            endpoint.connect_with_connector(tower::service_fn(connect)).await
+            let connect = tower::service_fn(move |_| tls::connect(config.clone(), host.clone(), port));
+            match patience {
+                Patience::None => endpoint.connect_with_connector(connect).await,
+                Patience::Endless => Ok(endpoint.connect_with_connector_lazy(connect)),
+            }
         } else {
-            endpoint.connect().await
+            match patience {
+                Patience::None => endpoint.connect().await,
+                Patience::Endless => Ok(endpoint.connect_lazy()),
+            }
         };
         channel.map_err(|error| self.unreachable(&error))
     }

@@ -13,6 +13,7 @@ use coordinator::durable;
 use coordinator::identity::Role;
 use coordinator::identity::authorities::Authorities;
 use coordinator::identity::authority::Credentials;
+use coordinator::jobs::queue::OWN;
 use coordinator::local::USER;
 use proto::{DeviceId, v1};
 use rcgen::{CertificateParams, KeyPair};
@@ -97,6 +98,9 @@ fn create(args: &CreateArgs, context: &Context) -> Result<(), CliError> {
         return Err(CliError::Usage(format!(
             "'{COORDINATOR}' is what the audit log calls the coordinator itself"
         )));
+    }
+    if args.name == OWN {
+        return Err(CliError::Usage(format!("'{OWN}' is the coordinator's own worker")));
     }
     let config = Config::read(&args.config).map_err(CliError::Config)?;
     let failed = |error| CliError::Failed(chain(&error));

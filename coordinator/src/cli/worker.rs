@@ -18,7 +18,8 @@ use super::error::CliError;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A job that is cut off goes on from its last epoch, here or on another worker. Datasets are downloaded from the coordinator
-once and kept in the state folder. The worker's certificate is one of the role worker:
+once and kept in the state folder. A coordinator that is not there is waited for. The worker's certificate is one of the
+role worker:
 
 Examples:
   reconvene operator create gpu-1 --role worker --out gpu-1     on the coordinator's host, once
@@ -66,7 +67,7 @@ pub(crate) async fn run(args: &WorkerArgs, context: &Context) -> Result<(), CliE
                 Some(url) => Server::new(Some(url), context.server.identity()),
                 None => context.server.clone(),
             };
-            (server.channel().await?, settings(args))
+            (server.patient_channel().await?, settings(args))
         }
     };
     let working = worker::run(channel, settings, stop.clone());

@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 use crate::clock::unix_ms;
 use crate::store::{JobRecord, JobState, Store, StoreError, StoreHandle, Work};
 
-/// What the coordinator's own worker is called.
-pub(crate) const OWN: &str = "local";
+/// What the coordinator's own worker is called; no operator is.
+pub const OWN: &str = "local";
 /// Jobs that have ended are told of for so long.
 const KEPT: Duration = Duration::from_secs(30 * 86_400);
 

@@ -78,6 +78,22 @@ fn a_lease_holds_as_long_as_its_holder_is_heard_of() {
     assert!(job.lease(&worker("v"), 3 * end).is_some());
 }
 
+#[test]
+fn a_clock_that_goes_back_holds_nothing_up() {
+    let day = 86_400_000;
+    let mut job = JobRecord::new(Work::Train(DerivationKey::of(&1).unwrap()), "fashion", day);
+    assert!(job.is_waiting(0), "it was queued by the clock of tomorrow");
+    let lease = job.lease(&worker("w"), day).unwrap();
+    assert!(job.is_due(0) && job.is_expired(0));
+    job.expire(0);
+    assert!(job.is_held(lease) && job.tries == 0, "its holder has as long as any to be heard of");
+    let later = u64::try_from(LEASE.as_millis()).unwrap();
+    job.expire(later);
+    let lease = job.lease(&worker("w"), later).unwrap();
+    assert!(job.release(lease, Duration::MAX, 0));
+    assert!(job.is_waiting(u64::try_from(LONGEST_PAUSE.as_millis()).unwrap()));
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Lease,

@@ -8,6 +8,7 @@ use crate::audit::Event;
 use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::identity::enroll::{KEY_DIGITS, Refusal, usable};
+use crate::jobs::queue::OWN;
 use crate::store::{IdentityRecord, OperatorRecord};
 
 /// Bans a device, lets it come again, or has it enroll anew.
@@ -119,6 +120,11 @@ pub(super) async fn control_operator(
     let name: DeviceId = name.parse().map_err(status::invalid)?;
     if by == name.as_str() && verb == "revoke" {
         return Err(Status::failed_precondition("nobody revokes himself: another admin can"));
+    }
+    if name.as_str() == OWN && verb == "revoke" {
+        return Err(Status::failed_precondition(format!(
+            "'{OWN}' is the coordinator's own worker, which `derive.local_worker = false` ends"
+        )));
     }
     let (result, revoked) = match verb.as_str() {
         "revoke" => ("revoked", true),

@@ -16,9 +16,9 @@ pub(super) async fn add(
     request: v1::AddDatasetRequest,
 ) -> Result<v1::AddDatasetResponse, Status> {
     let wanted = wanted(request)?;
-    let added =
-        core.store.call(move |store| Ok(datasets::add(store, wanted))).await.map_err(status::store)?;
-    let (record, arrival) = added.map_err(status::add)?;
+    let own = core.state_dir.clone();
+    let added = core.store.call(move |store| Ok(datasets::add(store, &own, wanted))).await;
+    let (record, arrival) = added.map_err(status::store)?.map_err(status::add)?;
     let path = record.spec.path.display();
     tracing::info!(dataset = %record.name, format = %record.spec.format, %path, ?arrival, "dataset added");
     let unchanged = arrival == Arrival::Known;

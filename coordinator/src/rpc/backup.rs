@@ -1,7 +1,6 @@
 //! The coordinator's state on its way to an admin: read out at once, sent no faster than it is taken.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::pin::Pin;
 
 use proto::v1::backup_response::Part;
@@ -32,8 +31,8 @@ static TURN: Semaphore = Semaphore::const_new(1);
 /// Reads everything out, and begins to send it.
 pub(super) async fn start(
     core: &Core,
-    state_dir: PathBuf,
-    (by, BackupRequest { without_keys }): (String, BackupRequest),
+    by: String,
+    BackupRequest { without_keys }: BackupRequest,
 ) -> Result<Parts, Status> {
     let keys = if without_keys { Keys::LeftOut } else { Keys::Included };
     let turn =
@@ -42,6 +41,7 @@ pub(super) async fn start(
     let with = if without_keys { "without keys" } else { "with keys" };
     note::note(core, Event::new(by, "backup", "coordinator/state").changed("", with)).await?;
     let (blobs, authorities) = (core.blobs.clone(), core.authorities.clone());
+    let state_dir = core.state_dir.clone();
     let prepared = core.store.call(move |store| {
         let origin = Origin { store, blobs: &blobs, state_dir: &state_dir, scratch: &state_dir };
         let authority = || match authorities {

@@ -1,6 +1,5 @@
 //! The operator's calls: lists, apply, plan, watch. Reads records, makes views; the driver does the rest.
 
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -32,7 +31,6 @@ use crate::store::{Applied, DeploymentPhase, DeploymentRecord, DerivationState, 
 #[derive(Clone)]
 pub(crate) struct OperatorRpc {
     pub(crate) core: Core,
-    pub(crate) state_dir: PathBuf,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -55,8 +53,8 @@ impl OperatorService for OperatorRpc {
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Reply<Self::BackupStream> {
         guard::allow(&request, Role::Admin)?;
-        let (by, dir) = (guard::caller(&request), self.state_dir.clone());
-        backup::start(&self.core, dir, (by, request.into_inner())).await.map(Response::new)
+        let by = guard::caller(&request);
+        backup::start(&self.core, by, request.into_inner()).await.map(Response::new)
     }
 
     async fn export_artifact(
@@ -477,9 +475,9 @@ impl OperatorRpc {
     /// What the text means, a dataset's name looked up: what is kept of it says where the files are.
     async fn manifest(&self, text: &str) -> Result<DeploymentManifest, Status> {
         let manifest = DeploymentManifest::read(text).map_err(status::manifest)?;
-        let meant = manifest.spec.dataset.clone();
-        let found = self.core.store.call(move |store| datasets::find(store, &meant)).await;
-        let dataset = found.map_err(status::store)?.map_err(|unknown| status::dataset(&unknown))?;
+        let (meant, own) = (manifest.spec.dataset.clone(), self.core.state_dir.clone());
+        let found = self.core.store.call(move |store| datasets::find(store, &own, &meant)).await;
+        let dataset = found.map_err(status::store)?.map_err(|refusal| status::dataset(&refusal))?;
         Ok(manifest.with_dataset(dataset))
     }
 

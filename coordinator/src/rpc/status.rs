@@ -9,7 +9,7 @@ use tonic::Status;
 use crate::backup::BackupError;
 use crate::blob::BlobError;
 use crate::causes::chain;
-use crate::datasets::{AddError, UnknownDataset};
+use crate::datasets::{AddError, FindError};
 use crate::derive::DeriveError;
 use crate::elsewhere::ElsewhereError;
 use crate::jobs::outcome::OutcomeError;
@@ -80,14 +80,20 @@ pub(super) fn add(error: AddError) -> Status {
     let text = chain(&error);
     match error {
         AddError::Taken { .. } => Status::already_exists(text),
-        AddError::Relative { .. } | AddError::Dataset(_) => Status::invalid_argument(text),
+        AddError::Relative { .. } | AddError::Private(_) | AddError::Dataset(_) => {
+            Status::invalid_argument(text)
+        }
         AddError::Store(error) => store(error),
     }
 }
 
-/// A deployment names a dataset that nobody added.
-pub(super) fn dataset(error: &UnknownDataset) -> Status {
-    Status::invalid_argument(format!("spec.dataset.name: {error}"))
+/// A deployment's dataset cannot be used.
+pub(super) fn dataset(error: &FindError) -> Status {
+    let field = match error {
+        FindError::Unknown { .. } => "spec.dataset.name",
+        FindError::Private(_) => "spec.dataset.path",
+    };
+    Status::invalid_argument(format!("{field}: {error}"))
 }
 
 /// A deployment names a network that nobody has.

@@ -17,6 +17,7 @@ use super::{guard, status, upload};
 use crate::board::{Job, JobId};
 use crate::clock::unix_ms;
 use crate::core::Core;
+use crate::datasets::check_public;
 use crate::derive::SubjectKey;
 use crate::identity::Peer;
 use crate::jobs::outcome::{self, Ended};
@@ -155,7 +156,8 @@ impl WorkerService for WorkerRpc {
         let worker = name(&request)?;
         let v1::ReadDatasetRequest { lease, path } = request.into_inner();
         let dataset = self.dataset(&worker, lease).await?;
-        let path = status::blocking(move || inside(&dataset.path, &path)).await?;
+        let own = self.core.state_dir.clone();
+        let path = status::blocking(move || inside(&dataset.path, &path, &own)).await?;
         let path = path.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let failed =
             move |error: std::io::Error| status::internal(format!("reading a file of the dataset: {error}"));
@@ -273,18 +275,28 @@ impl WorkerRpc {
 
     async fn dataset(&self, worker: &DeviceId, lease: Option<v1::Lease>) -> Result<DatasetSpec, Status> {
         let job = self.held(worker, lease).await?;
-        let found = self.core.store.call(move |store| offer::dataset(store, &job)).await;
+        let own = self.core.state_dir.clone();
+        let found = self.core.store.call(move |store| {
+            let dataset = offer::dataset(store, &job)?;
+            // Again: a link may lead elsewhere since.
+            Ok(dataset.map(|dataset| check_public(&dataset.path, &own).map(|()| dataset)))
+        });
         found
+            .await
             .map_err(status::store)?
-            .ok_or_else(|| Status::not_found("no deployment wants this job any more"))
+            .ok_or_else(|| Status::failed_precondition("no deployment wants this job any more"))?
+            .map_err(|private| status::dataset(&private.into()))
     }
 }
 
-/// A dataset's regular file: a link to a folder elsewhere leads nowhere.
-fn inside(folder: &Path, path: &str) -> io::Result<PathBuf> {
+/// A dataset's regular file: a link to a folder elsewhere, or to one of the coordinator's `own` files, leads nowhere.
+fn inside(folder: &Path, path: &str, own: &Path) -> io::Result<PathBuf> {
     let path = below(folder, path)?;
     let parent = path.parent().unwrap_or(folder).canonicalize()?;
-    if !parent.starts_with(folder.canonicalize()?) || !path.metadata()?.is_file() {
+    if !parent.starts_with(folder.canonicalize()?)
+        || !path.metadata()?.is_file()
+        || check_public(&path, own).is_err()
+    {
         return Err(io::Error::other(format!("'{}' is no file of the dataset's folder", path.display())));
     }
     Ok(path)
@@ -346,10 +358,17 @@ mod tests {
             std::fs::create_dir_all(folder.join("train")).unwrap();
             std::fs::write(folder.join("train/a.png"), "image").unwrap();
         }
-        std::os::unix::fs::symlink(&other, data.join("link")).unwrap();
-        assert_eq!(inside(&data, "train/a.png").unwrap(), data.join("train/a.png"));
-        for wrong in ["link/train/a.png", "train", "../other/train/a.png", "nothing"] {
-            assert!(inside(&data, wrong).is_err(), "{wrong}");
+        let (own, link) = (root.path().join("own"), std::os::unix::fs::symlink::<PathBuf, PathBuf>);
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(own.join("key"), "secret").unwrap();
+        link(other.clone(), data.join("link")).unwrap();
+        link(other.join("train/a.png"), data.join("train/b.png")).unwrap();
+        link(own.join("key"), data.join("train/c.png")).unwrap();
+        for right in ["train/a.png", "train/b.png"] {
+            assert_eq!(inside(&data, right, &own).unwrap(), data.join(right));
+        }
+        for wrong in ["link/train/a.png", "train", "../other/train/a.png", "nothing", "train/c.png"] {
+            assert!(inside(&data, wrong, &own).is_err(), "{wrong}");
         }
     }
 }

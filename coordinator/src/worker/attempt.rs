@@ -11,13 +11,11 @@ use super::task::{Outcome, Task, Training};
 use crate::blob::BlobStore;
 use crate::causes::chain;
 use crate::derive::{self, DeriveError, Findings, SubjectKey, Watch};
+use crate::jobs::LONGEST_PAUSE;
 use crate::manifest::TrainerKind;
 use crate::models::Origin;
 use crate::store::ArtifactRecord;
 use crate::trainer::{Lesson, Progress, Trainer, TrainerError};
-
-/// A program that cannot train now is asked again after so long.
-pub(super) const PAUSE: Duration = Duration::from_secs(60);
 
 /// What a job works with, beside its task.
 pub(super) struct Inputs {
@@ -136,7 +134,7 @@ pub(super) fn failure(error: &DeriveError) -> Outcome {
     let reason = chain(error);
     match error {
         DeriveError::Cancelled => Outcome::Released { reason, pause: Duration::ZERO },
-        DeriveError::Trainer(TrainerError::Busy { .. }) => Outcome::Released { reason, pause: PAUSE },
+        DeriveError::Trainer(TrainerError::Busy { .. }) => Outcome::Released { reason, pause: LONGEST_PAUSE },
         // Any other failure may be mended on the host, and the deployment applied again.
         DeriveError::Diverged | DeriveError::Trainer(TrainerError::Weights { .. }) => {
             Outcome::Failed { reason, spent: true }

@@ -41,13 +41,21 @@ impl From<Status> for WorkerError {
 impl WorkerError {
     /// Whether the same call may succeed later.
     pub(super) fn is_passing(&self) -> bool {
-        match self {
-            Self::Call(status) => matches!(
-                status.code(),
-                Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Internal
-            ),
-            Self::Meaningless { .. } => false,
-        }
+        self.is_absence() || matches!(self, Self::Call(status) if status.code() == Code::Internal)
+    }
+
+    /// Whether the coordinator was not there to answer.
+    pub(super) fn is_absence(&self) -> bool {
+        use Code::{Cancelled, DeadlineExceeded, Unavailable, Unknown};
+        matches!(self, Self::Call(status)
+            if matches!(status.code(), Unavailable | Unknown | Cancelled | DeadlineExceeded))
+    }
+
+    /// Whether the coordinator has given up this holder of the job, or this worker.
+    pub(super) fn is_dismissal(&self) -> bool {
+        use Code::{FailedPrecondition, PermissionDenied, Unauthenticated};
+        matches!(self, Self::Call(status)
+            if matches!(status.code(), FailedPrecondition | PermissionDenied | Unauthenticated))
     }
 }
 

@@ -15,6 +15,7 @@ use super::files::Files;
 use super::task::{Outcome, Task};
 use crate::causes::chain;
 use crate::derive::{DeriveError, Pool};
+use crate::jobs::LONGEST_PAUSE;
 use crate::trainer::Trainer;
 
 /// How often the coordinator hears of a job.
@@ -155,7 +156,10 @@ async fn keep(client: &Client, lease: &v1::Lease, voice: Voice, mut checkpoints:
                 return;
             }
             Err(error) => {
-                tracing::warn!(job = lease.job, error = chain(&error), "the coordinator was not told")
+                tracing::warn!(job = lease.job, error = chain(&error), "the coordinator was not told");
+                if error.is_dismissal() {
+                    return;
+                }
             }
         }
     }
@@ -221,18 +225,21 @@ fn settle(worked: Result<Made, Failure>) -> (Outcome, Vec<u8>) {
         Ok(Made::Scored(findings)) => (Outcome::Scored(findings), none),
         Ok(Made::Trained(record, onnx)) => (Outcome::Trained(record), onnx),
         Err(Failure::Derive(error)) => (attempt::failure(&error), none),
-        Err(failure @ Failure::Fetch(_)) => {
-            (Outcome::Released { reason: chain(&failure), pause: attempt::PAUSE }, none)
+        Err(Failure::Fetch(error)) if error.is_absence() || error.is_dismissal() => {
+            let failure = Failure::Fetch(error);
+            (Outcome::Released { reason: chain(&failure), pause: LONGEST_PAUSE }, none)
         }
-        Err(failure @ Failure::Disk { .. }) => {
+        // The coordinator answered, and would answer the next one likewise.
+        Err(failure @ (Failure::Fetch(_) | Failure::Disk { .. })) => {
             (Outcome::Failed { reason: chain(&failure), spent: false }, none)
         }
     }
 }
 
 async fn tell(client: &Client, lease: &v1::Lease, outcome: &Outcome, file: &[u8]) {
+    let (mut outcome, mut file) = (outcome.clone(), file);
     loop {
-        match client.finish(lease.clone(), outcome, file.to_vec()).await {
+        match client.finish(lease.clone(), &outcome, file.to_vec()).await {
             Ok(()) => return,
             Err(error) if error.is_passing() => {
                 tracing::warn!(
@@ -243,8 +250,14 @@ async fn tell(client: &Client, lease: &v1::Lease, outcome: &Outcome, file: &[u8]
                 tokio::time::sleep(PAUSE).await;
             }
             Err(error) => {
-                tracing::warn!(job = lease.job, error = chain(&error), "the outcome was not taken");
-                return;
+                let error = (chain(&error), error.is_dismissal());
+                tracing::warn!(job = lease.job, error = error.0, "the outcome was not taken");
+                if error.1 || matches!(outcome, Outcome::Failed { .. }) {
+                    return;
+                }
+                // Computed again it would be refused again: a file that is too large, say.
+                let reason = format!("the coordinator refused what came of it: {}", error.0);
+                (outcome, file) = (Outcome::Failed { reason, spent: false }, &[]);
             }
         }
     }
