@@ -131,7 +131,7 @@ impl Prepared {
                     let (from, to) = self.kinds.get(name).copied().unwrap_or_default();
                     Box::new(Range { file: self.scratch.try_clone()?, from, to })
                 }
-                Name::Blob(digest) => Box::new(self.blobs.open_blob(*digest).map_err(io::Error::other)?.file),
+                Name::Blob(digest) => Box::new(self.blobs.open_blob(*digest).map_err(io::Error::other)?),
                 name @ (Name::State(_) | Name::Authority(_)) => {
                     Box::new(Cursor::new(self.keys.get(name).cloned().unwrap_or_default()))
                 }

@@ -1,27 +1,63 @@
-//! Files by the SHA-256 of their bytes. A file appears whole or not at all, and no name but a digest reaches a path.
+//! Files by the SHA-256 of their bytes, in an object store. A file appears whole or not at all, and no name but a digest reaches a path.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 
+use bytes::{Buf as _, Bytes};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
 use proto::{ArtifactRef, ByteSize, Digest, PIECE_BYTES, Pieces};
 use sha2::{Digest as _, Sha256};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::durable::{self, UNFINISHED};
 
-/// A folder of files by digest. Calls block on the disk.
+/// Bytes that are asked of the object store at a time.
+pub const FETCH: u64 = 256 << 10;
+
+/// Runs the object store's calls for callers that block. Not the callers' own runtime, whose blocking threads would wait for
+/// each other where each of them makes such a call.
+static OBJECTS: LazyLock<Runtime> = LazyLock::new(|| {
+    let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("objects").enable_all().build();
+    runtime.expect("a thread can be started")
+});
+
+/// Files by digest in an object store, which is a folder. Calls that are not `async` block.
 #[derive(Debug, Clone)]
 pub struct BlobStore {
+    objects: Arc<dyn ObjectStore>,
     folder: PathBuf,
 }
 
-/// A stored file, open for reading.
+/// A stored file, read from its beginning.
 #[derive(Debug)]
 pub struct Blob {
-    /// At its beginning.
-    pub file: File,
     /// Its length.
     pub size: ByteSize,
+    store: BlobStore,
+    digest: Digest,
+    /// Where what was not fetched yet begins.
+    rest: u64,
+    fetched: Bytes,
+}
+
+impl Read for Blob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.fetched.is_empty() && self.rest < self.size.0 {
+            let end = (self.rest + FETCH).min(self.size.0);
+            let fetched = OBJECTS.block_on(self.store.range(self.digest, self.rest..end));
+            self.fetched = fetched.map_err(io::Error::other)?;
+            self.rest = end;
+        }
+        let length = self.fetched.len().min(buffer.len());
+        self.fetched.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
 }
 
 /// Why a file could not be stored or read.
@@ -60,19 +96,24 @@ impl BlobStore {
     /// The store in `folder`, which is made if it is not there.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, BlobError> {
         let folder = folder.into();
-        fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        let mut maker = fs::DirBuilder::new();
+        maker.recursive(true).mode(0o700).create(&folder).map_err(failed("create", &folder))?;
         for entry in fs::read_dir(&folder).map_err(failed("list", &folder))? {
             let entry = entry.map_err(failed("list", &folder))?;
-            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            if is_unfinished(&entry.file_name().to_string_lossy()) {
                 fs::remove_file(entry.path()).map_err(failed("remove", &entry.path()))?;
             }
         }
-        Ok(Self { folder })
+        Self::look_into(folder)
     }
 
     /// The store in `folder`, to read from: neither made nor tidied up.
-    pub fn look_into(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+    pub fn look_into(folder: impl Into<PathBuf>) -> Result<Self, BlobError> {
+        let folder = folder.into();
+        let objects = LocalFileSystem::new_with_prefix(&folder)
+            .map_err(|error| failed("open", &folder)(io_error(error)))?
+            .with_fsync(true);
+        Ok(Self { objects: Arc::new(objects), folder })
     }
 
     /// Stores `bytes`; they are on the disk when this returns. Storing them again is harmless and mends a damaged copy.
@@ -81,38 +122,50 @@ impl BlobStore {
             return Err(BlobError::Empty);
         }
         let artifact = ArtifactRef { digest: Digest::of(bytes), size: ByteSize(bytes.len() as u64) };
-        let path = self.path(artifact.digest);
         if self.verify(&artifact).is_err() {
-            durable::replace(&self.folder, &path, bytes).map_err(failed("write", &path))?;
+            let payload = PutPayload::from_bytes(Bytes::copy_from_slice(bytes));
+            let put = OBJECTS.block_on(self.objects.put(&key(artifact.digest), payload));
+            put.map_err(|error| self.refused("write", artifact.digest, error))?;
         } else {
-            // The writer of the file that is there may have died between renaming and this.
+            // The writer of the file that is there may have died before its name was on the disk.
             durable::sync(&self.folder).map_err(failed("synchronise", &self.folder))?;
         }
         Ok(artifact)
     }
 
-    /// Opens a file. Its bytes are not read: whoever downloads them checks the digest.
-    pub fn open_blob(&self, digest: Digest) -> Result<Blob, BlobError> {
-        let path = self.path(digest);
-        let file = File::open(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => BlobError::Missing { digest },
-            _ => failed("open", &path)(source),
-        })?;
-        let size = ByteSize(file.metadata().map_err(failed("read", &path))?.len());
-        if size == ByteSize(0) {
-            return Err(BlobError::Damaged { path, problem: "it is empty".to_owned() });
+    /// A file's length. Its bytes are not read: whoever downloads them checks the digest.
+    pub async fn size(&self, digest: Digest) -> Result<ByteSize, BlobError> {
+        let found = self.objects.head(&key(digest)).await;
+        match found.map_err(|error| self.refused("open", digest, error))?.size {
+            0 => Err(self.damaged(digest, "it is empty".to_owned())),
+            size => Ok(ByteSize(size)),
         }
-        Ok(Blob { file, size })
+    }
+
+    /// Some of a file's bytes; as many as were asked for.
+    pub async fn range(&self, digest: Digest, range: Range<u64>) -> Result<Bytes, BlobError> {
+        let wanted = range.end.saturating_sub(range.start);
+        let bytes = self.objects.get_range(&key(digest), range).await;
+        let bytes = bytes.map_err(|error| self.refused("read", digest, error))?;
+        if bytes.len() as u64 != wanted {
+            return Err(self.damaged(digest, "it is shorter than it was".to_owned()));
+        }
+        Ok(bytes)
+    }
+
+    /// Opens a file.
+    pub fn open_blob(&self, digest: Digest) -> Result<Blob, BlobError> {
+        let size = OBJECTS.block_on(self.size(digest))?;
+        Ok(Blob { size, store: self.clone(), digest, rest: 0, fetched: Bytes::new() })
     }
 
     /// A file's bytes, checked.
     pub fn read(&self, artifact: &ArtifactRef) -> Result<Vec<u8>, BlobError> {
         let mut blob = self.open_exact(artifact)?;
-        let path = self.path(artifact.digest);
         let mut bytes = Vec::new();
-        blob.file.read_to_end(&mut bytes).map_err(failed("read", &path))?;
+        blob.read_to_end(&mut bytes).map_err(failed("read", &self.path(artifact.digest)))?;
         if Digest::of(&bytes) != artifact.digest {
-            return Err(BlobError::Damaged { path, problem: "its digest is another".to_owned() });
+            return Err(self.damaged(artifact.digest, "its digest is another".to_owned()));
         }
         Ok(bytes)
     }
@@ -124,13 +177,13 @@ impl BlobStore {
             return Ok(blob);
         }
         let problem = format!("it has {} bytes instead of {}", blob.size.0, artifact.size.0);
-        Err(BlobError::Damaged { path: self.path(artifact.digest), problem })
+        Err(self.damaged(artifact.digest, problem))
     }
 
     /// The pieces of a file, which is read through and checked.
     pub fn pieces(&self, digest: Digest) -> Result<Pieces, BlobError> {
         let path = self.path(digest);
-        let mut file = self.open_blob(digest)?.file;
+        let mut file = self.open_blob(digest)?;
         let (mut digests, mut piece, mut hash) = (Vec::new(), Vec::new(), Sha256::new());
         loop {
             piece.clear();
@@ -145,7 +198,7 @@ impl BlobStore {
         if found == digest {
             return Ok(Pieces::from_digests(digests));
         }
-        Err(BlobError::Damaged { path, problem: format!("its digest is {found}") })
+        Err(self.damaged(digest, format!("its digest is {found}")))
     }
 
     /// Reads a file through and checks length and digest.
@@ -155,7 +208,7 @@ impl BlobStore {
         let mut hash = Sha256::new();
         let mut piece = vec![0; 64 << 10];
         loop {
-            match blob.file.read(&mut piece).map_err(failed("read", &path))? {
+            match blob.read(&mut piece).map_err(failed("read", &path))? {
                 0 => break,
                 length => hash.update(&piece[..length]),
             }
@@ -164,12 +217,44 @@ impl BlobStore {
         if found == artifact.digest {
             return Ok(());
         }
-        Err(BlobError::Damaged { path, problem: format!("its digest is {found}") })
+        Err(self.damaged(artifact.digest, format!("its digest is {found}")))
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
         self.folder.join(digest.to_string())
     }
+
+    fn damaged(&self, digest: Digest, problem: String) -> BlobError {
+        BlobError::Damaged { path: self.path(digest), problem }
+    }
+
+    fn refused(&self, step: &'static str, digest: Digest, error: object_store::Error) -> BlobError {
+        match error {
+            object_store::Error::NotFound { .. } => BlobError::Missing { digest },
+            error => failed(step, &self.path(digest))(io_error(error)),
+        }
+    }
+}
+
+fn key(digest: Digest) -> Key {
+    Key::from(digest.to_string())
+}
+
+/// Whether a crash may have left it: the object store writes `NAME#1`, and renames it.
+fn is_unfinished(name: &str) -> bool {
+    name.contains('#') || name.starts_with(UNFINISHED)
+}
+
+/// What the system said, which the object store wraps in words of its own.
+fn io_error(error: object_store::Error) -> io::Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(next) = cause {
+        if let Some(code) = next.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(code);
+        }
+        cause = next.source();
+    }
+    io::Error::other(error)
 }
 
 fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError {
@@ -200,7 +285,7 @@ mod tests {
         assert_eq!(files(&store), 1);
         let mut blob = BlobStore::open(&store.folder).unwrap().open_exact(&artifact).unwrap();
         let mut bytes = Vec::new();
-        blob.file.read_to_end(&mut bytes).unwrap();
+        blob.read_to_end(&mut bytes).unwrap();
         assert_eq!((bytes.as_slice(), blob.size), (b"model".as_slice(), ByteSize(5)));
         store.verify(&artifact).unwrap();
     }
@@ -249,8 +334,21 @@ mod tests {
         let (_folder, store) = store();
         store.put(b"model").unwrap();
         fs::write(store.folder.join(format!("{UNFINISHED}x7")), b"mod").unwrap();
-        assert_eq!(files(&store), 2);
+        fs::write(store.folder.join(format!("{}#1", Digest::of(b"other"))), b"oth").unwrap();
+        assert_eq!(files(&store), 3);
         let again = BlobStore::open(&store.folder).unwrap();
         assert_eq!(files(&again), 1);
+    }
+
+    #[test]
+    fn a_refusal_says_what_the_system_said() {
+        let (_folder, store) = store();
+        let artifact = store.put(b"model").unwrap();
+        let path = store.path(artifact.digest);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir_all(path.join("taken")).unwrap();
+        let refused = crate::causes::chain(&store.put(b"model").unwrap_err());
+        let expected = format!("cannot write {}: Is a directory (os error 21)", path.display());
+        assert_eq!(refused, expected);
     }
 }

@@ -222,6 +222,7 @@ fn of_folder(state_dir: &Path, out: &Path, keys: Keys) -> Result<Manifest, CliEr
     let failed = |error: &dyn std::error::Error| CliError::Failed(chain(error));
     let opened = SledStore::open(&copy).map_err(|error: StoreError| failed(&error))?;
     let blobs = BlobStore::look_into(state_dir.join("artifacts"));
+    let blobs = blobs.map_err(|error| CliError::Failed(chain(&error)))?;
     let origin = Origin { store: &opened, blobs: &blobs, state_dir, scratch: scratch.path() };
     let authority = || Authorities::files_in(&authority_folder(state_dir));
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64);

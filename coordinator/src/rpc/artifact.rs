@@ -1,13 +1,12 @@
 //! Downloads: a file by its digest, from any offset, in bounded chunks, no faster than the receiver takes them.
 
 use std::collections::BTreeMap;
-use std::io::SeekFrom;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::v1::artifact_service_server::ArtifactService;
 use proto::{Digest, Pieces, v1};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::status;
-use crate::blob::BlobStore;
+use crate::blob::{BlobStore, FETCH};
 
 /// Bytes per chunk: small enough that an interrupted download loses little, large enough to cost little framing.
 const CHUNK: usize = 64 << 10;
@@ -74,42 +73,40 @@ impl ArtifactService for ArtifactRpc {
     async fn download(&self, request: Request<v1::DownloadRequest>) -> Result<Response<ChunkStream>, Status> {
         let v1::DownloadRequest { digest, offset } = request.into_inner();
         let digest: Digest = digest.parse().map_err(status::invalid)?;
-        let blobs = self.blobs.clone();
-        let blob = status::blocking(move || blobs.open_blob(digest)).await?.map_err(status::blob)?;
-        let size = blob.size.0;
+        let size = self.blobs.size(digest).await.map_err(status::blob)?.0;
         if offset > size {
             return Err(Status::out_of_range(format!(
                 "artifact {digest} has {size} bytes; offset {offset} is past its end"
             )));
         }
-        let mut file = tokio::fs::File::from_std(blob.file);
-        file.seek(SeekFrom::Start(offset)).await.map_err(|error| status::reading(digest, &error))?;
         let (chunks, receiver) = mpsc::channel(READ_AHEAD);
-        self.tasks.spawn(send(digest, file, offset, chunks));
+        self.tasks.spawn(send(self.blobs.clone(), digest, offset..size, chunks));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 
 async fn send(
+    blobs: BlobStore,
     digest: Digest,
-    mut file: tokio::fs::File,
-    mut offset: u64,
+    wanted: Range<u64>,
     chunks: mpsc::Sender<Result<v1::Chunk, Status>>,
 ) {
-    loop {
-        let mut data = vec![0; CHUNK];
-        let chunk = match file.read(&mut data).await {
-            Ok(0) => return,
-            Ok(length) => {
-                data.truncate(length);
-                Ok(v1::Chunk { offset, data })
+    let mut offset = wanted.start;
+    while offset < wanted.end {
+        let end = (offset + FETCH).min(wanted.end);
+        let fetched = match blobs.range(digest, offset..end).await {
+            Ok(fetched) => fetched,
+            Err(error) => {
+                let _ = chunks.send(Err(status::blob(error))).await; // the receiver may have gone
+                return;
             }
-            Err(error) => Err(status::reading(digest, &error)),
         };
-        let ended = chunk.is_err();
-        offset += chunk.as_ref().map_or(0, |chunk| chunk.data.len() as u64);
-        if chunks.send(chunk).await.is_err() || ended {
-            return; // the receiver has gone, or the file cannot be read
+        for data in fetched.chunks(CHUNK) {
+            let chunk = v1::Chunk { offset, data: data.to_vec() };
+            offset += data.len() as u64;
+            if chunks.send(Ok(chunk)).await.is_err() {
+                return; // the receiver has gone
+            }
         }
     }
 }

@@ -1,8 +1,6 @@
 //! Errors as status codes: the only place that makes one.
 
-use std::io;
-
-use proto::{Digest, Invalid};
+use proto::Invalid;
 use pruner_core::zoo::UnknownNetwork;
 use tonic::Status;
 
@@ -148,10 +146,6 @@ pub(super) fn elsewhere(error: ElsewhereError) -> Status {
 /// A deployment asks for the host's program, and there is none.
 pub(super) fn no_trainer() -> Status {
     Status::invalid_argument(format!("spec.training.trainer: {}", TrainerError::NotConfigured))
-}
-
-pub(super) fn reading(digest: Digest, error: &io::Error) -> Status {
-    internal(format!("reading artifact {digest}: {error}"))
 }
 
 pub(super) fn backup(error: BackupError) -> Status {

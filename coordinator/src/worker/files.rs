@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use proto::{Digest, v1};
+use tokio::task::block_in_place;
 use tokio_stream::StreamExt as _;
 
 use super::WorkerSettings;
@@ -41,10 +42,10 @@ impl Files {
             Task::Train(training) => (&mut training.model, &mut training.spec.dataset),
         };
         if let Some(model) = model
-            && self.blobs.verify(&model.file).is_err()
+            && block_in_place(|| self.blobs.verify(&model.file)).is_err()
         {
             let bytes = client.download(model.file.digest).await.map_err(Failure::Fetch)?;
-            let kept = self.blobs.put(&bytes);
+            let kept = block_in_place(|| self.blobs.put(&bytes));
             kept.map_err(|error| Failure::Derive(error.into()))?;
         }
         if !self.shares {
