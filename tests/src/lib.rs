@@ -5,6 +5,7 @@ pub mod agent;
 pub mod binaries;
 pub mod cgroup;
 pub mod coordinator;
+pub mod crowd;
 pub mod daemon;
 pub mod dataset;
 pub mod demo;

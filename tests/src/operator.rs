@@ -13,6 +13,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::poll::{Answer, wait_until};
 
+/// A list of many devices outgrows the usual 4 MiB.
+const LARGEST_REPLY: usize = 64 << 20;
+
 /// A client of the operator service; reconnects by itself when the coordinator comes back.
 #[derive(Debug, Clone)]
 pub struct Operator {
@@ -27,7 +30,8 @@ impl Operator {
     pub fn new(address: SocketAddr) -> Result<Self> {
         let endpoint =
             Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(Duration::from_secs(2));
-        Ok(Self { client: OperatorServiceClient::new(endpoint.connect_lazy()) })
+        let client = OperatorServiceClient::new(endpoint.connect_lazy());
+        Ok(Self { client: client.max_decoding_message_size(LARGEST_REPLY) })
     }
 
     /// All devices.

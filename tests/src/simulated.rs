@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use coordinator::probes::ProbeSet;
@@ -16,7 +16,7 @@ use proto::v1::session_service_client::SessionServiceClient;
 use proto::{HardwareProfile, LatencyInterval, ProbeTiming, SpoolPosition, v1};
 use pruner_core::Graph;
 use pruner_core::graph::cost::cost;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
@@ -34,12 +34,17 @@ pub struct SimulatedMeans {
     pub slower: f64,
     /// It cannot load a network of more multiply-accumulates.
     pub most_macs: Option<u64>,
-    /// In each of its intervals of telemetry, five of them in a second; 0: it sends none.
+    /// In each of its intervals of telemetry; 0: it sends none.
     pub requests: u64,
+    /// From one of its heartbeats, and intervals of telemetry, to the next.
+    pub beat: Duration,
 }
 
 /// A device that is played until this is dropped.
-pub struct SimulatedDevice(JoinHandle<Result<()>>);
+pub struct SimulatedDevice {
+    playing: JoinHandle<Result<()>>,
+    served: watch::Receiver<Option<Instant>>,
+}
 
 /// From one attempt of a lasting device to connect to the next.
 const RECONNECT: Duration = Duration::from_millis(50);
@@ -47,20 +52,36 @@ const RECONNECT: Duration = Duration::from_millis(50);
 impl SimulatedDevice {
     /// Connects one, which serves whatever it is assigned and is asked for images all the time.
     pub fn start(means: SimulatedMeans, coordinator: SocketAddr) -> Self {
-        let play = async move { play(&means, coordinator, &mut Memory::default()).await };
-        Self(TaskTracker::new().spawn(play))
+        let (mut memory, served) = Memory::new();
+        let play = async move { play(&means, coordinator, &mut memory).await };
+        Self { playing: TaskTracker::new().spawn(play), served }
     }
 
     /// The same, but it connects again whenever its session ends, and serves meanwhile.
     pub fn start_lasting(means: SimulatedMeans, coordinator: SocketAddr) -> Self {
+        let (mut memory, served) = Memory::new();
         let play = async move {
-            let mut memory = Memory::default();
             loop {
                 let _ = play(&means, coordinator, &mut memory).await; // the coordinator was killed
                 tokio::time::sleep(RECONNECT).await;
             }
         };
-        Self(TaskTracker::new().spawn(play))
+        Self { playing: TaskTracker::new().spawn(play), served }
+    }
+
+    /// When it first served a model. Waits for it.
+    ///
+    /// # Errors
+    /// The error that ended it, or would have if it had not been dropped.
+    pub async fn served(&mut self) -> Result<Instant> {
+        let served = self.served.wait_for(Option::is_some).await.map(|served| *served);
+        match served {
+            Ok(Some(at)) => Ok(at),
+            Ok(None) | Err(_) => {
+                self.ensure_playing().await?;
+                bail!("it ended before it served anything")
+            }
+        }
     }
 
     /// The error that ended it, if it has ended.
@@ -68,8 +89,8 @@ impl SimulatedDevice {
     /// # Errors
     /// That one.
     pub async fn ensure_playing(&mut self) -> Result<()> {
-        if self.0.is_finished() {
-            (&mut self.0).await??;
+        if self.playing.is_finished() {
+            (&mut self.playing).await??;
             bail!("the coordinator closed the session");
         }
         Ok(())
@@ -78,7 +99,7 @@ impl SimulatedDevice {
 
 impl Drop for SimulatedDevice {
     fn drop(&mut self) {
-        self.0.abort();
+        self.playing.abort();
     }
 }
 
@@ -91,6 +112,7 @@ impl SimulatedMeans {
             slower: 1.0,
             most_macs: None,
             requests: 500,
+            beat: Duration::from_millis(200),
         }
     }
 
@@ -121,10 +143,17 @@ impl SimulatedMeans {
 }
 
 /// What a device keeps when its session ends.
-#[derive(Default)]
 struct Memory {
     serving: Option<Arc<Served>>,
     sequence: u64,
+    served: watch::Sender<Option<Instant>>,
+}
+
+impl Memory {
+    fn new() -> (Self, watch::Receiver<Option<Instant>>) {
+        let (served, seen) = watch::channel(None);
+        (Self { serving: None, sequence: 0, served }, seen)
+    }
 }
 
 async fn play(means: &SimulatedMeans, coordinator: SocketAddr, memory: &mut Memory) -> Result<()> {
@@ -141,8 +170,8 @@ async fn play(means: &SimulatedMeans, coordinator: SocketAddr, memory: &mut Memo
     let mut client = SessionServiceClient::connect(format!("http://{coordinator}")).await?;
     let mut inbox = client.session(ReceiverStream::new(messages)).await?.into_inner();
     outbox.send(AgentMessage::Profile(means.profile()?).into()).await?;
-    let mut tick = tokio::time::interval(Duration::from_millis(200));
-    let Memory { serving, sequence } = memory;
+    let mut tick = tokio::time::interval(means.beat);
+    let Memory { serving, sequence, served } = memory;
     loop {
         tokio::select! {
             message = inbox.message() => {
@@ -157,6 +186,7 @@ async fn play(means: &SimulatedMeans, coordinator: SocketAddr, memory: &mut Memo
                     }
                     outbox.send(progress(&assignment, Phase::Active).into()).await?;
                     *serving = Some(Arc::new(Served::of(means, macs, assignment)));
+                    served.send_if_modified(|first| first.replace(first.unwrap_or_else(Instant::now)).is_none());
                 }
             }
             _ = tick.tick() => {
@@ -165,7 +195,7 @@ async fn play(means: &SimulatedMeans, coordinator: SocketAddr, memory: &mut Memo
                 if let Some(served) = serving.as_ref().filter(|_| means.requests > 0) {
                     *sequence += 1;
                     let position = SpoolPosition { epoch: 1, sequence: *sequence };
-                    outbox.send(AgentMessage::Telemetry(position, served.interval(means.requests)?).into()).await?;
+                    outbox.send(AgentMessage::Telemetry(position, served.interval(means)?).into()).await?;
                 }
             }
         }
@@ -203,15 +233,15 @@ impl Served {
         Heartbeat { holding: self.holding(), engine: "a formula".to_owned() }
     }
 
-    fn interval(&self, requests: u64) -> Result<LatencyInterval> {
+    fn interval(&self, means: &SimulatedMeans) -> Result<LatencyInterval> {
         let mut histogram = Histogram::<u64>::new(3)?;
-        histogram.record_n(self.microseconds, requests)?;
+        histogram.record_n(self.microseconds, means.requests)?;
         let mut encoded = Vec::new();
         V2Serializer::new().serialize(&histogram, &mut encoded)?;
         Ok(LatencyInterval {
             digest: self.assignment.model.artifact.digest,
             generation: self.assignment.generation,
-            interval_ms: 200,
+            interval_ms: u64::try_from(means.beat.as_millis())?,
             histogram: encoded,
             errors: 0,
             rss: None,
