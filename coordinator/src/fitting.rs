@@ -1,5 +1,6 @@
 //! Which plan each device gets: like devices are fitted together, to the slowest of them. Pure; makes no artifact.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -156,7 +157,7 @@ pub enum FitError {
     Surgery(#[source] Arc<SurgeryError>),
 }
 
-/// What like devices got before: a device that comes later gets the same, if that is within its budget.
+/// What like devices got before: a device that comes later gets the largest of these that is within its budget.
 #[derive(Debug, Clone)]
 pub struct Precedent {
     /// Their class.
@@ -210,6 +211,8 @@ pub fn fit(
     corrections: &Corrections,
     precedents: &[Precedent],
 ) -> Vec<Fitting> {
+    let mut precedents: Vec<&Precedent> = precedents.iter().collect();
+    precedents.sort_by_key(|precedent| Reverse(precedent.plan.promised.macs));
     let mut fittings = Vec::with_capacity(candidates.len());
     let mut groups: BTreeMap<(ClassKey, Option<usize>, Why), Vec<Member<'_>>> = BTreeMap::new();
     for candidate in candidates {
@@ -218,7 +221,7 @@ pub fn fit(
             Ok(member) => {
                 let rule = rule(spec, &candidate.labels, Some(&candidate.profile));
                 let alike = precedents.iter().filter(|p| p.class == class.id() && p.rule == rule);
-                let is_step = |p: &&Precedent| {
+                let is_step = |p: &&&Precedent| {
                     candidate.growing.is_none_or(|growing| growing.is_step(p.plan.promised.macs))
                 };
                 let alike = alike.filter(is_step);

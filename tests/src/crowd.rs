@@ -18,8 +18,8 @@ use crate::simulated::{SimulatedDevice, SimulatedMeans};
 const LATE: usize = 5;
 /// The coordinator's processor time in rest is counted for so long.
 const REST: Duration = Duration::from_secs(20);
-/// Connections that are made at a time.
-const AT_ONCE: usize = 100;
+/// Between two looks at the list of all devices, which costs the coordinator something.
+const LOOK: Duration = Duration::from_secs(1);
 /// For any one step.
 const LIMIT: Duration = Duration::from_secs(1800);
 
@@ -76,14 +76,10 @@ pub async fn run(devices: usize, beat: Duration) -> Result<Report> {
     let means = |name: String| SimulatedMeans { requests: 0, beat, ..SimulatedMeans::new(&name) };
 
     let begun = Instant::now();
-    let mut crowd = Vec::with_capacity(devices);
-    for first in (0..devices).step_by(AT_ONCE) {
-        let last = (first + AT_ONCE).min(devices);
-        crowd.extend((first..last).map(|index| {
-            SimulatedDevice::start_lasting(means(format!("sim-{index:05}")), coordinator.address())
-        }));
-        known(&operator, last).await?;
-    }
+    let start =
+        |index| SimulatedDevice::start_lasting(means(format!("sim-{index:05}")), coordinator.address());
+    let mut crowd: Vec<_> = (0..devices).map(start).collect();
+    known(&operator, devices).await?;
     let joined = begun.elapsed();
 
     let cpu_before = cpu_time(coordinator.pid())?;
@@ -128,7 +124,11 @@ async fn known(operator: &Operator, count: usize) -> Result<()> {
     wait_until("every device to be known", LIMIT, async || {
         let devices = operator.devices().await?;
         let known = devices.iter().filter(|device| !device.probes.is_empty()).count();
-        Ok(if known == count { Answer::Ready(()) } else { Answer::NotYet(format!("{known} are")) })
+        if known == count {
+            return Ok(Answer::Ready(()));
+        }
+        tokio::time::sleep(LOOK).await;
+        Ok(Answer::NotYet(format!("{known} are")))
     })
     .await
 }

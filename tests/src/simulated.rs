@@ -2,7 +2,7 @@
 //! what a coordinator makes of times can be tested on a machine whose own times wander.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -137,7 +137,10 @@ impl SimulatedMeans {
             revision: 1,
             ..v1::HardwareProfile::default()
         };
-        let probes = ProbeSet::known()?.iter().map(timing).collect();
+        // The same for every device, and much to compute for a thousand of them.
+        static PROBES: OnceLock<Option<ProbeSet>> = OnceLock::new();
+        let known = PROBES.get_or_init(|| ProbeSet::known().ok()).as_ref().context("there are no probes")?;
+        let probes = known.iter().map(timing).collect();
         Ok(HardwareProfile { probes, ..wire.try_into()? })
     }
 }

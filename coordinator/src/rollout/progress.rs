@@ -1,4 +1,5 @@
-//! What a device's report changes in the records. Reports of assignments that were replaced change nothing.
+//! What a device's report changes in the records. Reports of assignments that were replaced change nothing. That a device
+//! serves its assignment is written with the device: the driver notes it in the deployment, for all that came meanwhile at once.
 
 use proto::DeviceId;
 use proto::session::{Holding, Phase, Progress};
@@ -13,15 +14,15 @@ pub(crate) fn record(
     report: &Progress,
     now: u64,
 ) -> Result<(), StoreError> {
-    let state = match &report.phase {
+    let reason = match &report.phase {
         Phase::Downloading { .. } | Phase::Verifying => return Ok(()),
         Phase::Active => {
             let holding = Holding { generation: report.generation, digest: Some(report.digest) };
-            store.update_device(device, &mut |record| record.holding = holding.into())?;
-            Outcome::Active { since_unix_ms: now }
+            return store.update_device(device, &mut |record| record.holding = holding.into()).map(drop);
         }
-        Phase::Failed { reason } => Outcome::Failed { reason: reason.clone() },
+        Phase::Failed { reason } => reason,
     };
+    let state = Outcome::Failed { reason: reason.clone() };
     let Some(assignment) = store.assignment(device)? else { return Ok(()) };
     if assignment.generation != report.generation {
         return Ok(());
@@ -34,10 +35,8 @@ pub(crate) fn record(
         let Some(outcome) = outcome.filter(|outcome| outcome.assignment == Some(report.generation)) else {
             return;
         };
-        // Reports come again after a reconnect; when it became active is when it first said so.
-        let is_known = outcome.state == state
-            || matches!((&outcome.state, &state), (Outcome::Active { .. }, Outcome::Active { .. }));
-        if !is_known {
+        // Reports come again after a reconnect.
+        if outcome.state != state {
             outcome.state = state.clone();
             event = journal::reported(&order.deployment, device, outcome);
         }

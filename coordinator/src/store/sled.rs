@@ -22,6 +22,8 @@ use crate::manifest::DeploymentManifest;
 /// Raised whenever older code could not use a folder that newer code wrote.
 const SCHEMA: u32 = 1;
 const SCHEMA_KEY: &str = "schema";
+/// Bytes of records that are kept in memory; sled would take a gigabyte.
+const CACHE: u64 = 64 << 20;
 
 /// A store in a folder. One process has it at a time.
 pub struct SledStore {
@@ -49,7 +51,12 @@ impl SledStore {
         let failed = |source| StoreError::File { path: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(failed)?;
         let lock = disk::lock(folder)?;
-        let db = sled::Config::new().path(folder).flush_every_ms(None).open().map_err(StoreError::Engine)?;
+        let db = sled::Config::new()
+            .path(folder)
+            .flush_every_ms(None)
+            .cache_capacity(CACHE)
+            .open()
+            .map_err(StoreError::Engine)?;
         check_schema(&db, folder)?;
         let path = folder.join("db");
         let log = File::open(&path).map_err(failed)?;

@@ -186,17 +186,20 @@ impl Next {
 
     /// What devices of this deployment got already, class by class and rule by rule.
     pub(super) fn precedents(&self, snapshot: &Snapshot) -> Vec<Precedent> {
-        let precedent = |(id, outcome): (&DeviceId, &OutcomeRecord)| {
-            let device = snapshot.devices.iter().find(|device| device.id == *id)?;
-            let derivation =
-                snapshot.derivations.iter().find(|record| Some(record.key) == outcome.derivation)?;
-            Some(Precedent {
-                class: outcome.class.clone()?,
-                rule: fitting::rule(&self.record.manifest.spec, &device.labels, device.profile.as_ref()),
-                plan: serde_json::from_value(derivation.plan.clone()).ok()?,
-            })
+        let spec = &self.record.manifest.spec;
+        let had = |device: &DeviceRecord| {
+            let outcome = self.record.outcomes.get(&device.id)?;
+            let rule = fitting::rule(spec, &device.labels, device.profile.as_ref());
+            Some((outcome.class.clone()?, rule, outcome.derivation?))
         };
-        self.record.outcomes.iter().filter_map(precedent).collect()
+        // Many devices, few models.
+        let had: BTreeSet<_> = snapshot.devices.iter().filter_map(had).collect();
+        let precedent = |(class, rule, key)| {
+            let derivation = snapshot.derivations.iter().find(|record| record.key == key)?;
+            let plan = serde_json::from_value(derivation.plan.clone()).ok()?;
+            Some(Precedent { class, rule, plan })
+        };
+        had.into_iter().filter_map(precedent).collect()
     }
 
     /// Gives every device that the selector matches an outcome; returns those that can be fitted now.
@@ -214,7 +217,8 @@ impl Next {
         let (withheld, matched): (Vec<&DeviceRecord>, Vec<_>) =
             selected.partition(|device| owned.contains(&device.id));
         self.withheld = withheld.len();
-        self.record.outcomes.retain(|id, _| matched.iter().any(|device| device.id == *id));
+        let ids: BTreeSet<&DeviceId> = matched.iter().map(|device| &device.id).collect();
+        self.record.outcomes.retain(|id, _| ids.contains(id));
         let mut unfitted = Vec::new();
         for device in matched {
             let known = self.record.outcomes.get(&device.id);

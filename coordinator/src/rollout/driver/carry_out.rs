@@ -1,11 +1,18 @@
 //! Makes true what a round decided: begins work, writes the record, then assigns and tells. Every write is conditional.
 
+use proto::DeviceId;
+
 use super::Driver;
 use super::advance::Next;
 use crate::audit::{COORDINATOR, Event};
 use crate::clock::unix_ms;
 use crate::rollout::journal;
-use crate::store::{DeploymentPhase, DeploymentRecord, JobRecord, Outcome, StoreError};
+use crate::store::{
+    AssignmentOrder, AssignmentRecord, DeploymentPhase, DeploymentRecord, JobRecord, Outcome, StoreError,
+};
+
+/// Devices that are told with one write of the deployment, which holds all its devices.
+const AT_ONCE: usize = 256;
 
 fn is_failed(record: &DeploymentRecord) -> bool {
     matches!(record.phase, DeploymentPhase::Failed { .. })
@@ -34,45 +41,57 @@ impl Driver {
         for (key, plan) in &next.derivations {
             self.begin_derivation(&next.record, *key, plan.as_ref(), jobs).await?;
         }
-        for (device, wave, order) in next.assign {
-            let (name, generation) = (next.record.name.clone(), next.record.generation);
-            let assigned = device.clone();
-            let assignment = self
-                .core
-                .store
-                .call(move |store| {
-                    // An operator may have stopped it since this round began.
-                    let present = store.deployment(&name)?.filter(|record| record.generation == generation);
-                    let may = |record: &DeploymentRecord| !record.paused && !is_failed(record);
-                    if !present.as_ref().is_some_and(may) {
-                        return Ok(None);
-                    }
-                    let had = store.assignment(&device)?;
-                    let assignment = store.assign(&device, &order)?;
-                    let noted = present.and_then(|record| record.outcomes.get(&device)?.assignment);
-                    if noted != Some(assignment.generation) {
-                        store
-                            .append_audit(&[journal::assigned(had.as_ref(), &assignment, wave)], unix_ms())?;
-                    }
-                    store.update_deployment(&name, generation, &mut |record| {
-                        let Some(outcome) = record.outcomes.get_mut(&device) else { return };
-                        if outcome.state == Outcome::Fitted {
-                            outcome.state = Outcome::Assigned { since_unix_ms: unix_ms() };
-                            outcome.assignment = Some(assignment.generation);
-                            outcome.wave = Some(wave);
-                        }
-                    })?;
-                    Ok(Some(assignment))
-                })
-                .await?;
-            let Some(assignment) = assignment else { continue };
-            tracing::info!(
-                device = %assigned, generation = %assignment.generation, digest = %assignment.digest(), wave, "assigned"
-            );
-            self.core.fleet.send(&assigned, self.core.assignment(&assignment));
+        let mut to_tell = next.assign;
+        while !to_tell.is_empty() {
+            let rest = to_tell.split_off(to_tell.len().min(AT_ONCE));
+            let told = self.assign(&next.record, std::mem::replace(&mut to_tell, rest)).await?;
+            for (assignment, wave) in &told {
+                let AssignmentRecord { device, generation, .. } = assignment;
+                tracing::info!(%device, %generation, digest = %assignment.digest(), wave, "assigned");
+                self.core.fleet.send(device, self.core.assignment(assignment));
+            }
             self.core.board.wake();
         }
         Ok(())
+    }
+
+    /// Gives devices their assignments, and notes them in the deployment. None once an operator has stopped it.
+    async fn assign(
+        &self,
+        deployment: &DeploymentRecord,
+        to_tell: Vec<(DeviceId, u32, AssignmentOrder)>,
+    ) -> Result<Vec<(AssignmentRecord, u32)>, StoreError> {
+        let (name, generation) = (deployment.name.clone(), deployment.generation);
+        let assigned = self.core.store.call(move |store| {
+            // An operator may have stopped it since this round began.
+            let present = store.deployment(&name)?.filter(|record| record.generation == generation);
+            let Some(present) = present.filter(|record| !record.paused && !is_failed(record)) else {
+                return Ok(Vec::new());
+            };
+            let (mut told, mut events) = (Vec::new(), Vec::new());
+            for (device, wave, order) in to_tell {
+                let had = store.assignment(&device)?;
+                let assignment = store.assign(&device, &order)?;
+                let noted = present.outcomes.get(&device).and_then(|outcome| outcome.assignment);
+                if noted != Some(assignment.generation) {
+                    events.push(journal::assigned(had.as_ref(), &assignment, wave));
+                }
+                told.push((assignment, wave));
+            }
+            store.append_audit(&events, unix_ms())?;
+            store.update_deployment(&name, generation, &mut |record| {
+                for (assignment, wave) in &told {
+                    let Some(outcome) = record.outcomes.get_mut(&assignment.device) else { continue };
+                    if outcome.state == Outcome::Fitted {
+                        outcome.state = Outcome::Assigned { since_unix_ms: unix_ms() };
+                        outcome.assignment = Some(assignment.generation);
+                        outcome.wave = Some(*wave);
+                    }
+                }
+            })?;
+            Ok(told)
+        });
+        assigned.await
     }
 
     /// Goes back to what was complete before.
