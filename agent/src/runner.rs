@@ -22,6 +22,7 @@ pub mod choose;
 pub mod engine;
 pub mod engines;
 pub mod framing;
+pub mod shapes;
 pub mod statistics;
 pub mod timing;
 

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::{Deserialize, Serialize};
 
 use super::framing::FramingError;
+use super::shapes::ShapesError;
 
 pub mod onnxruntime;
 pub mod rten;
@@ -59,6 +60,9 @@ pub enum EngineError {
     /// The file is damaged, or made to do damage.
     #[error("the model file is not sound")]
     Framing(#[from] FramingError),
+    /// How much memory it takes depends on the image.
+    #[error(transparent)]
+    Shapes(#[from] ShapesError),
     /// The file is no model that this engine reads.
     #[error("the engine cannot load the model: {0}")]
     Load(String),

@@ -11,7 +11,6 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use crate::causes::describe;
-use crate::probe::memory_available;
 use crate::runner::check::{self, CheckError, check_now};
 use crate::runner::engine::EngineError;
 use crate::runner::engines::Engines;
@@ -85,17 +84,21 @@ fn judge(output: &Output) -> Result<(), RehearsalError> {
     match output.status.code() {
         Some(0) => Ok(()),
         Some(code) if code == i32::from(REFUSED) => Err(RehearsalError::Refused(first.to_owned())),
+        // The limit is the same on every day: it would not have enough tomorrow.
+        _ if first.starts_with("memory allocation of ") => Err(RehearsalError::Refused(format!(
+            "it needs more memory than any sound model of its size: {first}"
+        ))),
         _ => Err(RehearsalError::Died { status: output.status.to_string(), last_words: first.to_owned() }),
     }
 }
 
-/// What the process of its own does: loads and tests the model in the file `path`, within the memory that there is now.
+/// What the process of its own does: loads and tests the model in the file `path`, within the memory that a sound one needs.
 ///
 /// # Errors
 /// When the model may not serve.
 pub fn perform(path: &Path, manifest: &ModelManifest, threads: usize) -> Result<(), CheckError> {
     let unread = |error: std::io::Error| CheckError::Unread(describe(&error));
-    confine(std::fs::metadata(path).map_err(unread)?.len());
+    confine(enough(std::fs::metadata(path).map_err(unread)?.len(), manifest, threads));
     let (done, ended) = mpsc::channel();
     let (path, manifest) = (path.to_owned(), manifest.clone());
     std::thread::spawn(move || {
@@ -114,19 +117,21 @@ pub fn perform(path: &Path, manifest: &ModelManifest, threads: usize) -> Result<
     })
 }
 
-/// What a sound model of `size` bytes has enough of, whatever is free at the moment.
-fn enough(size: u64) -> u64 {
-    (64 << 20) + size.saturating_mul(8)
+/// Bytes that a sound model in a file of `size` bytes has enough of, whatever is free at the moment: eight times its weights, a
+/// thousand times its image, for layers are wide at the start, and the stacks of the engine's threads.
+fn enough(size: u64, manifest: &ModelManifest, threads: usize) -> u64 {
+    let image = manifest.input_shape.iter().fold(4u64, |bytes, &dim| bytes.saturating_mul(dim.into()));
+    let stacks = (threads as u64).saturating_mul(8 << 20);
+    [size.saturating_mul(8), image.saturating_mul(1024), stacks]
+        .into_iter()
+        .fold(64 << 20, u64::saturating_add)
 }
 
-/// No more memory than there is, or than a sound model of `size` bytes needs; the first to go where there is none. What the kernel
-/// does not grant is done without.
-fn confine(size: u64) {
+/// No more memory than `limit` bytes; the first to go where there is none. What the kernel does not grant is done without.
+fn confine(limit: u64) {
     std::panic::set_hook(Box::new(|_| {}));
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
-    if let Some(left) = memory_available() {
-        let limit = Some(left.0.max(enough(size)));
-        let _ = setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit });
-    }
+    let limit = Some(limit);
+    let _ = setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit });
 }

@@ -1,4 +1,5 @@
-//! One model in rten, the engine that every agent has. Owns which operators a model may have.
+//! One model in rten, the engine that every agent has. Owns which operators a model may have; `shapes` lists those of them
+//! that take shapes.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use rten::{Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, op_re
 use rten_tensor::{NdTensorView, Tensor};
 
 use super::{Choice, Engine, EngineError, EngineKind, Run, guard};
-use crate::runner::framing;
+use crate::runner::{framing, shapes};
 
 /// The engine's version in the profile: the one that the workspace's lock file pins.
 pub const VERSION: &str = "0.27.0";
@@ -26,6 +27,7 @@ struct Loaded {
 /// Loads an ONNX model; one inference uses `threads` threads, which are this engine's alone.
 pub fn load(bytes: Vec<u8>, threads: usize) -> Result<Engine, EngineError> {
     framing::check(&bytes)?;
+    shapes::check(&bytes)?;
     let loaded = guard("loading", || Loaded::load(bytes, threads))?;
     let choice = Choice { engine: EngineKind::Rten, threads };
     Ok(Engine::new(choice, loaded.shape, loaded))
@@ -136,5 +138,12 @@ mod tests {
         for bytes in [&b""[..], b"not a model", &[0xff; 64], &[0x08, 0x08, 0x3a, 0x00]] {
             assert!(load(bytes.to_vec(), 1).is_err());
         }
+    }
+
+    #[test]
+    fn a_model_that_takes_memory_as_its_image_says_is_refused() {
+        let bytes = include_bytes!("../../../tests/it/data/resizes_by_its_image.onnx");
+        let refused = load(bytes.to_vec(), 1).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(refused.starts_with("how large the output of its Resize 'r' is depends"), "{refused}");
     }
 }
