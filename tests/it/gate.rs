@@ -120,3 +120,42 @@ async fn each_wave_waits_for_an_operators_word() {
     let late = guarded.scene.operator.control_rollout(DEPLOYMENT, "approve").await.unwrap_err();
     assert!(format!("{late:#}").contains("no wave waits"), "{late:#}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_that_come_later_pass_the_gate_one_after_the_other() {
+    let scene = Scene::start().await;
+    let play = |device: &str| {
+        let means = SimulatedMeans { requests: 0, ..SimulatedMeans::new(device) };
+        SimulatedDevice::start(means, scene.coordinator.address())
+    };
+    let _first = DEVICES.map(play);
+    scene.known(DEVICES.len()).await;
+    let half = BudgetRule { macs: Some("1/2".parse().unwrap()), ..BudgetRule::default() };
+    let mut manifest = scene.manifest(vec![half]);
+    manifest.spec.rollout.gate = Some(GateSpec::default());
+    let generation = scene.apply(&manifest).await;
+    scene.settled(generation).await;
+    let deployment = async |what: &str, is_so: &dyn Fn(&v1::Deployment) -> bool| {
+        wait_until(what, LIMIT, async || {
+            let deployment = scene.operator.deployment(DEPLOYMENT).await?.expect("it was applied");
+            let text = describe(&deployment);
+            Ok(if is_so(&deployment) { Answer::Ready(()) } else { Answer::NotYet(text) })
+        })
+        .await
+        .unwrap();
+    };
+    let state = |of: &v1::Deployment, device: &str| {
+        of.devices.iter().find(|outcome| outcome.device_id == device).map(|outcome| outcome.state.clone())
+    };
+    let is = |device: &'static str, expected: &'static str| {
+        move |of: &v1::Deployment| state(of, device).as_deref() == Some(expected)
+    };
+    // It has the model of its like at once, and answers nobody: it says nothing for the next one.
+    let _late = play("late-1");
+    deployment("late-1 to be told", &is("late-1", "Active")).await;
+    let _later = play("late-2");
+    let waits = "wave 1 of devices that came later: 0 of the 400 requests that the gate wants";
+    deployment("late-2 to be held", &|of| is("late-2", "Fitted")(of) && of.message.starts_with(waits)).await;
+    scene.operator.control_rollout(DEPLOYMENT, "approve").await.unwrap();
+    deployment("late-2 to be told", &is("late-2", "Active")).await;
+}
