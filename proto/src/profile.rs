@@ -12,8 +12,10 @@ pub struct HardwareProfile {
     /// Operating system, lower case.
     pub os: String,
     /// Kernel release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
     /// Marketing name of the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
     /// Lower-case names, sorted: `avx2`, `avx512f`, `fma`, `neon`.
     pub instruction_sets: Vec<String>,
@@ -22,10 +24,13 @@ pub struct HardwareProfile {
     /// Caches of core 0.
     pub caches: Vec<Cache>,
     /// Physical memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_total: Option<ByteSize>,
     /// The control group's memory limit; `None` where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<ByteSize>,
     /// The control group's CPU quota in cores; `None` where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_quota_cores: Option<f64>,
     /// Threads that one inference may use.
     pub inference_threads: u32,
@@ -36,19 +41,19 @@ pub struct HardwareProfile {
     /// Times of the coordinator's probe models.
     pub probes: Vec<ProbeTiming>,
     /// Swap, used or not.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swap_total: Option<ByteSize>,
     /// Free to the agent where models lie, rounded down so that it seldom changes.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_free: Option<ByteSize>,
     /// The most that the kernel lets the first core run at, MHz.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_max_mhz: Option<u32>,
     /// What decides the first core's clock.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_governor: Option<String>,
     /// The sensor that temperatures in telemetry are of, as the kernel names it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thermal_zone: Option<String>,
     /// Goes up with every profile that differs from the one before; 0 where it was not counted.
     #[serde(default)]

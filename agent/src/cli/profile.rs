@@ -8,14 +8,16 @@ use super::{CliError, Format, table};
 use crate::config;
 use crate::probe::published::Published;
 use crate::probe::{self, timings::Timings};
+use crate::runner::engine::EngineKind;
 use crate::runner::engines::{Engines, LibraryConfig};
 use crate::state::StateDir;
 
 /// The profile as text.
 pub fn answer(config: Option<&Path>, format: Format) -> Result<String, CliError> {
-    let profile = match config {
+    let (profile, engines) = match config {
         None => {
-            probe::profile(&Engines::new(probe::default_threads(), &LibraryConfig::Auto), None, Vec::new())
+            let engines = Engines::new(probe::default_threads(), &LibraryConfig::Auto);
+            (probe::profile(&engines, None, Vec::new()), engines)
         }
         Some(path) => {
             let config = config::load(path)?;
@@ -23,16 +25,16 @@ pub fn answer(config: Option<&Path>, format: Format) -> Result<String, CliError>
             let timings = Timings::load(&StateDir::existing(&config.state_dir), &engines)?;
             let profile = probe::profile(&engines, Some(&config.state_dir), timings.all().to_vec());
             let revision = Published::load(&StateDir::existing(&config.state_dir))?.revision;
-            HardwareProfile { revision, ..profile }
+            (HardwareProfile { revision, ..profile }, engines)
         }
     };
     Ok(match format {
         Format::Json => serde_json::to_string_pretty(&profile).expect("a profile is plain data"),
-        Format::Table => as_table(&profile),
+        Format::Table => as_table(&profile, &engines),
     })
 }
 
-fn as_table(profile: &HardwareProfile) -> String {
+fn as_table(profile: &HardwareProfile, engines: &Engines) -> String {
     let unknown = || "unknown".to_owned();
     let unlimited = || "none".to_owned();
     let size = |size: ByteSize| size.to_string();
@@ -51,7 +53,7 @@ fn as_table(profile: &HardwareProfile) -> String {
         ("Clock", clock(profile)),
         ("Thermal zone", profile.thermal_zone.clone().unwrap_or_else(unknown)),
         ("Disk free, about", profile.disk_free.map_or_else(unknown, size)),
-        ("Engine", format!("{} {}", profile.engine, profile.engine_version)),
+        ("Engines", versions(engines)),
         ("Inference threads", profile.inference_threads.to_string()),
     ];
     let revision = (profile.revision > 0).then(|| ("Revision", profile.revision.to_string()));
@@ -64,10 +66,20 @@ fn as_table(profile: &HardwareProfile) -> String {
         table.add_row([format!("Probe {}", probe.digest.short()), times]);
         for EngineTiming { engine, threads, p50_ms, p95_ms } in &probe.engines {
             let times = format!("p50 {p50_ms:.3} ms, p95 {p95_ms:.3} ms");
-            table.add_row([format!("  {engine}, {threads} thread(s)"), times]);
+            table.add_row([
+                format!("  {engine}, {threads} thread{}", if *threads == 1 { "" } else { "s" }),
+                times,
+            ]);
         }
     }
     table.trim_fmt()
+}
+
+/// What may run models here.
+fn versions(engines: &Engines) -> String {
+    let kinds = [EngineKind::Onnxruntime, EngineKind::Rten].into_iter();
+    let known = kinds.filter_map(|kind| engines.version(kind).map(|version| format!("{kind} {version}")));
+    known.collect::<Vec<_>>().join(", ")
 }
 
 /// What the kernel lets the first core do.
