@@ -93,16 +93,6 @@ fn open_waves(rollout: &Rollout<'_>, survey: &Survey<'_>) -> (Vec<Placement>, u3
         survey.untold.iter().take(free).map(|&(device, wave)| place(device, wave)).collect();
     free -= assign.len();
     let last = rollout.wave_count() - 1;
-    if rollout.is_late() {
-        // As large as the first one, and each told once the one before has passed the gate.
-        let is_held = survey.reached > last && !rollout.may_leave(survey.reached);
-        if survey.unanswered.is_some() || is_held || survey.ready.is_empty() {
-            return (assign, survey.reached);
-        }
-        let (wave, size) = (survey.reached.max(last) + 1, rollout.target(0, survey.counted()).max(1));
-        assign.extend(survey.ready.iter().take(size.min(free)).map(|&(device, _)| place(device, wave)));
-        return (assign, wave);
-    }
     let mut wave = survey.reached.min(last);
     if survey.unanswered.is_some_and(|unanswered| unanswered < wave) {
         // A device of an earlier wave was away when this one opened, and is back: first its answer, then more.

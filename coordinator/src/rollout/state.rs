@@ -23,8 +23,6 @@ pub struct Rollout<'a> {
     pub bake_ms: u64,
     /// Whether waves have to pass a gate.
     pub has_gate: bool,
-    /// Whether every device had what it can have, once: who is told from then on came later.
-    pub was_complete: bool,
     /// What it says of the wave that was told last.
     pub judgement: Judgement,
     /// Whether each wave after the first waits for an operator.
@@ -130,7 +128,6 @@ impl<'a> Rollout<'a> {
             paused: record.paused,
             bake_ms: if is_back { 0 } else { spec.bake.millis().into() },
             has_gate: spec.gate.is_some() && !is_back,
-            was_complete: record.was_complete,
             judgement,
             needs_approval: spec.approval && !is_back,
             approved: record.approved,
@@ -190,26 +187,15 @@ impl<'a> Rollout<'a> {
 
     /// Whether the next wave may be told once the devices of `wave` serve.
     pub(super) fn may_leave(&self, wave: u32) -> bool {
-        // Nobody is asked for each device that comes later.
-        let needs_approval = self.needs_approval && !self.is_late();
-        self.approved > wave || (!needs_approval && self.judgement == Judgement::Open)
+        self.approved > wave || (!self.needs_approval && self.judgement == Judgement::Open)
     }
 
     /// The waves in all, the implied last one included.
     pub(super) fn wave_count(&self) -> u32 {
-        wave_count(self.waves)
-    }
-
-    /// Whether devices that come now have to pass the gate in waves of their own.
-    pub(super) fn is_late(&self) -> bool {
-        self.was_complete && self.has_gate
-    }
-
-    /// What people call a wave.
-    pub(super) fn wave_name(&self, wave: u32) -> String {
-        match self.wave_count() {
-            all if wave < all => format!("wave {} of {all}", wave + 1),
-            all => format!("wave {} of devices that came later", wave + 1 - all),
+        let written = self.waves.len() as u32;
+        match self.waves.last() {
+            Some(100..) => written,
+            Some(_) | None => written + 1,
         }
     }
 
@@ -229,15 +215,6 @@ impl<'a> Rollout<'a> {
     /// the same devices that try first.
     pub(super) fn place(&self, device: &DeviceId) -> Digest {
         place(self.deployment, device)
-    }
-}
-
-/// How many waves there are, the implied last one included.
-pub(super) fn wave_count(waves: &[u8]) -> u32 {
-    let written = waves.len() as u32;
-    match waves.last() {
-        Some(100..) => written,
-        Some(_) | None => written + 1,
     }
 }
 

@@ -71,8 +71,6 @@ impl<'a> Survey<'a> {
                     self.untold.push((id, wave));
                     self.await_answer(member);
                 }
-                // It would stand for the others that come later, and show nothing.
-                None if rollout.is_late() && !member.presence.is_online() => self.away += 1,
                 None => self.ready.push((id, member.presence)),
             },
             Standing::Moving { until_unix_ms } => {
@@ -135,7 +133,7 @@ impl<'a> Survey<'a> {
     /// Why nothing more may happen, if too many devices failed or the gate closed.
     pub(super) fn halt(&self, rollout: &Rollout<'_>) -> Option<String> {
         if let Judgement::Closed { reason } = &rollout.judgement {
-            let wave = rollout.wave_name(self.reached);
+            let wave = format!("wave {} of {}", self.reached + 1, rollout.wave_count());
             return Some(format!("{wave} did not pass the gate: {reason}{}", self.left()));
         }
         if self.lost.len() + self.expired.len() <= rollout.max_failures {
@@ -146,7 +144,7 @@ impl<'a> Survey<'a> {
         let (device, reason) = lost.chain(expired).next()?;
         let mut text = format!("device {device} failed");
         if let Some(wave) = rollout.members.get(device).and_then(|member| member.outcome.wave) {
-            let _ = write!(text, " in {}", rollout.wave_name(wave));
+            let _ = write!(text, " in wave {} of {}", wave + 1, rollout.wave_count());
         }
         let _ = write!(text, ": {reason}");
         let others = self.lost.len() + self.expired.len() - 1;
@@ -187,7 +185,7 @@ impl<'a> Survey<'a> {
         (assign, wave): (&[Placement], u32),
         now_unix_ms: u64,
     ) -> Option<String> {
-        let here = rollout.wave_name(wave);
+        let here = format!("wave {} of {}", wave + 1, rollout.wave_count());
         if !assign.is_empty() {
             let told = names(assign.iter().map(|placement| &placement.device));
             return Some(format!("{here}: telling {told}"));

@@ -7,7 +7,6 @@ use proto::{DeviceId, Digest, Generation};
 use super::Driver;
 use crate::histogram::LatencyTally;
 use crate::rollout::gate::{self, Judgement, Measured};
-use crate::rollout::state::wave_count;
 use crate::store::{DeploymentRecord, StoreError, TelemetryRecord};
 
 /// What was judged, by deployment: it holds until new telemetry comes, or another wave is told.
@@ -39,10 +38,8 @@ impl Driver {
         fresh: &BTreeSet<DeviceId>,
         judgements: &mut Judgements,
     ) -> Result<Judgement, StoreError> {
-        let rollout = &record.manifest.spec.rollout;
-        // The last wave held nobody up; devices that came later do.
-        let is_over = record.was_complete && record.reached() < wave_count(&rollout.waves);
-        let Some(gate) = rollout.gate.filter(|_| record.undone.is_none() && !is_over) else {
+        let is_judged = record.undone.is_none() && !record.was_complete;
+        let Some(gate) = record.manifest.spec.rollout.gate.filter(|_| is_judged) else {
             judgements.0.remove(&record.name);
             return Ok(Judgement::Open);
         };

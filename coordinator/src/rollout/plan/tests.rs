@@ -24,7 +24,6 @@ struct Fleet {
     gate: Option<Judgement>,
     needs_approval: bool,
     approved: u32,
-    was_complete: bool,
     max_concurrent: usize,
     max_failures: usize,
     now: u64,
@@ -57,7 +56,6 @@ impl Fleet {
             gate: None,
             needs_approval: false,
             approved: 0,
-            was_complete: false,
             max_concurrent: usize::MAX,
             max_failures: 0,
             now: 1000,
@@ -100,7 +98,6 @@ impl Fleet {
             judgement: self.gate.clone().unwrap_or(Judgement::Open),
             needs_approval: self.needs_approval,
             approved: self.approved,
-            was_complete: self.was_complete,
             max_concurrent: self.max_concurrent,
             max_failures: self.max_failures,
             waves: &self.waves,
@@ -119,7 +116,6 @@ impl Fleet {
             outcome.wave = Some(placement.wave);
             outcome.state = Outcome::Assigned { since_unix_ms: self.now };
         }
-        self.was_complete |= matches!(step.status, Status::Complete { .. });
         step
     }
 
@@ -514,11 +510,9 @@ proptest! {
         waves in prop::collection::vec(0u8..=100, 0..4),
         names in 1usize..7,
         events in prop::collection::vec((event(), any::<usize>()), 0..60),
-        has_gate: bool,
     ) {
         let names: Vec<_> = (0..names).map(|n| format!("d{n}")).collect();
         let mut fleet = Fleet::new(&waves, &names.iter().map(String::as_str).collect::<Vec<_>>());
-        fleet.gate = has_gate.then_some(Judgement::Open);
         for name in &names {
             fleet.set(name, Outcome::Waiting { reason: "no profile yet".to_owned() });
         }
