@@ -3,12 +3,13 @@
 use std::fs;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use bytes::{Buf as _, Bytes};
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
 use proto::{ArtifactRef, ByteSize, Digest, PIECE_BYTES, Pieces};
@@ -18,7 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::durable::{self, UNFINISHED};
 
 /// Bytes that are asked of the object store at a time.
-pub const FETCH: u64 = 256 << 10;
+pub const FETCH: u64 = 64 << 10;
 
 /// Runs the object store's calls for callers that block. Not the callers' own runtime, whose blocking threads would wait for
 /// each other where each of them makes such a call.
@@ -98,6 +99,9 @@ impl BlobStore {
         let folder = folder.into();
         let mut maker = fs::DirBuilder::new();
         maker.recursive(true).mode(0o700).create(&folder).map_err(failed("create", &folder))?;
+        // The object store makes files as the process may; what is in them is the fleet's alone.
+        let own = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&folder, own).map_err(failed("close to others", &folder))?;
         for entry in fs::read_dir(&folder).map_err(failed("list", &folder))? {
             let entry = entry.map_err(failed("list", &folder))?;
             if is_unfinished(&entry.file_name().to_string_lossy()) {
@@ -107,9 +111,12 @@ impl BlobStore {
         Self::look_into(folder)
     }
 
-    /// The store in `folder`, to read from: neither made nor tidied up.
+    /// The store in `folder`, to read from: neither made nor tidied up. One that is not there holds nothing.
     pub fn look_into(folder: impl Into<PathBuf>) -> Result<Self, BlobError> {
         let folder = folder.into();
+        if !folder.exists() {
+            return Ok(Self { objects: Arc::new(InMemory::new()), folder });
+        }
         let objects = LocalFileSystem::new_with_prefix(&folder)
             .map_err(|error| failed("open", &folder)(io_error(error)))?
             .with_fsync(true);
@@ -117,13 +124,14 @@ impl BlobStore {
     }
 
     /// Stores `bytes`; they are on the disk when this returns. Storing them again is harmless and mends a damaged copy.
-    pub fn put(&self, bytes: &[u8]) -> Result<ArtifactRef, BlobError> {
+    pub fn put(&self, bytes: impl Into<Bytes>) -> Result<ArtifactRef, BlobError> {
+        let bytes = bytes.into();
         if bytes.is_empty() {
             return Err(BlobError::Empty);
         }
-        let artifact = ArtifactRef { digest: Digest::of(bytes), size: ByteSize(bytes.len() as u64) };
+        let artifact = ArtifactRef { digest: Digest::of(&bytes), size: ByteSize(bytes.len() as u64) };
         if self.verify(&artifact).is_err() {
-            let payload = PutPayload::from_bytes(Bytes::copy_from_slice(bytes));
+            let payload = PutPayload::from_bytes(bytes);
             let put = OBJECTS.block_on(self.objects.put(&key(artifact.digest), payload));
             put.map_err(|error| self.refused("write", artifact.digest, error))?;
         } else {
@@ -145,12 +153,15 @@ impl BlobStore {
     /// Some of a file's bytes; as many as were asked for.
     pub async fn range(&self, digest: Digest, range: Range<u64>) -> Result<Bytes, BlobError> {
         let wanted = range.end.saturating_sub(range.start);
-        let bytes = self.objects.get_range(&key(digest), range).await;
-        let bytes = bytes.map_err(|error| self.refused("read", digest, error))?;
-        if bytes.len() as u64 != wanted {
-            return Err(self.damaged(digest, "it is shorter than it was".to_owned()));
+        match self.objects.get_range(&key(digest), range.clone()).await {
+            Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
+            Err(error) if self.size(digest).await.is_ok_and(|size| size.0 >= range.end) => {
+                Err(self.refused("read", digest, error))
+            }
+            Ok(_) => Err(self.damaged(digest, "it is shorter than it was".to_owned())),
+            Err(error @ object_store::Error::NotFound { .. }) => Err(self.refused("read", digest, error)),
+            Err(_) => Err(self.damaged(digest, "it is shorter than it was".to_owned())),
         }
-        Ok(bytes)
     }
 
     /// Opens a file.
@@ -279,9 +290,9 @@ mod tests {
     #[test]
     fn what_was_put_is_found_by_its_digest() {
         let (_folder, store) = store();
-        let artifact = store.put(b"model").unwrap();
+        let artifact = store.put("model").unwrap();
         assert_eq!(artifact, ArtifactRef { digest: Digest::of(b"model"), size: ByteSize(5) });
-        assert_eq!(store.put(b"model").unwrap(), artifact);
+        assert_eq!(store.put("model").unwrap(), artifact);
         assert_eq!(files(&store), 1);
         let mut blob = BlobStore::open(&store.folder).unwrap().open_exact(&artifact).unwrap();
         let mut bytes = Vec::new();
@@ -295,7 +306,7 @@ mod tests {
         let (_folder, store) = store();
         for length in [1, PIECE_BYTES, PIECE_BYTES + 1] {
             let bytes: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
-            let artifact = store.put(&bytes).unwrap();
+            let artifact = store.put(bytes.clone()).unwrap();
             assert_eq!(store.pieces(artifact.digest).unwrap(), Pieces::of(&bytes));
             fs::write(store.path(artifact.digest), vec![7; length as usize]).unwrap();
             let damaged = store.pieces(artifact.digest).unwrap_err();
@@ -308,20 +319,20 @@ mod tests {
         let (_folder, store) = store();
         let missing = store.open_blob(Digest::of(b"other")).unwrap_err();
         assert!(matches!(missing, BlobError::Missing { .. }), "{missing:?}");
-        assert!(matches!(store.put(b""), Err(BlobError::Empty)));
+        assert!(matches!(store.put(""), Err(BlobError::Empty)));
         assert_eq!(files(&store), 0);
     }
 
     #[test]
     fn damage_is_noticed_and_putting_again_mends_it() {
         let (_folder, store) = store();
-        let artifact = store.put(b"model").unwrap();
+        let artifact = store.put("model").unwrap();
         let path = store.path(artifact.digest);
         for damage in ["mode", "modem", ""] {
             fs::write(&path, damage).unwrap();
             let noticed = store.verify(&artifact).unwrap_err();
             assert!(matches!(noticed, BlobError::Damaged { .. }), "{damage}: {noticed:?}");
-            assert_eq!(store.put(b"model").unwrap(), artifact);
+            assert_eq!(store.put("model").unwrap(), artifact);
             store.verify(&artifact).unwrap();
         }
         fs::write(&path, "mode").unwrap();
@@ -332,7 +343,7 @@ mod tests {
     #[test]
     fn what_a_crash_left_is_removed() {
         let (_folder, store) = store();
-        store.put(b"model").unwrap();
+        store.put("model").unwrap();
         fs::write(store.folder.join(format!("{UNFINISHED}x7")), b"mod").unwrap();
         fs::write(store.folder.join(format!("{}#1", Digest::of(b"other"))), b"oth").unwrap();
         assert_eq!(files(&store), 3);
@@ -343,12 +354,33 @@ mod tests {
     #[test]
     fn a_refusal_says_what_the_system_said() {
         let (_folder, store) = store();
-        let artifact = store.put(b"model").unwrap();
+        let artifact = store.put("model").unwrap();
         let path = store.path(artifact.digest);
         fs::remove_file(&path).unwrap();
         fs::create_dir_all(path.join("taken")).unwrap();
-        let refused = crate::causes::chain(&store.put(b"model").unwrap_err());
+        let refused = crate::causes::chain(&store.put("model").unwrap_err());
         let expected = format!("cannot write {}: Is a directory (os error 21)", path.display());
         assert_eq!(refused, expected);
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_read_is_damaged() {
+        let (_folder, store) = store();
+        let artifact = store.put(vec![7; FETCH as usize + 1]).unwrap();
+        for rest in [5, FETCH] {
+            let mut blob = store.open_blob(artifact.digest).unwrap();
+            fs::write(store.path(artifact.digest), vec![7; rest as usize]).unwrap();
+            let error = blob.read_to_end(&mut Vec::new()).unwrap_err().to_string();
+            assert!(error.contains("is damaged: it is shorter than it was"), "{error}");
+            store.put(vec![7; FETCH as usize + 1]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_not_there_holds_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = BlobStore::look_into(folder.path().join("none")).unwrap();
+        let missing = store.open_blob(Digest::of(b"model")).unwrap_err();
+        assert!(matches!(missing, BlobError::Missing { .. }), "{missing:?}");
     }
 }

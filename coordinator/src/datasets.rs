@@ -1,5 +1,7 @@
 //! The datasets that deployments may mean by a name. Owns taking one in and finding one; keeps no images.
 
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use proto::DeviceId;
@@ -76,14 +78,27 @@ pub struct Private {
     pub path: PathBuf,
 }
 
-/// Refuses `path` where it meets the coordinator's own files, links followed. One that is not there is not refused.
+/// Refuses `path` where it meets the coordinator's own files, links followed, or is made up by the kernel, which shows them too.
+/// One that is not there is not refused.
 ///
 /// # Errors
-/// Where it does.
+/// Where it does, or where that cannot be found out.
 pub fn check_public(path: &Path, state_dir: &Path) -> Result<(), Private> {
-    let (Ok(found), Ok(own)) = (path.canonicalize(), state_dir.canonicalize()) else { return Ok(()) };
-    if found.starts_with(&own) || own.starts_with(&found) {
-        return Err(Private { path: path.to_owned() });
+    let private = || Private { path: path.to_owned() };
+    let found = match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => {
+            return Ok(());
+        }
+        found => found.map_err(|_| private())?,
+    };
+    let (Ok(own), Ok(this)) = (state_dir.canonicalize(), state_dir.metadata()) else { return Err(private()) };
+    // Also where it is mounted a second time.
+    let is_own = |folder: &Path| {
+        folder.metadata().is_ok_and(|that| (that.dev(), that.ino()) == (this.dev(), this.ino()))
+    };
+    let is_made_up = ["/proc", "/sys", "/dev"].iter().any(|root| found.starts_with(root));
+    if is_made_up || own.starts_with(&found) || found.ancestors().any(is_own) {
+        return Err(private());
     }
     Ok(())
 }
@@ -233,7 +248,12 @@ mod tests {
         }
         let link = images.join("link");
         std::os::unix::fs::symlink(&own, &link).unwrap();
-        for private in [&own, root.path(), &link, &own.join("train"), &images.join("../own")] {
+        let broken = images.join("broken");
+        std::os::unix::fs::symlink(root.path().join("nothing"), &broken).unwrap();
+        let own_descriptors = Path::new("/proc/self/fd");
+        for private in
+            [&own, root.path(), &link, &own.join("train"), &images.join("../own"), &broken, own_descriptors]
+        {
             assert_eq!(check_public(private, &own), Err(Private { path: private.to_owned() }));
         }
         for public in ["images", "own2", "nothing"] {

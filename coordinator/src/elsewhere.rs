@@ -235,7 +235,7 @@ impl Planned {
             let weights = weights::decode(&network.graph, file)?;
             Ok(Network { graph: network.graph.clone(), weights })
         })?;
-        blobs.put(&derived.onnx)?;
+        blobs.put(derived.onnx.clone())?;
         Ok(derived.record(&self.spec, &self.plan, std::time::Duration::ZERO))
     }
 

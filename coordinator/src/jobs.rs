@@ -189,10 +189,19 @@ impl JobRecord {
         self.set(state, now_unix_ms);
     }
 
-    /// Its holder gives it back, to be done by anybody after `pause`.
-    pub fn release(&mut self, lease: u64, pause: Duration, now_unix_ms: u64) -> bool {
+    /// Its holder gives it back, to be done by anybody after `pause`; so often, where something is failing, as it may be lost.
+    pub fn release(
+        &mut self,
+        lease: u64,
+        (pause, failing): (Duration, Option<&str>),
+        now_unix_ms: u64,
+    ) -> bool {
         let held = self.is_held(lease);
-        if held {
+        self.tries += u32::from(held && failing.is_some());
+        if let Some(why) = failing.filter(|_| held && self.tries >= TRIES) {
+            let reason = format!("it was tried {TRIES} times in vain; the last time, {why}");
+            self.set(JobState::Failed { reason }, now_unix_ms);
+        } else if held {
             let not_before_unix_ms = after(now_unix_ms, pause.min(LONGEST_PAUSE));
             self.set(JobState::Queued { not_before_unix_ms }, now_unix_ms);
         }

@@ -180,7 +180,7 @@ pub fn import(
     };
     let costs = cost(&network.graph);
     // The file first: a record never names a file that is not there.
-    let file = blobs.put(bytes)?;
+    let file = blobs.put(bytes.to_vec())?;
     let stored = store.insert_model(&ModelRecord {
         name,
         file,

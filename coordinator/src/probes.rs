@@ -42,7 +42,7 @@ pub enum ProbeError {
 impl ProbeSet {
     /// Writes every probe to `blobs`, where agents fetch it.
     pub fn publish(blobs: &BlobStore) -> Result<Self, ProbeError> {
-        Self::made(|onnx| Ok(blobs.put(onnx)?))
+        Self::made(|onnx| Ok(blobs.put(onnx.to_vec())?))
     }
 
     /// The same probes where nobody fetches them: to read profiles that devices have saved.

@@ -33,7 +33,7 @@ pub use deployment::{
     Applied, Before, DeploymentPhase, DeploymentRecord, Outcome, OutcomeRecord, PredictedLatency, Undone,
 };
 pub use derivation::{DerivationKey, DerivationRecord, DerivationState};
-pub use device::{DeviceRecord, HoldingRecord};
+pub use device::{DeviceRecord, EndedRecord, HoldingRecord};
 pub use error::StoreError;
 pub use growth::{Growth, Had};
 pub use handle::StoreHandle;

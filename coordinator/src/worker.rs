@@ -57,6 +57,9 @@ pub enum RunError {
 /// Before a coordinator that is not there is asked again.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// Of so many questions to a coordinator that is not there, one is logged: it may be none that ever will be.
+const SAID_EVERY: u32 = 150;
+
 /// Works until `stop`; what is under way then is given back, to go on from its last checkpoint.
 ///
 /// # Errors
@@ -73,7 +76,7 @@ pub async fn run(
     let trainer = Trainer::open(settings.trainer.clone(), folder, is_training)?;
     let files = files::Files::open(&settings)?;
     let mut client = Client::new(channel, trainer.is_configured());
-    let mut was_gone = false;
+    let mut gone = 0u32;
     // One that cannot be removed is not asked about again.
     let mut asked_about = BTreeSet::new();
     while !stop.is_cancelled() {
@@ -83,7 +86,8 @@ pub async fn run(
             None => break,
             Some(Ok(leased)) => leased,
             Some(Err(error)) if error.is_passing() => {
-                if !std::mem::replace(&mut was_gone, true) {
+                gone += 1;
+                if gone % SAID_EVERY == 1 {
                     tracing::warn!(error = chain(&error), "the coordinator is not there; asking until it is");
                 }
                 let _ = tokio::time::timeout(PAUSE, stop.cancelled()).await;
@@ -91,7 +95,7 @@ pub async fn run(
             }
             Some(Err(error)) => return Err(RunError::Refused(error)),
         };
-        was_gone = false;
+        gone = 0;
         for key in leased.unwanted {
             trainer.forget(key);
             asked_about.insert(key.to_string());

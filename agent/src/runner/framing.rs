@@ -74,12 +74,13 @@ impl Message {
 
 /// Checks the framing of an ONNX file.
 pub fn check(bytes: &[u8]) -> Result<(), FramingError> {
-    Walk { bytes, at: 0 }.message(Message::Model, bytes.len())
+    Walk { bytes, at: 0, graphs: 0 }.message(Message::Model, bytes.len())
 }
 
 struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,
+    graphs: usize,
 }
 
 impl Walk<'_> {
@@ -104,7 +105,14 @@ impl Walk<'_> {
         let length = usize::try_from(length).ok().filter(|&length| length <= left);
         let inner_end = self.at + length.ok_or_else(|| self.error("a field is longer than what holds it"))?;
         match content {
-            Content::Message(message) => self.message(message, inner_end),
+            Content::Message(message) => {
+                // Of several, readers take the last, the first or all: a check of one would say nothing of another.
+                self.graphs += usize::from(message == Message::Graph);
+                if self.graphs > 1 {
+                    return Err(self.error("more than one graph"));
+                }
+                self.message(message, inner_end)
+            }
             Content::Numbers => {
                 while self.at < inner_end {
                     self.varint(inner_end)?;
@@ -171,6 +179,7 @@ mod tests {
             (&[0x08], "the file ends within a number"),
             // A node whose attribute holds a graph.
             (&[0x3a, 6, 0x0a, 4, 0x2a, 2, 0x32, 0], "models with subgraphs are not served"),
+            (&[0x3a, 0, 0x3a, 0], "more than one graph"),
             // A tensor whose packed dims break off.
             (&[0x3a, 5, 0x2a, 3, 0x0a, 1, 0x80], "the file ends within a number"),
         ] {

@@ -63,21 +63,20 @@ const SHAPING: [&str; 7] = ["Pad", "ReduceMean", "Reshape", "Resize", "Slice", "
 /// Checks that no shape in an ONNX file, whose framing is sound, is computed from the image.
 pub fn check(bytes: &[u8]) -> Result<(), ShapesError> {
     let Graph { nodes, initializers } = Model::decode(bytes)?.graph.unwrap_or_default();
-    let constants = nodes.iter().filter(|node| node.operator == "Constant").flat_map(|node| &node.outputs);
-    let known: BTreeSet<&str> =
-        initializers.iter().map(|tensor| tensor.name.as_str()).chain(constants.map(String::as_str)).collect();
-    let is_known = |name: &String| name.is_empty() || known.contains(name.as_str());
-    let computed = nodes
-        .iter()
-        .filter(|node| SHAPING.contains(&node.operator.as_str()))
-        .find(|node| !node.inputs.iter().skip(1).all(is_known));
-    match computed {
-        None => Ok(()),
-        Some(node) => Err(ShapesError::Computed {
-            operator: node.operator.clone(),
-            output: node.outputs.first().cloned().unwrap_or_default(),
-        }),
+    let mut known: BTreeSet<&str> = initializers.iter().map(|tensor| tensor.name.as_str()).collect();
+    // Each node comes after those that it needs.
+    for Node { inputs, outputs, operator } in &nodes {
+        let is_known = |name: &String| name.is_empty() || known.contains(name.as_str());
+        if SHAPING.contains(&operator.as_str()) && !inputs.iter().skip(1).all(is_known) {
+            let output = outputs.first().cloned().unwrap_or_default();
+            return Err(ShapesError::Computed { operator: operator.clone(), output });
+        }
+        // What is made of constants is one.
+        if inputs.iter().all(is_known) {
+            known.extend(outputs.iter().map(String::as_str));
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -100,6 +99,9 @@ mod tests {
         for inputs in [&["image"][..], &["image", "two"], &["image", "", "", "two"], &["image", "three"]] {
             assert_eq!(checked(vec![constant(), node("Resize", inputs, "y")]), Ok(()), "{inputs:?}");
         }
+        let computed =
+            vec![node("Concat", &["two", "two"], "size"), node("Reshape", &["image", "size"], "y")];
+        assert_eq!(checked(computed), Ok(()));
         // Both of its inputs are data, and its shape follows from theirs.
         assert_eq!(checked(vec![node("Add", &["image", "image"], "y")]), Ok(()));
     }

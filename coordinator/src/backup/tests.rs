@@ -54,8 +54,8 @@ impl State {
         crate::signing::open(&dir).unwrap();
         fs::write(dir.join("authority/ca.pem"), "certificate").unwrap();
         fs::write(dir.join("authority/ca-key.pem"), "secret").unwrap();
-        blobs.put(b"model").unwrap();
-        blobs.put(b"named by nobody").unwrap();
+        blobs.put("model").unwrap();
+        blobs.put("named by nobody").unwrap();
         let device = |_| DeviceRecord {
             id: id("gw-1"),
             labels: Default::default(),
@@ -63,6 +63,7 @@ impl State {
             profile: None,
             holding: HoldingRecord::default(),
             serving_address: String::new(),
+            ended: None,
             last_seen_unix_ms: 1,
             registered_unix_ms: 1,
         };

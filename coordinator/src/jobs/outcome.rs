@@ -69,7 +69,7 @@ pub(crate) fn settle(
     }
     match (said, &job.work) {
         (Outcome::Scored(findings), Work::Score(_)) => {
-            let result = blobs.put(&serde_json::to_vec(&findings)?)?;
+            let result = blobs.put(serde_json::to_vec(&findings)?)?;
             change(&mut |job| job.done(lease, Some(result.clone()), unix_ms()))?;
             Ok(Ended { line: format!("done in {:.1} s", findings.seconds), spent: None })
         }
@@ -81,7 +81,7 @@ pub(crate) fn settle(
             if store.artifact(artifact.digest)?.is_some_and(|known| known.serving != artifact.serving) {
                 return Err(foreign("the same file is a network of other images already"));
             }
-            blobs.put(&file)?;
+            blobs.put(file)?;
             store.put_artifact(&artifact)?; // before the derivation points to it
             end(store, *key, DerivationState::Ready { artifact: artifact.digest })?;
             change(&mut |job| job.done(lease, None, unix_ms()))?;
@@ -98,8 +98,9 @@ pub(crate) fn settle(
             }
             Ok(Ended { line: format!("failed: {reason}"), spent: key.filter(|_| spent) })
         }
-        (Outcome::Released { reason, pause }, _) => {
-            change(&mut |job| job.release(lease, pause, unix_ms()))?;
+        (Outcome::Released { reason, pause, failing }, _) => {
+            let failing = failing.then_some(reason.as_str());
+            change(&mut |job| job.release(lease, (pause, failing), unix_ms()))?;
             Ok(Ended { line: format!("given back: {reason}"), spent: None })
         }
         (Outcome::Scored(_), Work::Train(_)) => Err(foreign("it was to be trained")),

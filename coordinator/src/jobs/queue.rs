@@ -95,7 +95,7 @@ fn give_back(store: &dyn Store, why: Option<&str>) -> Result<(), StoreError> {
         store.update_job(&job.name, &mut |job| match why {
             Some(why) => job.lost(lease, why, unix_ms()),
             None => {
-                job.release(lease, Duration::ZERO, unix_ms());
+                job.release(lease, (Duration::ZERO, None), unix_ms());
             }
         })?;
     }

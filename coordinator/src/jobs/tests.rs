@@ -29,6 +29,18 @@ fn a_job_that_ends_its_workers_is_given_up_with_its_reason() {
 }
 
 #[test]
+fn a_job_whose_files_cannot_be_had_is_given_up_with_the_reason() {
+    let mut job = job();
+    for _ in 0..TRIES {
+        assert!(job.is_open());
+        let lease = job.lease(&worker("w"), 0).unwrap();
+        assert!(job.release(lease, (Duration::ZERO, Some("the disk is broken")), 0));
+    }
+    let expected = "it was tried 3 times in vain; the last time, the disk is broken";
+    assert_eq!(job.failure().as_deref(), Some(expected));
+}
+
+#[test]
 fn one_that_gets_on_is_never_given_up_for_its_workers() {
     let mut job = job();
     for _ in 0..10 * TRIES {
@@ -71,9 +83,9 @@ fn a_lease_holds_as_long_as_its_holder_is_heard_of() {
     assert!(job.is_held(lease));
     job.expire(2 * end - 1);
     assert!(!job.is_held(lease) && job.is_open() && !job.renew(lease, 2 * end));
-    assert!(job.release(job.leases, LEASE, 0) || job.lease(&worker("v"), 0).is_none());
+    assert!(job.release(job.leases, (LEASE, None), 0) || job.lease(&worker("v"), 0).is_none());
     let lease = job.lease(&worker("v"), 2 * end).unwrap();
-    assert!(job.release(lease, LEASE, 2 * end));
+    assert!(job.release(lease, (LEASE, None), 2 * end));
     assert_eq!(job.lease(&worker("v"), 2 * end), None, "not before the pause is over");
     assert!(job.lease(&worker("v"), 3 * end).is_some());
 }
@@ -90,7 +102,7 @@ fn a_clock_that_goes_back_holds_nothing_up() {
     let later = u64::try_from(LEASE.as_millis()).unwrap();
     job.expire(later);
     let lease = job.lease(&worker("w"), later).unwrap();
-    assert!(job.release(lease, Duration::MAX, 0));
+    assert!(job.release(lease, (Duration::MAX, None), 0));
     assert!(job.is_waiting(u64::try_from(LONGEST_PAUSE.as_millis()).unwrap()));
 }
 
@@ -150,7 +162,7 @@ proptest! {
                 Event::GotOn(lease) => (lease, job.got_on(lease, now)),
                 Event::Done(lease) => (lease, job.done(lease, None, now)),
                 Event::Fail(lease) => (lease, job.fail(lease, "no".to_owned(), now)),
-                Event::Release(lease) => (lease, job.release(lease, Duration::ZERO, now)),
+                Event::Release(lease) => (lease, job.release(lease, (Duration::ZERO, None), now)),
                 Event::Lost(lease) => { job.lost(lease, "gone", now); (lease, holder == Some(lease)) }
             };
             prop_assert_eq!(heard.1, holder == Some(heard.0));

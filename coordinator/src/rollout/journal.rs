@@ -72,7 +72,9 @@ fn outcome_changed(
         (Outcome::Failed { reason }, _) => {
             Some(Event::new(COORDINATOR, "fail", subject).changed("", format!("{deployment}: {reason}")))
         }
-        (Outcome::Active { .. }, Some(Outcome::Assigned { .. })) => reported(deployment, device, after),
+        (Outcome::Active { .. }, Some(Outcome::Assigned { .. } | Outcome::Failed { .. })) => {
+            reported(deployment, device, after)
+        }
         _ => None,
     }
 }

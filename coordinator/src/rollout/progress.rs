@@ -5,7 +5,7 @@ use proto::DeviceId;
 use proto::session::{Holding, Phase, Progress};
 
 use super::journal;
-use crate::store::{Outcome, Store, StoreError};
+use crate::store::{EndedRecord, Outcome, Store, StoreError};
 
 /// Records how far a device's assignment has come. How much of it is downloaded is not stored: the fleet knows.
 pub(crate) fn record(
@@ -14,15 +14,20 @@ pub(crate) fn record(
     report: &Progress,
     now: u64,
 ) -> Result<(), StoreError> {
-    let reason = match &report.phase {
+    let failure = match &report.phase {
         Phase::Downloading { .. } | Phase::Verifying => return Ok(()),
-        Phase::Active => {
-            let holding = Holding { generation: report.generation, digest: Some(report.digest) };
-            return store.update_device(device, &mut |record| record.holding = holding.into()).map(drop);
-        }
-        Phase::Failed { reason } => reason,
+        Phase::Active => None,
+        Phase::Failed { reason } => Some(reason.clone()),
     };
-    let state = Outcome::Failed { reason: reason.clone() };
+    let holding = Holding { generation: report.generation, digest: Some(report.digest) };
+    store.update_device(device, &mut |record| {
+        record.ended = Some(EndedRecord { generation: report.generation, failure: failure.clone() });
+        if failure.is_none() {
+            record.holding = holding.into();
+        }
+    })?;
+    let Some(reason) = failure else { return Ok(()) };
+    let state = Outcome::Failed { reason };
     let Some(assignment) = store.assignment(device)? else { return Ok(()) };
     if assignment.generation != report.generation {
         return Ok(());

@@ -285,6 +285,7 @@ fn registered(hello: &Hello, known: Option<DeviceRecord>) -> DeviceRecord {
         labels: hello.labels.clone(),
         agent_version: hello.agent_version.clone(),
         registered_unix_ms: known.as_ref().map_or(now, |known| known.registered_unix_ms),
+        ended: known.as_ref().and_then(|known| known.ended.clone()),
         profile: known.and_then(|known| known.profile),
         holding: hello.holding.into(),
         serving_address: hello.serving_address.clone(),

@@ -292,14 +292,12 @@ impl WorkerRpc {
 /// A dataset's regular file: a link to a folder elsewhere, or to one of the coordinator's `own` files, leads nowhere.
 fn inside(folder: &Path, path: &str, own: &Path) -> io::Result<PathBuf> {
     let path = below(folder, path)?;
-    let parent = path.parent().unwrap_or(folder).canonicalize()?;
-    if !parent.starts_with(folder.canonicalize()?)
-        || !path.metadata()?.is_file()
-        || check_public(&path, own).is_err()
-    {
+    let (parent, found) = (path.parent().unwrap_or(folder).canonicalize()?, path.canonicalize()?);
+    let is_inside = parent.starts_with(folder.canonicalize()?);
+    if !is_inside || !found.metadata()?.is_file() || check_public(&found, own).is_err() {
         return Err(io::Error::other(format!("'{}' is no file of the dataset's folder", path.display())));
     }
-    Ok(path)
+    Ok(found)
 }
 
 /// Who calls.
@@ -364,9 +362,9 @@ mod tests {
         link(other.clone(), data.join("link")).unwrap();
         link(other.join("train/a.png"), data.join("train/b.png")).unwrap();
         link(own.join("key"), data.join("train/c.png")).unwrap();
-        for right in ["train/a.png", "train/b.png"] {
-            assert_eq!(inside(&data, right, &own).unwrap(), data.join(right));
-        }
+        let found = |name| inside(&data.canonicalize().unwrap(), name, &own).unwrap();
+        assert_eq!(found("train/a.png"), data.join("train/a.png").canonicalize().unwrap());
+        assert_eq!(found("train/b.png"), other.join("train/a.png").canonicalize().unwrap());
         for wrong in ["link/train/a.png", "train", "../other/train/a.png", "nothing", "train/c.png"] {
             assert!(inside(&data, wrong, &own).is_err(), "{wrong}");
         }

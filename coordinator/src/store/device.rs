@@ -21,12 +21,24 @@ pub struct DeviceRecord {
     pub profile: Option<HardwareProfile>,
     /// What it serves.
     pub holding: HoldingRecord,
+    /// How its last assignment ended, by its own account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<EndedRecord>,
     /// Where its inference API listens; empty where it does not.
     pub serving_address: String,
     /// Its last message, milliseconds since 1970.
     pub last_seen_unix_ms: u64,
     /// Its first message, milliseconds since 1970.
     pub registered_unix_ms: u64,
+}
+
+/// How an assignment ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedRecord {
+    /// Which.
+    pub generation: Generation,
+    /// Why it was given up; `None`: it serves.
+    pub failure: Option<String>,
 }
 
 /// What a device serves.

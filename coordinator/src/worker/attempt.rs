@@ -133,8 +133,10 @@ fn tell(progress: &Progress) -> String {
 pub(super) fn failure(error: &DeriveError) -> Outcome {
     let reason = chain(error);
     match error {
-        DeriveError::Cancelled => Outcome::Released { reason, pause: Duration::ZERO },
-        DeriveError::Trainer(TrainerError::Busy { .. }) => Outcome::Released { reason, pause: LONGEST_PAUSE },
+        DeriveError::Cancelled => Outcome::Released { reason, pause: Duration::ZERO, failing: false },
+        DeriveError::Trainer(TrainerError::Busy { .. }) => {
+            Outcome::Released { reason, pause: LONGEST_PAUSE, failing: false }
+        }
         // Any other failure may be mended on the host, and the deployment applied again.
         DeriveError::Diverged | DeriveError::Trainer(TrainerError::Weights { .. }) => {
             Outcome::Failed { reason, spent: true }

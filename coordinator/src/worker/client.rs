@@ -41,7 +41,8 @@ impl From<Status> for WorkerError {
 impl WorkerError {
     /// Whether the same call may succeed later.
     pub(super) fn is_passing(&self) -> bool {
-        self.is_absence() || matches!(self, Self::Call(status) if status.code() == Code::Internal)
+        self.is_absence()
+            || matches!(self, Self::Call(status) if matches!(status.code(), Code::Internal | Code::DataLoss))
     }
 
     /// Whether the coordinator was not there to answer.

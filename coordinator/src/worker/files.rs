@@ -45,7 +45,7 @@ impl Files {
             && block_in_place(|| self.blobs.verify(&model.file)).is_err()
         {
             let bytes = client.download(model.file.digest).await.map_err(Failure::Fetch)?;
-            let kept = block_in_place(|| self.blobs.put(&bytes));
+            let kept = block_in_place(|| self.blobs.put(bytes));
             kept.map_err(|error| Failure::Derive(error.into()))?;
         }
         if !self.shares {

@@ -113,19 +113,19 @@ pub(super) async fn carry_out(
     };
     let (outcome, file) = settle(worked);
     let _ = client.report(voice.report(&lease)).await; // the last lines; its outcome says the rest
-    let told = meanwhile(client, &lease, &voice, tell(client, &lease, &outcome, &file));
+    let told = meanwhile(client, &lease, &voice, tell(client, &lease, outcome, &file));
     let told = tokio::time::timeout(LAST_WORD, async {
         tokio::select! {
             told = told => told,
             // Where the coordinator goes as well, the lease is given back by itself.
-            () = async { stop.cancelled().await; tokio::time::sleep(PAUSE).await } => {}
+            () = async { stop.cancelled().await; tokio::time::sleep(PAUSE).await } => None,
         }
     });
-    if told.await.is_err() {
+    let Ok(told) = told.await else {
         tracing::error!(job = lease.job, "the coordinator could not be told what came of it");
         return;
-    }
-    if let (Some(key), Outcome::Trained(_) | Outcome::Failed { spent: true, .. }) = (key, &outcome) {
+    };
+    if let (Some(key), Some(Outcome::Trained(_) | Outcome::Failed { spent: true, .. })) = (key, &told) {
         trainer.forget(key);
     }
 }
@@ -225,9 +225,10 @@ fn settle(worked: Result<Made, Failure>) -> (Outcome, Vec<u8>) {
         Ok(Made::Scored(findings)) => (Outcome::Scored(findings), none),
         Ok(Made::Trained(record, onnx)) => (Outcome::Trained(record), onnx),
         Err(Failure::Derive(error)) => (attempt::failure(&error), none),
-        Err(Failure::Fetch(error)) if error.is_absence() || error.is_dismissal() => {
-            let failure = Failure::Fetch(error);
-            (Outcome::Released { reason: chain(&failure), pause: LONGEST_PAUSE }, none)
+        Err(Failure::Fetch(error)) if error.is_passing() || error.is_dismissal() => {
+            let failing = !error.is_absence() && !error.is_dismissal();
+            let reason = chain(&Failure::Fetch(error));
+            (Outcome::Released { reason, pause: LONGEST_PAUSE, failing }, none)
         }
         // The coordinator answered, and would answer the next one likewise.
         Err(failure @ (Failure::Fetch(_) | Failure::Disk { .. })) => {
@@ -236,11 +237,11 @@ fn settle(worked: Result<Made, Failure>) -> (Outcome, Vec<u8>) {
     }
 }
 
-async fn tell(client: &Client, lease: &v1::Lease, outcome: &Outcome, file: &[u8]) {
-    let (mut outcome, mut file) = (outcome.clone(), file);
+/// Returns what the coordinator has taken, if anything.
+async fn tell(client: &Client, lease: &v1::Lease, mut outcome: Outcome, mut file: &[u8]) -> Option<Outcome> {
     loop {
         match client.finish(lease.clone(), &outcome, file.to_vec()).await {
-            Ok(()) => return,
+            Ok(()) => return Some(outcome),
             Err(error) if error.is_passing() => {
                 tracing::warn!(
                     job = lease.job,
@@ -253,7 +254,7 @@ async fn tell(client: &Client, lease: &v1::Lease, outcome: &Outcome, file: &[u8]
                 let error = (chain(&error), error.is_dismissal());
                 tracing::warn!(job = lease.job, error = error.0, "the outcome was not taken");
                 if error.1 || matches!(outcome, Outcome::Failed { .. }) {
-                    return;
+                    return None;
                 }
                 // Computed again it would be refused again: a file that is too large, say.
                 let reason = format!("the coordinator refused what came of it: {}", error.0);

@@ -55,5 +55,7 @@ pub(crate) enum Outcome {
         reason: String,
         /// How long.
         pause: Duration,
+        /// Something is wrong that may pass: it counts as a try.
+        failing: bool,
     },
 }

@@ -56,6 +56,7 @@ impl Driver {
             assign: Vec::new(),
         };
         if matches!(deployment.phase, DeploymentPhase::Failed { .. }) {
+            next.note_answers(snapshot); // of those that were told before
             return Ok(next);
         }
         self.find_breaches(&mut next.record, fresh, &mut memory.tallies).await?;
@@ -63,7 +64,7 @@ impl Driver {
         self.fit_devices(&mut next, snapshot, unfitted).await?;
         self.grow_devices(&mut next, snapshot, fresh, memory).await?;
         next.note_derivations(snapshot);
-        next.note_holdings(snapshot);
+        next.note_answers(snapshot);
         next.take_back_failed();
         let judgement = self.judge(&next.record, fresh, &mut memory.judgements).await?;
         self.place(&mut next, snapshot, judgement);
@@ -260,15 +261,23 @@ impl Next {
         }
     }
 
-    /// A device that says it holds its assignment has it, whether or not its report came through.
-    fn note_holdings(&mut self, snapshot: &Snapshot) {
+    /// A device that says it holds its assignment has it, whether or not its report came through. What it said last holds: it may
+    /// have failed first, or been given up for being late.
+    fn note_answers(&mut self, snapshot: &Snapshot) {
         for device in &snapshot.devices {
             let Some(outcome) = self.record.outcomes.get_mut(&device.id) else { continue };
-            let holds = outcome.assignment == Some(device.holding.generation)
-                && outcome.digest == device.holding.digest;
-            if holds && matches!(outcome.state, Outcome::Assigned { .. }) {
-                outcome.state = Outcome::Active { since_unix_ms: unix_ms() };
-            }
+            let Some(assignment) = outcome.assignment else { continue };
+            let holds = assignment == device.holding.generation && outcome.digest == device.holding.digest;
+            let ended = device.ended.as_ref().filter(|ended| ended.generation == assignment);
+            let serves = ended.is_some_and(|ended| ended.failure.is_none());
+            outcome.state = match (&outcome.state, ended.and_then(|ended| ended.failure.clone())) {
+                (Outcome::Assigned { .. }, Some(reason)) => Outcome::Failed { reason },
+                (Outcome::Assigned { .. }, None) if holds => Outcome::Active { since_unix_ms: unix_ms() },
+                (Outcome::Failed { .. }, None) if serves && holds => {
+                    Outcome::Active { since_unix_ms: unix_ms() }
+                }
+                _ => continue,
+            };
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Makes true what a round decided: begins work, writes the record, then assigns and tells. Every write is conditional.
 
+use std::collections::BTreeSet;
+
 use proto::DeviceId;
 
 use super::Driver;
@@ -12,7 +14,7 @@ use crate::store::{
 };
 
 /// Devices that are told with one write of the deployment, which holds all its devices.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 64;
 
 fn is_failed(record: &DeploymentRecord) -> bool {
     matches!(record.phase, DeploymentPhase::Failed { .. })
@@ -63,13 +65,29 @@ impl Driver {
     ) -> Result<Vec<(AssignmentRecord, u32)>, StoreError> {
         let (name, generation) = (deployment.name.clone(), deployment.generation);
         let assigned = self.core.store.call(move |store| {
-            // An operator may have stopped it since this round began.
-            let present = store.deployment(&name)?.filter(|record| record.generation == generation);
-            let Some(present) = present.filter(|record| !record.paused && !is_failed(record)) else {
-                return Ok(Vec::new());
+            let mut taken = BTreeSet::new();
+            // Placed first: a restart tells those again that may have been told. An operator may have stopped it since this round began.
+            let present = store.update_deployment(&name, generation, &mut |record| {
+                taken.clear();
+                if record.paused || is_failed(record) {
+                    return;
+                }
+                for (device, wave, _) in &to_tell {
+                    let outcome = record.outcomes.get_mut(device);
+                    let Some(outcome) = outcome.filter(|outcome| outcome.state == Outcome::Fitted) else {
+                        continue;
+                    };
+                    outcome.wave = Some(*wave);
+                    taken.insert(device.clone());
+                }
+            });
+            let present = match present {
+                Ok(present) => present,
+                Err(StoreError::Superseded { .. } | StoreError::Missing { .. }) => return Ok(Vec::new()),
+                Err(error) => return Err(error),
             };
             let (mut told, mut events) = (Vec::new(), Vec::new());
-            for (device, wave, order) in to_tell {
+            for (device, wave, order) in to_tell.into_iter().filter(|(device, ..)| taken.contains(device)) {
                 let had = store.assignment(&device)?;
                 let assignment = store.assign(&device, &order)?;
                 let noted = present.outcomes.get(&device).and_then(|outcome| outcome.assignment);
@@ -80,12 +98,11 @@ impl Driver {
             }
             store.append_audit(&events, unix_ms())?;
             store.update_deployment(&name, generation, &mut |record| {
-                for (assignment, wave) in &told {
+                for (assignment, _) in &told {
                     let Some(outcome) = record.outcomes.get_mut(&assignment.device) else { continue };
                     if outcome.state == Outcome::Fitted {
                         outcome.state = Outcome::Assigned { since_unix_ms: unix_ms() };
                         outcome.assignment = Some(assignment.generation);
-                        outcome.wave = Some(*wave);
                     }
                 }
             })?;

@@ -31,6 +31,7 @@ fn device(name: &str) -> DeviceRecord {
         profile: None,
         holding: HoldingRecord::default(),
         serving_address: String::new(),
+        ended: None,
         last_seen_unix_ms: 1,
         registered_unix_ms: 1,
     }
