@@ -102,8 +102,8 @@ impl App {
         });
         let slots = Slots::read(&state);
         let spool = Spool::open(&state.spool(), spool::LIMIT).unwrap_or_else(|error| {
-            tracing::error!(error = describe(&error), "telemetry waits in memory only");
-            Spool::in_memory(spool::LIMIT)
+            tracing::error!(error = describe(&error), "telemetry waits in memory until the disk takes it");
+            Spool::in_memory(&state.spool(), spool::LIMIT)
         });
         Ok(Self { config, state, slots, spool, trust, program: None, lock })
     }

@@ -375,6 +375,7 @@ impl Outbox {
 
 /// Telemetry within one session: a window of intervals is on its way, the rest waits for acknowledgements.
 struct Flow {
+    epoch: u64,
     acked: u64,
     sent: u64,
     deadline: Option<tokio::time::Instant>,
@@ -382,20 +383,26 @@ struct Flow {
 
 impl Flow {
     async fn begin(spool: &SharedSpool) -> Self {
-        let acked = spool.with(|spool| spool.acked()).await;
-        Self { acked, sent: acked, deadline: None }
+        Self::from(spool.with(|spool| spool.position()).await)
+    }
+
+    fn from(SpoolPosition { epoch, sequence }: SpoolPosition) -> Self {
+        Self { epoch, acked: sequence, sent: sequence, deadline: None }
     }
 
     async fn pump(&mut self, spool: &SharedSpool, outbox: &Outbox) -> Result<(), SessionError> {
         while self.sent - self.acked < WINDOW {
-            let sent = self.sent;
+            let (epoch, sent) = (self.epoch, self.sent);
             let next = spool.with(move |spool| {
+                // The disk takes a spool again, which has numbers of its own.
+                let begins = spool.position();
+                let sent = if begins.epoch == epoch { sent } else { begins.sequence };
                 let Some((position, interval)) = spool.after(sent) else { return Ok(None) };
                 let interval = interval.clone();
                 spool.mark_sent(position.sequence)?;
-                Ok::<_, FileError>(Some((position, interval)))
+                Ok::<_, FileError>(Some((begins, position, interval)))
             });
-            let (position, interval) = match next.await {
+            let (begins, position, interval) = match next.await {
                 Ok(Some(next)) => next,
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -404,6 +411,9 @@ impl Flow {
                     return Ok(());
                 }
             };
+            if begins.epoch != self.epoch {
+                *self = Self::from(begins);
+            }
             outbox.send(AgentMessage::Telemetry(position, interval)).await?;
             self.sent = position.sequence;
             self.deadline.get_or_insert_with(|| tokio::time::Instant::now() + PATIENCE);
@@ -422,12 +432,14 @@ impl Flow {
                 // It may be sent again after a restart; the coordinator knows its number.
                 tracing::warn!(error = describe(&error), "an acknowledgement is not on the disk");
             }
-            spool.acked()
+            spool.position()
         });
         let acked = acked.await;
-        if acked > self.acked {
-            self.acked = acked;
-            self.sent = self.sent.max(acked);
+        if acked.epoch != self.epoch {
+            *self = Self::from(acked);
+        } else if acked.sequence > self.acked {
+            self.acked = acked.sequence;
+            self.sent = self.sent.max(acked.sequence);
             let waiting = self.sent > self.acked;
             self.deadline = waiting.then(|| tokio::time::Instant::now() + PATIENCE);
         }

@@ -392,6 +392,29 @@ async fn a_read_only_state_directory_is_served_from_and_updates_fail_with_their_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_refuses_telemetry_loses_none_of_it() {
+    if !may_trace() {
+        return;
+    }
+    let Before { old, new, dir } = Before::new().await;
+    let mut cell = Cell::new(dir.path(), &old, &new).await;
+    let flush = Step { path: "telemetry.spool".to_owned(), call: "fdatasync" };
+    let agent = Process::start(cell.folder.path(), Fate::Struck(&flush, Blow::Error("ENOSPC")));
+    assert_eq!(cell.ending("a disk without room for telemetry").await, Ok(()));
+    let address = fs::read_to_string(agent.state.join("serving-address")).unwrap().parse().unwrap();
+    for answered in 1..=12 {
+        let body = crate::session::request(&new, 1);
+        let (status, answer) = call(address, "/v2/models/fashion/infer".to_owned(), Some(body)).await;
+        assert_eq!(status, 200, "{answer}");
+        // One interval each, or thereabouts: the disk refuses every one of them.
+        let what = format!("{answered} images are stored");
+        within(&what, async || (crate::session::stored_images(&cell.fake) == answered).then_some(())).await;
+    }
+    let log = fs::read_to_string(cell.folder.path().join("log")).unwrap();
+    assert!(log.contains("kept in memory until the disk takes them"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_that_ends_the_process_that_loads_it_does_not_end_the_agent() {
     let Before { old, new, dir } = Before::new().await;
     // Found by the fuzz target: it pads an image by far more than there is memory.

@@ -67,7 +67,7 @@ fn images(interval: &LatencyInterval) -> u64 {
     histogram.len()
 }
 
-fn stored_images(fake: &Fake) -> u64 {
+pub(crate) fn stored_images(fake: &Fake) -> u64 {
     fake.stored().iter().map(|(_, interval)| images(interval)).sum()
 }
 
