@@ -133,6 +133,18 @@ impl Process {
         Self { child: command.stderr(log).spawn().unwrap(), state }
     }
 
+    /// Stops it as the service manager does.
+    async fn stop(mut self) {
+        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        within("it stops", async || self.has_died().then_some(())).await;
+    }
+
+    /// Waits until its API is there; says whether a model serves.
+    async fn serves(&self) -> bool {
+        within("it answers", async || self.get("/v2/health/ready").await).await.0 == 200
+    }
+
     fn has_died(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
@@ -350,6 +362,32 @@ async fn a_model_that_takes_the_agent_down_is_left_and_the_way_back_stands_kills
     cell.recovers("three deaths").await;
     let given_up = fs::read_to_string(deadly.join("given-up.json")).unwrap();
     assert!(given_up.contains("died 3 times while this model was on probation"), "{given_up}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_model_in_a_crash_loop_serves_no_more_and_the_agent_takes_another() {
+    let Before { old, new, dir } = Before::new().await;
+    // It has stood its probation.
+    fs::remove_file(dir.path().join("probation.json")).unwrap();
+    let mut cell = Cell::new(dir.path(), &old, &new).await;
+    cell.fake.assign(old.assignment(1)).await;
+    for _ in 0..3 {
+        let agent = Process::start(cell.folder.path(), Fate::Spared);
+        assert!(agent.serves().await);
+        agent.stop().await;
+    }
+    for start in 0..3 {
+        let killed = Process::start(cell.folder.path(), Fate::Spared);
+        assert!(killed.serves().await, "start {start}: stops were no deaths");
+    }
+    let mut agent = Process::start(cell.folder.path(), Fate::Spared);
+    assert!(!agent.serves().await);
+    cell.fake.forget();
+    let reason = crate::session::ending(&mut cell.fake, 1).await.unwrap_err();
+    assert!(reason.contains("died 3 times within an hour while this model served"), "{reason}");
+    cell.fake.assign(new.assignment(2)).await;
+    assert_eq!(cell.ending("the next one").await, Ok(()));
+    assert!(!agent.has_died() && agent.serves().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
