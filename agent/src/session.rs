@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use proto::session::{
     AgentMessage, Assignment, CoordinatorMessage, Heartbeat, Hello, Phase, Progress, Welcome,
 };
 use proto::v1::session_service_client::SessionServiceClient;
-use proto::{ArtifactRef, HardwareProfile, Invalid, SignedAssignment, SpoolPosition, v1};
+use proto::{ArtifactRef, Digest, Generation, HardwareProfile, Invalid, SignedAssignment, SpoolPosition, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -340,11 +341,14 @@ impl Session {
     }
 }
 
-/// What is said of an assignment that is not followed; nothing where it means nothing.
+/// What is said of an assignment that is not followed: whatever else of it means nothing, as long as it has a generation.
 fn refusal(signed: &SignedAssignment, reason: String) -> Option<AgentMessage> {
-    let Assignment { generation, model, .. } = signed.unverified().ok()?;
+    let wire = v1::Assignment::decode(&*signed.assignment).ok().filter(|wire| wire.generation > 0)?;
+    let named = wire.model.and_then(|model| model.artifact?.digest.parse().ok());
+    // The generation says which one it is; a digest is only repeated.
+    let digest = named.unwrap_or(Digest::from_bytes([0; 32]));
     let phase = Phase::Failed { reason };
-    Some(AgentMessage::Progress(Progress { generation, digest: model.artifact.digest, phase }))
+    Some(AgentMessage::Progress(Progress { generation: Generation(wire.generation), digest, phase }))
 }
 
 fn heartbeat_of(active: &watch::Receiver<Option<Arc<ServedModel>>>) -> AgentMessage {
