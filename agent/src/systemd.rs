@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::runner::Runner;
 use crate::session::Pulse;
 
+/// Where `reconvene-agent.socket` listens.
+pub const SOCKET: &str = "/run/reconvene/inference.sock";
+
 /// The session's loop turns at least every few seconds; connecting and waiting to connect again included.
 const SESSION_LIMIT: Duration = Duration::from_secs(120);
 

@@ -28,7 +28,7 @@ pub(crate) mod trial;
 
 pub use engine::Testbed;
 pub use given_up::GivenUps;
-pub use restore::{Restored, is_on_probation, restore};
+pub use restore::{Restored, is_on_probation, restore, why_given_up};
 
 use engine::MeasureError;
 use given_up::GivenUp;

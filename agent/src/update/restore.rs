@@ -37,7 +37,7 @@ pub async fn restore(state: &StateDir, slots: &mut Slots, testbed: &Testbed) -> 
         }
         None => (GivenUps::default(), false),
     };
-    let mut restored = Restored { model: None, passed_over: Vec::new(), given_up };
+    let mut restored = Restored { model: None, passed_over: slots.damage().to_vec(), given_up };
     for slot in slots.candidates() {
         let Some(installed) = slots.installed(slot).cloned() else { continue };
         match restore_from(slot, &installed, state, slots, testbed, &mut restored.given_up).await {
@@ -145,6 +145,14 @@ pub fn is_on_probation(state: &StateDir, installed: &Installed) -> bool {
     match Term::find(state, held(installed)) {
         Ok(Found::Term(term) | Found::Deadly(term)) => term.stage() == Stage::Probation,
         Ok(Found::None) | Err(_) => false,
+    }
+}
+
+/// Why an installed model was given up, if it was.
+pub fn why_given_up(state: &StateDir, installed: &Installed) -> Option<String> {
+    match GivenUps::load(state) {
+        Ok(given_up::Found::Whole(given_up)) => given_up.of(held(installed)).map(|it| it.reason.clone()),
+        Ok(given_up::Found::Damaged) | Err(_) => None,
     }
 }
 

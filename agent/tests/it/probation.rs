@@ -107,7 +107,8 @@ fn die(state: &std::path::Path, file: &str, of: &Assignment, deaths: u32) {
     std::fs::write(state.join(file), trial.to_string()).unwrap();
 }
 
-fn damage(path: &std::path::Path) {
+/// Changes one bit.
+pub(crate) fn damage(path: &std::path::Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
