@@ -96,7 +96,8 @@ impl App {
         let trust = Trust::open(&config.coordinator_keys, &state).unwrap_or_else(|error| {
             tracing::error!(
                 error = describe(&error),
-                "no assignment is followed: whose keys are trusted is lost"
+                "no assignment is followed, for whose keys are trusted is lost: name them in coordinator_keys, or remove \
+                 trusted-keys.json, and the next coordinator is trusted at first sight"
             );
             Trust::nobody()
         });

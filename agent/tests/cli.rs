@@ -126,6 +126,31 @@ fn a_port_in_use_exits_71() {
 }
 
 #[test]
+fn a_file_where_the_socket_is_to_be_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let text = format!("[serve]\nlisten = '127.0.0.1:0'\nsocket = '{}'", file.display());
+    let output = output(&["run", "--config", &config(dir.path(), &text)]);
+    assert_eq!(output.status.code(), Some(71));
+    assert!(line(&output).contains("file is there already and is no socket; remove it"));
+}
+
+#[test]
+fn damaged_keys_and_an_open_address_are_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "[serve]\nlisten = '0.0.0.0:0'");
+    std::fs::create_dir(dir.path().join("state")).unwrap();
+    std::fs::write(dir.path().join("state/trusted-keys.json"), "").unwrap();
+    let mut child = agent(&["run", "--config", &config]).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut running = Running(child, log);
+    let said = running.says("ready");
+    assert!(said.contains("remove trusted-keys.json"), "{said}");
+    assert!(said.contains("whoever reaches this address may use the inference API"), "{said}");
+}
+
+#[test]
 fn the_profile_needs_nothing_and_parses() {
     let output = output(&["profile", "-o", "json"]);
     assert!(output.status.success());

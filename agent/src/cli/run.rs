@@ -44,14 +44,24 @@ pub fn run(path: &Path) -> Result<(), CliError> {
 async fn listen(config: &ServeConfig) -> Result<Listeners, CliError> {
     let refuse = |path: &Path| {
         let path = path.to_owned();
-        move |source| CliError::Socket { path, source }
+        move |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::AlreadyExists => CliError::InTheWay { path },
+            _ => CliError::Socket { path, source },
+        }
     };
     let mut unix =
         systemd::sockets().map_err(CliError::process("take the sockets of the service manager"))?;
     if let Some(path) = config.socket.as_deref() {
         unix.push(serve::bind_unix(path).map_err(refuse(path))?);
     }
-    Ok(Listeners { tcp: bind(config.listen).await?, unix })
+    let tcp = bind(config.listen).await?;
+    if !config.listen.ip().is_loopback() {
+        tracing::warn!(
+            address = %config.listen,
+            "whoever reaches this address may use the inference API: it asks for no password and does not encrypt"
+        );
+    }
+    Ok(Listeners { tcp, unix })
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
