@@ -170,6 +170,9 @@ impl App {
         }
         // Whatever was served until now, whether or not all has ended.
         report::close(&runner, &spool, stopping.elapsed()).await;
+        if let Err(error) = spool.append(Vec::new()).await {
+            tracing::error!(error = describe(&error), "latencies that the disk refused to the end are lost");
+        }
         if let Err(error) = state::remove(&state.serving_address()) {
             tracing::warn!(
                 error = describe(&error),

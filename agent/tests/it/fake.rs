@@ -261,7 +261,8 @@ impl Service {
         match script.stored.last() {
             Some((last, _)) if last.epoch == position.epoch && position.sequence <= last.sequence => {}
             Some((last, _)) => {
-                assert_eq!((position.epoch, position.sequence), (last.epoch, last.sequence + 1), "a gap");
+                let before = if last.epoch == position.epoch { last.sequence } else { 0 };
+                assert_eq!(position.sequence, before + 1, "a gap");
                 script.stored.push((position, interval.clone()));
             }
             None => script.stored.push((position, interval.clone())),

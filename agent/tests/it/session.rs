@@ -156,6 +156,37 @@ async fn it_serves_without_a_coordinator_and_loses_no_count() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn telemetry_moves_to_the_disk_once_that_takes_it() {
+    let model = Model::of_seed(1);
+    let mut fake = Fake::start().await;
+    fake.serve_file(model.digest(), whole(&model));
+    fake.assign(model.assignment(1)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, blocked) = (dir.path().join("telemetry.spool"), dir.path().join("telemetry.new"));
+    std::fs::create_dir(&blocked).unwrap();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    assert_eq!(ending(&mut fake, 1).await, Ok(()));
+    answers_as(&device, &model, 1).await;
+    until("one image is stored from memory", || stored_images(&fake) == 1).await;
+    assert!(!spool.exists());
+
+    std::fs::remove_dir(&blocked).unwrap();
+    until("the disk has a spool", || spool.exists()).await;
+    answers_as(&device, &model, 2).await;
+    until("three images are stored once", || stored_images(&fake) == 3).await;
+    fake.stop().await;
+    answers_as(&device, &model, 4).await;
+    let count = || agent::spool::Spool::count_waiting(&spool).unwrap();
+    until("an interval waits on the disk", || count() == 1).await;
+    device.stop().await;
+
+    fake.listen().await;
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    until("all seven images are stored once", || stored_images(&fake) == 7).await;
+    device.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_pass_fails_with_a_reason_and_the_previous_model_serves() {
     let (model, next) = (Model::of_seed(1), Model::of_seed(2));
     let mut fake = Fake::start().await;
