@@ -28,7 +28,7 @@ use crate::spool::{self, Spool};
 use crate::state::{self, FileError, StateDir};
 use crate::trust::Trust;
 use crate::update::trial::Trials;
-use crate::update::{self, Testbed, Updater};
+use crate::update::{self, GivenUps, Restored, Testbed, Updater};
 use crate::{report, serve, systemd};
 
 /// For everything to end after the signal to stop.
@@ -96,14 +96,15 @@ impl App {
         let trust = Trust::open(&config.coordinator_keys, &state).unwrap_or_else(|error| {
             tracing::error!(
                 error = describe(&error),
-                "no assignment is followed: whose keys are trusted is lost"
+                "no assignment is followed, for whose keys are trusted is lost: name them in coordinator_keys, or remove \
+                 trusted-keys.json, and the next coordinator is trusted at first sight"
             );
             Trust::nobody()
         });
         let slots = Slots::read(&state);
         let spool = Spool::open(&state.spool(), spool::LIMIT).unwrap_or_else(|error| {
-            tracing::error!(error = describe(&error), "telemetry waits in memory only");
-            Spool::in_memory(spool::LIMIT)
+            tracing::error!(error = describe(&error), "telemetry waits in memory until the disk takes it");
+            Spool::in_memory(&state.spool(), spool::LIMIT)
         });
         Ok(Self { config, state, slots, spool, trust, program: None, lock })
     }
@@ -124,7 +125,8 @@ impl App {
         let testbed =
             Testbed { engines: engines.clone(), runner: runner.clone(), tracker: inference.clone(), program };
         let spool = SharedSpool::new(spool, inference.clone());
-        if let Some(model) = update::restore(&state, &mut slots, &testbed).await {
+        let Restored { model, passed_over, given_up } = update::restore(&state, &mut slots, &testbed).await;
+        if let Some(model) = model {
             runner.swap(model);
         }
         let address = listeners.tcp.local_addr().map_err(AppError::Serve)?.to_string();
@@ -141,11 +143,11 @@ impl App {
             tasks: &tasks,
         };
         let pulse = Pulse::new();
-        parts.spawn(slots, trust, address.clone(), pulse.clone(), &stop)?;
+        parts.spawn(Kept { slots, trust, given_up }, address.clone(), pulse.clone(), &stop)?;
         let metrics =
             Metrics { device: config.device_id.clone(), runner: runner.clone(), spool: spool.clone(), pulse };
         let mut server = tasks.spawn(serve::run(listeners, metrics, stop.clone()));
-        let status = systemd::status(&runner);
+        let status = systemd::status(&runner, &passed_over);
         tracing::info!(device = %config.device_id, address, status, "ready");
         systemd::ready(&status);
         let ended = tokio::select! {
@@ -168,6 +170,9 @@ impl App {
         }
         // Whatever was served until now, whether or not all has ended.
         report::close(&runner, &spool, stopping.elapsed()).await;
+        if let Err(error) = spool.append(Vec::new()).await {
+            tracing::error!(error = describe(&error), "latencies that the disk refused to the end are lost");
+        }
         if let Err(error) = state::remove(&state.serving_address()) {
             tracing::warn!(
                 error = describe(&error),
@@ -181,6 +186,13 @@ impl App {
             Some(Err(panic)) => Err(AppError::Serve(std::io::Error::other(panic))),
         }
     }
+}
+
+/// What a start has found on the disk.
+struct Kept {
+    slots: Slots,
+    trust: Trust,
+    given_up: GivenUps,
 }
 
 /// What the tasks share.
@@ -225,8 +237,7 @@ impl Parts<'_> {
     /// Starts every task but the server.
     fn spawn(
         &self,
-        slots: Slots,
-        trust: Trust,
+        Kept { slots, trust, given_up }: Kept,
         serving_address: String,
         pulse: Pulse,
         stop: &CancellationToken,
@@ -245,7 +256,8 @@ impl Parts<'_> {
             tracker: self.tasks.clone(),
             program: self.program.clone(),
         };
-        let updater = Updater::new(self.state.clone(), slots, testbed, channel.clone(), progress_tx);
+        let updater =
+            Updater::new(self.state.clone(), slots, testbed, channel.clone(), progress_tx, given_up);
         let prober = Prober {
             state: self.state.clone(),
             runner: self.runner.clone(),

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 mod api;
 pub mod infer;
@@ -31,7 +31,7 @@ use crate::update::rehearsal;
         reconvene-agent status\n  \
         reconvene-agent infer --image shoe.png\n\n\
         Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 64 bad config file, 65 bad image, 69 no answer,\n\
-        71 address in use, 73 cannot write."
+        71 cannot listen there, 73 cannot use the state directory."
 )]
 pub struct Cli {
     /// What to do.
@@ -140,6 +140,12 @@ pub enum CliError {
         /// Why.
         source: std::io::Error,
     },
+    /// Something else lies where the socket is to be.
+    #[error("serve.socket: {} is there already and is no socket; remove it, or name another path", path.display())]
+    InTheWay {
+        /// Where.
+        path: PathBuf,
+    },
     /// A model that the agent would not serve.
     #[error(transparent)]
     Check(#[from] CheckError),
@@ -163,7 +169,9 @@ impl CliError {
             Self::Check(CheckError::Unread(_)) => 1,
             Self::Check(_) => rehearsal::REFUSED,
             Self::Infer(InferError::Api(ApiError::Silent { .. })) => 69,
-            Self::AddressInUse { .. } | Self::Listen { .. } | Self::Socket { .. } => 71,
+            Self::AddressInUse { .. } | Self::Listen { .. } | Self::Socket { .. } | Self::InTheWay { .. } => {
+                71
+            }
             Self::App(AppError::State { .. } | AppError::InUse { .. }) => 73,
             Self::App(AppError::Address(_)) => 64,
             Self::App(AppError::Serve(_)) | Self::Infer(_) | Self::File(_) | Self::Process { .. } => 1,
@@ -173,6 +181,16 @@ impl CliError {
     fn process(operation: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Process { operation, source }
     }
+}
+
+/// The command line without what is for the agent alone: for completions.
+pub fn offered() -> clap::Command {
+    let whole = Cli::command();
+    let offered = whole.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned();
+    clap::Command::new("reconvene-agent")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .subcommands(offered)
 }
 
 /// Does what the command line says.
@@ -213,4 +231,24 @@ fn table() -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use clap_complete::Shell;
+
+    use super::*;
+
+    #[test]
+    fn completions_offer_every_verb_but_the_hidden_one() {
+        for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut offered(), "reconvene-agent", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for verb in ["run", "profile", "infer", "status"] {
+                assert!(script.contains(verb), "{shell}: {verb}");
+            }
+            assert!(!script.contains("rehearse"), "{shell}");
+        }
+    }
 }

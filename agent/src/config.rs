@@ -79,11 +79,17 @@ pub enum ConfigError {
         /// What is wrong, on one line.
         problem: String,
     },
+    /// A variable is none of ours, or of the wrong kind.
+    #[error("the environment ({PREFIX}__*): {problem}")]
+    Environment {
+        /// What is wrong, on one line.
+        problem: String,
+    },
     /// A value makes no sense.
-    #[error("{}: {key}: {problem}", path.display())]
+    #[error("{origin}: {key}: {problem}")]
     Value {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the variable that has its way over it.
+        origin: String,
         /// The key.
         key: &'static str,
         /// What is wrong and what to set.
@@ -144,29 +150,30 @@ fn load_with(
     }
     let variables: HashMap<String, String> = environment.collect();
     let credentials = variables.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let origin = |key: &str| {
+        let name = format!("{PREFIX}__{}", key.to_uppercase().replace('.', "__"));
+        if variables.contains_key(&name) { name } else { path.display().to_string() }
+    };
     let environment = config::Environment::with_prefix(PREFIX)
         .prefix_separator("__")
         .separator("__")
-        .source(Some(variables));
+        .source(Some(variables.clone()));
     let toml = |path: &Path| config::File::from(path).format(config::FileFormat::Toml);
-    let unreadable = |path: &Path, error: &config::ConfigError| ConfigError::Unreadable {
-        path: path.to_owned(),
-        problem: one_line(error),
-    };
     let mut all = config::Config::builder();
     for part in std::iter::once(path.to_owned()).chain(drop_ins(path)?) {
         // Each by itself, so that what is wrong is looked for in the right file.
         let alone = config::Config::builder().add_source(toml(&part)).build();
         let read = alone.and_then(config::Config::try_deserialize::<ConfigFile>);
-        read.map_err(|error| unreadable(&part, &error))?;
+        read.map_err(|error| ConfigError::Unreadable { path: part.clone(), problem: one_line(&error) })?;
         all = all.add_source(toml(&part));
     }
     let file: ConfigFile = all
         .add_source(environment)
         .build()
         .and_then(config::Config::try_deserialize)
-        .map_err(|error| unreadable(path, &error))?;
-    let config = file.check(path)?;
+        // The files were sound.
+        .map_err(|error| ConfigError::Environment { problem: one_line(&error) })?;
+    let config = file.check(&origin)?;
     let join_file = config.join_file.clone().or_else(|| credential(credentials.as_deref()?));
     Ok(Config { join_file, ..config })
 }
@@ -201,8 +208,9 @@ fn one_line(error: &config::ConfigError) -> String {
 }
 
 impl ConfigFile {
-    fn check(self, path: &Path) -> Result<Config, ConfigError> {
-        let refuse = |key, problem: String| ConfigError::Value { path: path.to_owned(), key, problem };
+    /// `origin`: where a key's value comes from.
+    fn check(self, origin: &dyn Fn(&str) -> String) -> Result<Config, ConfigError> {
+        let refuse = |key, problem: String| ConfigError::Value { origin: origin(key), key, problem };
         let device_id = match self.device_id {
             Some(id) => id.parse().map_err(|error: proto::Invalid| refuse("device_id", error.problem))?,
             None => default_device_id().map_err(|problem| refuse("device_id", problem))?,

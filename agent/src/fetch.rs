@@ -23,7 +23,7 @@ use part::{Part, PartError};
 /// Left free on the disk for everything else.
 const RESERVE: u64 = 4 << 20;
 
-/// Corrupt bytes are fetched so often, without a right piece in between, before the file is given up.
+/// Corrupt bytes, or too few, are fetched so often, without a right piece in between, before the file is given up.
 const CORRUPT_LIMIT: u32 = 3;
 
 /// Nothing for this long: the connection is dead.
@@ -78,6 +78,8 @@ impl FetchError {
 enum Setback {
     /// Try again from where it stopped.
     Interrupted(String),
+    /// It came to its end, as if nothing were missing: try again from where it stopped, but not for ever.
+    Short(String),
     /// Try again from the start.
     Corrupt(String),
     /// Do not try again.
@@ -142,7 +144,7 @@ pub async fn fetch(
             Setback::Interrupted(problem) => {
                 tracing::info!(digest = %artifact.digest, problem, proven, "download interrupted; it goes on from here");
             }
-            Setback::Corrupt(problem) => {
+            Setback::Short(problem) | Setback::Corrupt(problem) => {
                 corrupt += 1;
                 tracing::warn!(digest = %artifact.digest, problem, attempt = corrupt, "corrupt download");
                 if corrupt == CORRUPT_LIMIT {
@@ -241,7 +243,7 @@ impl Download<'_> {
         while !part.is_whole() {
             let Some(chunk) = within(chunks.message()).await? else {
                 let (got, size) = (part.received(), self.artifact.size.0);
-                return Err(Setback::Interrupted(format!("it ended after {got} of {size} bytes")));
+                return Err(Setback::Short(format!("it ended after {got} of {size} bytes")));
             };
             if chunk.offset != part.received() {
                 let (begins, expected) = (chunk.offset, part.received());

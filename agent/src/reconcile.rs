@@ -25,7 +25,7 @@ pub struct Installed {
     pub active: Option<Desired>,
     /// Whole and intact in the other slot.
     pub other: Option<Digest>,
-    /// The last assignment that was given up for a reason that trying again cannot change.
+    /// Given up for a reason that trying again cannot change: the desired assignment, or else the newest that was.
     pub failed: Option<Desired>,
 }
 

@@ -43,11 +43,12 @@ pub async fn run(
 /// Closes the interval that has lasted `elapsed`.
 pub async fn close(runner: &Runner, spool: &SharedSpool, elapsed: Duration) {
     let intervals = telemetry(runner.take_tallies(), runner.take_processor_time(), elapsed);
-    if intervals.is_empty() {
-        return;
-    }
+    // Without any, too: what the disk refused before is tried again.
     if let Err(error) = spool.append(intervals).await {
-        tracing::error!(error = crate::causes::describe(&error), "an interval of latencies is lost");
+        tracing::error!(
+            error = crate::causes::describe(&error),
+            "latencies are kept in memory until the disk takes them"
+        );
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use proto::session::{
     AgentMessage, Assignment, CoordinatorMessage, Heartbeat, Hello, Phase, Progress, Welcome,
 };
 use proto::v1::session_service_client::SessionServiceClient;
-use proto::{ArtifactRef, HardwareProfile, Invalid, SignedAssignment, SpoolPosition, v1};
+use proto::{ArtifactRef, Digest, Generation, HardwareProfile, Invalid, SignedAssignment, SpoolPosition, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -340,11 +341,14 @@ impl Session {
     }
 }
 
-/// What is said of an assignment that is not followed; nothing where it means nothing.
+/// What is said of an assignment that is not followed: whatever else of it means nothing, as long as it has a generation.
 fn refusal(signed: &SignedAssignment, reason: String) -> Option<AgentMessage> {
-    let Assignment { generation, model, .. } = signed.unverified().ok()?;
+    let wire = v1::Assignment::decode(&*signed.assignment).ok().filter(|wire| wire.generation > 0)?;
+    let named = wire.model.and_then(|model| model.artifact?.digest.parse().ok());
+    // The generation says which one it is; a digest is only repeated.
+    let digest = named.unwrap_or(Digest::from_bytes([0; 32]));
     let phase = Phase::Failed { reason };
-    Some(AgentMessage::Progress(Progress { generation, digest: model.artifact.digest, phase }))
+    Some(AgentMessage::Progress(Progress { generation: Generation(wire.generation), digest, phase }))
 }
 
 fn heartbeat_of(active: &watch::Receiver<Option<Arc<ServedModel>>>) -> AgentMessage {
@@ -375,6 +379,7 @@ impl Outbox {
 
 /// Telemetry within one session: a window of intervals is on its way, the rest waits for acknowledgements.
 struct Flow {
+    epoch: u64,
     acked: u64,
     sent: u64,
     deadline: Option<tokio::time::Instant>,
@@ -382,20 +387,26 @@ struct Flow {
 
 impl Flow {
     async fn begin(spool: &SharedSpool) -> Self {
-        let acked = spool.with(|spool| spool.acked()).await;
-        Self { acked, sent: acked, deadline: None }
+        Self::from(spool.with(|spool| spool.position()).await)
+    }
+
+    fn from(SpoolPosition { epoch, sequence }: SpoolPosition) -> Self {
+        Self { epoch, acked: sequence, sent: sequence, deadline: None }
     }
 
     async fn pump(&mut self, spool: &SharedSpool, outbox: &Outbox) -> Result<(), SessionError> {
         while self.sent - self.acked < WINDOW {
-            let sent = self.sent;
+            let (epoch, sent) = (self.epoch, self.sent);
             let next = spool.with(move |spool| {
+                // The disk takes a spool again, which has numbers of its own.
+                let begins = spool.position();
+                let sent = if begins.epoch == epoch { sent } else { begins.sequence };
                 let Some((position, interval)) = spool.after(sent) else { return Ok(None) };
                 let interval = interval.clone();
                 spool.mark_sent(position.sequence)?;
-                Ok::<_, FileError>(Some((position, interval)))
+                Ok::<_, FileError>(Some((begins, position, interval)))
             });
-            let (position, interval) = match next.await {
+            let (begins, position, interval) = match next.await {
                 Ok(Some(next)) => next,
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -404,6 +415,9 @@ impl Flow {
                     return Ok(());
                 }
             };
+            if begins.epoch != self.epoch {
+                *self = Self::from(begins);
+            }
             outbox.send(AgentMessage::Telemetry(position, interval)).await?;
             self.sent = position.sequence;
             self.deadline.get_or_insert_with(|| tokio::time::Instant::now() + PATIENCE);
@@ -422,12 +436,14 @@ impl Flow {
                 // It may be sent again after a restart; the coordinator knows its number.
                 tracing::warn!(error = describe(&error), "an acknowledgement is not on the disk");
             }
-            spool.acked()
+            spool.position()
         });
         let acked = acked.await;
-        if acked > self.acked {
-            self.acked = acked;
-            self.sent = self.sent.max(acked);
+        if acked.epoch != self.epoch {
+            *self = Self::from(acked);
+        } else if acked.sequence > self.acked {
+            self.acked = acked.sequence;
+            self.sent = self.sent.max(acked.sequence);
             let waiting = self.sent > self.acked;
             self.deadline = waiting.then(|| tokio::time::Instant::now() + PATIENCE);
         }

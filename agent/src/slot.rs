@@ -72,6 +72,22 @@ pub struct Slots {
     root: PathBuf,
     active: Option<Slot>,
     contents: [Option<Installed>; 2],
+    damage: Vec<String>,
+}
+
+/// Why what lies in a slot cannot serve.
+#[derive(Debug, thiserror::Error)]
+enum Damage {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("its manifest is not sound")]
+    Manifest(#[source] serde_json::Error),
+    #[error("its model is missing")]
+    Missing,
+    #[error("its model has {got} bytes, its manifest says {announced}")]
+    Length { got: u64, announced: u64 },
+    #[error("its model is not the one that its manifest names")]
+    Digest,
 }
 
 impl Slots {
@@ -79,12 +95,25 @@ impl Slots {
     /// active until [`Slots::activate`] points at the other.
     pub fn read(state: &StateDir) -> Self {
         let root = state.root().to_owned();
-        let contents = Slot::ALL.map(|slot| readable(read_slot(&root, slot)));
+        let mut damage = Vec::new();
+        let contents = Slot::ALL.map(|slot| {
+            read_slot(&root, slot).unwrap_or_else(|error| {
+                let error = describe(&error);
+                tracing::error!(slot = slot.name(), error, "a damaged slot is left out");
+                damage.push(format!("slot {}: {error}", slot.name()));
+                None
+            })
+        });
         let pointer = readable(state::read(&root.join("active")));
         let named =
             pointer.and_then(|text| Slot::ALL.into_iter().find(|slot| slot.name().as_bytes() == text));
         let active = named.filter(|slot| contents[*slot as usize].is_some());
-        Self { root, active, contents }
+        Self { root, active, contents, damage }
+    }
+
+    /// What was found damaged when they were read, a line each.
+    pub fn damage(&self) -> &[String] {
+        &self.damage
     }
 
     /// The active slot's place.
@@ -192,13 +221,22 @@ fn readable<T>(read: Result<Option<T>, FileError>) -> Option<T> {
     })
 }
 
-/// A slot's content, if it is whole and intact.
-fn read_slot(root: &Path, slot: Slot) -> Result<Option<Installed>, FileError> {
+/// A slot's content, if it is whole and intact; `None` where nothing was ever installed.
+fn read_slot(root: &Path, slot: Slot) -> Result<Option<Installed>, Damage> {
     let Some(json) = state::read(&folder(root, slot).join("manifest.json"))? else { return Ok(None) };
-    let Ok(installed) = serde_json::from_slice::<Installed>(&json) else { return Ok(None) };
-    let model = state::read(&model_path(root, slot))?;
-    let intact = model.is_some_and(|bytes| Digest::of(&bytes) == installed.digest());
-    Ok(intact.then_some(installed))
+    let installed = serde_json::from_slice::<Installed>(&json).map_err(Damage::Manifest)?;
+    let path = model_path(root, slot);
+    let announced = installed.model.artifact.size.0;
+    // Looked at first: what is far too long is not read.
+    let got = state::length(&path)?.ok_or(Damage::Missing)?;
+    if got != announced {
+        return Err(Damage::Length { got, announced });
+    }
+    let bytes = state::read(&path)?.ok_or(Damage::Missing)?;
+    if Digest::of(&bytes) != installed.digest() {
+        return Err(Damage::Digest);
+    }
+    Ok(Some(installed))
 }
 
 #[cfg(test)]

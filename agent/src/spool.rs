@@ -4,6 +4,9 @@
 //! One file of records, each `length | checksum | body`; a torn last record is ignored. The numbers have no gaps and
 //! none is used twice within an epoch: a number may be given to another interval only while it was never sent, which
 //! is why sending is marked on disk first. A full spool merges its two oldest unsent intervals of one model.
+//!
+//! What the disk refuses stays in memory, with its number, and is not sent before the disk has it. After a refusal nobody
+//! knows what is in the file, so that it is written anew as a whole before anything is appended.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -27,22 +30,34 @@ pub const LIMIT: ByteSize = ByteSize(1 << 20);
 #[derive(Debug)]
 pub struct Spool {
     path: PathBuf,
-    /// `None` where the disk takes nothing: then intervals last as long as the process.
-    file: Option<File>,
+    medium: Medium,
+    /// Bytes that the file has, or will have once it is written anew.
     length: u64,
     limit: ByteSize,
     epoch: u64,
     acked: u64,
     sent: u64,
     waiting: Vec<LatencyInterval>,
+    /// Of a spool in memory: the one on the disk, which takes its place once what is on its way has arrived.
+    successor: Option<Box<Self>>,
+}
+
+/// Where intervals are kept.
+#[derive(Debug)]
+enum Medium {
+    /// As long as the process lasts: the disk did not even take a file. Nothing on it has this epoch.
+    Memory,
+    /// Everything is in it, durable.
+    File(File),
+    /// The disk refused a write: what is in the file is not known.
+    Doubtful,
 }
 
 impl Spool {
     /// Reads the spool at `path`; a missing one begins a new epoch.
     pub fn open(path: &Path, limit: ByteSize) -> Result<Self, FileError> {
         let bytes = state::read(path)?.unwrap_or_default();
-        let mut spool =
-            Self { path: path.to_owned(), file: Some(open_for_append(path)?), ..Self::in_memory(limit) };
+        let mut spool = Self { medium: Medium::Doubtful, ..Self::in_memory(path, limit) };
         spool.epoch = 0;
         for record in record::read_all(&bytes) {
             spool.replay(record);
@@ -56,17 +71,18 @@ impl Spool {
         Ok(spool)
     }
 
-    /// A spool that lasts as long as the process, with an epoch of its own.
-    pub fn in_memory(limit: ByteSize) -> Self {
+    /// A spool with an epoch of its own that lasts as long as the process, or until the disk takes one at `path`.
+    pub fn in_memory(path: &Path, limit: ByteSize) -> Self {
         Self {
-            path: PathBuf::new(),
-            file: None,
+            path: path.to_owned(),
+            medium: Medium::Memory,
             length: 0,
             limit,
             epoch: new_epoch(),
             acked: 0,
             sent: 0,
             waiting: Vec::new(),
+            successor: None,
         }
     }
 
@@ -86,14 +102,58 @@ impl Spool {
         }
     }
 
-    /// Appends an interval; it is durable when this returns.
+    /// Appends an interval. It is taken in any case; without an error it is durable.
     pub fn append(&mut self, interval: LatencyInterval) -> Result<(), FileError> {
-        self.write(&Record::Interval(interval.clone()))?;
-        self.waiting.push(interval);
-        if self.length > self.limit.0 {
-            self.shrink()?;
+        if let Some(successor) = &mut self.successor {
+            return successor.append(interval);
         }
-        Ok(())
+        let record = Record::Interval(interval.clone());
+        self.waiting.push(interval);
+        if self.length + record.encode().len() as u64 > self.limit.0 {
+            self.shrink();
+            return self.rewrite();
+        }
+        self.write(&record)
+    }
+
+    /// Tries the disk again, where it refused the last write or took no spool at all.
+    pub fn settle(&mut self) -> Result<(), FileError> {
+        match (&self.medium, &mut self.successor) {
+            (Medium::File(_), _) => Ok(()),
+            (Medium::Doubtful, _) => self.rewrite(),
+            (Medium::Memory, Some(successor)) => successor.settle(),
+            (Medium::Memory, None) => match Self::open(&self.path, self.limit) {
+                Ok(successor) => self.make_way_for(successor),
+                Err(error) => {
+                    // It was said when this began: what waits is sent all the same.
+                    tracing::debug!(error = describe(&error), "the disk takes no telemetry yet");
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// What was never sent goes to the disk, under numbers of the epoch there; what may have been sent keeps its own.
+    fn make_way_for(&mut self, mut successor: Self) -> Result<(), FileError> {
+        let unsent = self.waiting.split_off(self.on_their_way());
+        let appended = unsent.into_iter().map(|interval| successor.append(interval));
+        let appended = appended.fold(Ok(()), Result::and);
+        self.successor = Some(Box::new(successor));
+        self.give_way();
+        appended
+    }
+
+    fn give_way(&mut self) {
+        if self.waiting.is_empty()
+            && let Some(successor) = self.successor.take()
+        {
+            *self = *successor;
+        }
+    }
+
+    /// Intervals whose numbers are theirs for ever.
+    fn on_their_way(&self) -> usize {
+        (self.sent.saturating_sub(self.acked) as usize).min(self.waiting.len())
     }
 
     /// The interval after `sequence`, if it waits.
@@ -105,9 +165,11 @@ impl Spool {
 
     /// Marks intervals up to `sequence` as about to be sent, durably: their numbers are theirs for ever.
     pub fn mark_sent(&mut self, sequence: u64) -> Result<(), FileError> {
-        if sequence > self.sent {
-            self.write(&Record::Sent { sequence })?;
+        let before = self.sent;
+        if sequence > before {
             self.sent = sequence;
+            // Where it is not known to be on the disk, it is not sent.
+            self.write(&Record::Sent { sequence }).inspect_err(|_| self.sent = before)?;
         }
         Ok(())
     }
@@ -121,7 +183,9 @@ impl Spool {
         let done = (position.sequence - self.acked) as usize;
         self.waiting.drain(..done.min(self.waiting.len()));
         self.acked = position.sequence;
-        self.rewrite()
+        let written = self.rewrite();
+        self.give_way();
+        written
     }
 
     /// The highest number that is stored by the coordinator.
@@ -129,22 +193,26 @@ impl Spool {
         self.acked
     }
 
+    /// As [`Spool::acked`], with the epoch that it is of.
+    pub fn position(&self) -> SpoolPosition {
+        SpoolPosition { epoch: self.epoch, sequence: self.acked }
+    }
+
     /// Intervals that wait.
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.successor.as_ref().map_or(0, |successor| successor.len())
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.len() == 0
     }
 
-    /// Merges or, where nothing can be merged, drops oldest unsent intervals until the file is below three quarters of
-    /// its limit, so that it is not rewritten at every append.
-    fn shrink(&mut self) -> Result<(), FileError> {
-        let sent = (self.sent - self.acked.min(self.sent)) as usize;
+    /// Merges or, where nothing can be merged, drops oldest unsent intervals until all is below three quarters of the
+    /// limit, so that the file is not rewritten at every append. Numbers change meanwhile: the file has to be written anew.
+    fn shrink(&mut self) {
+        let sent = self.on_their_way();
         let goal = self.limit.0 / 4 * 3;
-        let whole = self.waiting.clone();
         let mut size = record::encoded_len_of(&self.waiting);
         while size > goal && self.waiting.len() > sent + 1 {
             if !merge::oldest_pair(&mut self.waiting, sent) {
@@ -153,42 +221,40 @@ impl Spool {
             }
             size = record::encoded_len_of(&self.waiting);
         }
-        if let Err(error) = self.rewrite() {
-            // Numbers must mean the same in memory as on the disk.
-            tracing::warn!(
-                error = describe(&error),
-                "the telemetry spool is over its limit, and cannot be rewritten"
-            );
-            self.waiting = whole;
-        }
-        Ok(())
     }
 
+    /// Appends a record of what memory has already.
     fn write(&mut self, record: &Record) -> Result<(), FileError> {
         let bytes = record.encode();
-        if let Some(file) = &mut self.file
-            && let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_data())
-        {
-            // A half-written record would hide whatever is appended after it.
-            let cut = file.set_len(self.length);
-            tracing::debug!(?cut, "cut a record that could not be written");
-            return Err(FileError::of("append to", &self.path)(error));
+        match &mut self.medium {
+            Medium::Memory => {}
+            Medium::Doubtful => return self.rewrite(),
+            Medium::File(file) => {
+                if let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_data()) {
+                    self.medium = Medium::Doubtful;
+                    self.length += bytes.len() as u64;
+                    return Err(FileError::of("append to", &self.path)(error));
+                }
+            }
         }
         self.length += bytes.len() as u64;
         Ok(())
     }
 
+    /// Writes the file anew, as memory has it.
     fn rewrite(&mut self) -> Result<(), FileError> {
         let start = Record::Start { epoch: self.epoch, acked: self.acked, sent: self.sent };
         let mut bytes = start.encode();
         for interval in &self.waiting {
             bytes.extend(Record::Interval(interval.clone()).encode());
         }
-        if self.file.is_some() {
-            state::replace(&self.path, &bytes)?;
-            self.file = Some(open_for_append(&self.path)?);
-        }
         self.length = bytes.len() as u64;
+        if let Medium::Memory = self.medium {
+            return Ok(());
+        }
+        self.medium = Medium::Doubtful;
+        state::replace(&self.path, &bytes)?;
+        self.medium = Medium::File(open_for_append(&self.path)?);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //! one, never a mixture. Owns names and durability; never knows what a file means.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -61,12 +61,33 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Reads a file; `None` where it does not exist.
+/// Reads a file; `None` where it does not exist. Whatever lies there, this never waits for anybody.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
-    match fs::read(path) {
+    match read_whole(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::of("read", path)(error)),
+    }
+}
+
+fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+    // A pipe would else be waited for until somebody writes into it.
+    let without_waiting = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let mut file = fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Bytes of a file; `None` where it does not exist.
+pub fn length(path: &Path) -> Result<Option<u64>, FileError> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some(found.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::of("look at", path)(error)),
     }
 }
 
@@ -161,5 +182,22 @@ impl StateDir {
     /// The address that the inference API is bound to while the agent runs.
     pub fn serving_address(&self) -> PathBuf {
         self.0.join("serving-address")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [pipe.as_path(), dir.path()] {
+            let error = read(path).unwrap_err();
+            assert_eq!(error.source.to_string(), "it is no regular file");
+        }
+        assert!(read(&dir.path().join("nothing")).unwrap().is_none());
     }
 }

@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::runner::Runner;
 use crate::session::Pulse;
 
+/// Where `reconvene-agent.socket` listens.
+pub const SOCKET: &str = "/run/reconvene/inference.sock";
+
 /// The session's loop turns at least every few seconds; connecting and waiting to connect again included.
 const SESSION_LIMIT: Duration = Duration::from_secs(120);
 
@@ -51,7 +54,7 @@ pub async fn run(runner: Runner, pulse: Pulse, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             Ok(()) = active.changed() => {
-                let status = status(&runner);
+                let status = status(&runner, &[]);
                 notify(&[NotifyState::Status(&status)]);
             }
             _ = tick.tick() => {
@@ -66,17 +69,18 @@ pub async fn run(runner: Runner, pulse: Pulse, stop: CancellationToken) {
     }
 }
 
-/// One line for `systemctl status`.
-pub fn status(runner: &Runner) -> String {
-    match runner.active() {
-        Some(model) => format!(
+/// One line for `systemctl status`. `passed_over`: why none of the models that are installed serves.
+pub fn status(runner: &Runner, passed_over: &[String]) -> String {
+    match (runner.active(), passed_over) {
+        (Some(model), _) => format!(
             "serving {} (generation {}, {}) in {}",
             model.installed.model.name,
             model.installed.generation,
             model.installed.digest().short(),
             model.engine.choice()
         ),
-        None => "no model yet; waiting for the first assignment".to_owned(),
+        (None, []) => "no model yet; waiting for the first assignment".to_owned(),
+        (None, reasons) => format!("no model serves; waiting for an assignment ({})", reasons.join("; ")),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::reconcile::{self, Action, Desired};
 use crate::runner::ServedModel;
 use crate::runner::check::CheckError;
 use crate::runner::choose::Comparison;
-use crate::slot::{Installed, Slots};
+use crate::slot::{Installed, Slot, Slots};
 use crate::state::{self, FileError, StateDir};
 
 mod engine;
@@ -27,11 +27,12 @@ mod restore;
 pub(crate) mod trial;
 
 pub use engine::Testbed;
-pub use restore::{is_on_probation, restore};
+pub use given_up::GivenUps;
+pub use restore::{Restored, is_on_probation, restore, why_given_up};
 
 use engine::MeasureError;
 use given_up::GivenUp;
-use probation::{Found, Term, Watch};
+use probation::{Found, Stage, Term, Watch};
 use rehearsal::RehearsalError;
 use trial::Trials;
 
@@ -52,6 +53,8 @@ enum UpdateError {
     #[error("the agent died {} times while checking this model", trial::LIMIT)]
     Deadly,
     #[error("the agent died {} times while this model was on probation", trial::LIMIT)]
+    DeadlyOnProbation,
+    #[error("the agent died {} times within an hour while this model served", trial::LIMIT)]
     DeadlyInService,
     #[error("it was given up: {0}")]
     GivenUp(String),
@@ -64,7 +67,8 @@ impl UpdateError {
         match self {
             Self::Fetch(error) => error.is_retryable(),
             Self::Rehearsal(error) => error.is_retryable(),
-            Self::Check(_) | Self::Deadly | Self::DeadlyInService | Self::GivenUp(_) => false,
+            Self::Check(_) | Self::Deadly | Self::DeadlyOnProbation => false,
+            Self::DeadlyInService | Self::GivenUp(_) => false,
             Self::File(_) | Self::Measure(_) => true,
         }
     }
@@ -96,7 +100,7 @@ pub struct Updater {
     pub channel: Channel,
     /// How far the last assignment has come.
     pub progress: watch::Sender<Option<Progress>>,
-    given_up: Option<GivenUp>,
+    given_up: GivenUps,
     watch: Option<Watch>,
     term: Option<Term>,
 }
@@ -123,9 +127,8 @@ impl Updater {
         testbed: Testbed,
         channel: Channel,
         progress: watch::Sender<Option<Progress>>,
+        given_up: GivenUps,
     ) -> Self {
-        let given_up = unless(GivenUp::load(&state), "an assignment that was given up may be tried again");
-        let given_up = given_up.flatten();
         let mut updater =
             Self { state, slots, testbed, channel, progress, given_up, watch: None, term: None };
         updater.resume_probation();
@@ -138,8 +141,19 @@ impl Updater {
         let found = Term::find(&self.state, held(&active.installed));
         if let Some(Found::Term(term) | Found::Deadly(term)) = unless(found, "the model is not on probation")
         {
-            self.watch = Some(Watch::new(held(&active.installed), active.installed.probation));
+            let is_watched = term.stage() == Stage::Probation;
+            self.watch = is_watched.then(|| Watch::new(held(&active.installed), active.installed.probation));
             self.term = Some(term);
+        }
+    }
+
+    /// The last assignment may have been given up by this very start: nobody has heard of it yet.
+    fn report_given_up(&self) {
+        let active = self.testbed.runner.active().map(|model| model.installed.generation);
+        if let Some(newest) = self.given_up.newest()
+            && active.is_none_or(|active| active < newest.desired().generation)
+        {
+            self.report(newest.desired(), Phase::Failed { reason: newest.reason.clone() });
         }
     }
 
@@ -149,6 +163,7 @@ impl Updater {
         mut assignments: watch::Receiver<Option<Assignment>>,
         stop: CancellationToken,
     ) {
+        self.report_given_up();
         self.reconsider_until(&stop).await;
         self.go_on(&mut assignments, &stop).await;
         if let Some(term) = &self.term {
@@ -204,7 +219,7 @@ impl Updater {
         let installed = reconcile::Installed {
             active: self.testbed.runner.active().map(|model| held(&model.installed)),
             other: self.slots.installed(self.slots.inactive_slot()).map(Installed::digest),
-            failed: self.given_up.as_ref().map(GivenUp::desired),
+            failed: self.given_up.of(desired).or(self.given_up.newest()).map(GivenUp::desired),
         };
         let action = reconcile::next(desired, installed);
         tracing::info!(generation = %desired.generation, digest = %desired.digest, ?action, "assignment");
@@ -215,7 +230,7 @@ impl Updater {
                 return Ending::Done;
             }
             Action::RepeatFailure => {
-                let reason = self.given_up.as_ref().map(|it| it.reason.clone()).unwrap_or_default();
+                let reason = self.given_up.of(desired).map(|it| it.reason.clone()).unwrap_or_default();
                 self.report(desired, Phase::Failed { reason });
                 return Ending::Done;
             }
@@ -229,14 +244,18 @@ impl Updater {
                 let reason = describe(&error);
                 tracing::error!(generation = %desired.generation, reason, "assignment given up");
                 if !error.is_retryable() {
-                    let given_up = GivenUp::new(desired, reason.clone());
-                    unless(given_up.save(&self.state), "a restart will try it again");
-                    self.given_up = Some(given_up);
+                    self.give_up(desired, reason.clone());
                 }
                 self.report(desired, Phase::Failed { reason });
                 Ending::Done
             }
         }
+    }
+
+    /// Never to be tried again, nor to serve.
+    fn give_up(&mut self, desired: Desired, reason: String) {
+        self.given_up.add(GivenUp::new(desired, reason), &self.slots.all_held());
+        unless(self.given_up.save(&self.state), "a restart may try it, or serve it, again");
     }
 
     async fn update(
@@ -319,8 +338,11 @@ impl Updater {
         comparison.save(&self.slots.comparison(slot))?;
         let (of, rules) = (held(&installed), installed.probation);
         let is_watched = !rules.duration().is_zero();
-        let term = if is_watched { Some(Term::begin(&self.state, of)?) } else { None };
+        let term = if is_watched { Some(Term::begin(&self.state, of, Stage::Probation)?) } else { None };
         self.slots.activate(slot)?;
+        if let Some(before) = self.term.take().filter(|before| before.stage() == Stage::Kept) {
+            unless(before.end(), "this start will count as a death of the model before");
+        }
         self.term = term;
         self.testbed.runner.swap(ServedModel::new(installed, engine));
         self.watch = is_watched.then(|| Watch::new(of, rules));
@@ -390,6 +412,13 @@ fn desired(assignment: &Assignment) -> Desired {
 
 fn held(installed: &Installed) -> Desired {
     Desired { generation: installed.generation, digest: installed.digest() }
+}
+
+impl Slots {
+    /// The assignments of both slots.
+    fn all_held(&self) -> Vec<Desired> {
+        Slot::ALL.into_iter().filter_map(|slot| self.installed(slot)).map(held).collect()
+    }
 }
 
 /// The file was there a moment ago.

@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -36,8 +36,8 @@ fn config(dir: &Path, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// A running agent, killed when it goes out of scope.
-struct Running(Child);
+/// A running agent, killed when it goes out of scope, and its log.
+struct Running(Child, BufReader<ChildStderr>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -50,18 +50,29 @@ impl Running {
     /// Starts `run` and waits until it says that it is ready.
     fn start(config: &str) -> Self {
         let mut child = agent(&["run", "--config", config]).stderr(Stdio::piped()).spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut running = Self(child, log);
+        running.says("ready");
+        running
+    }
+
+    /// Reads its log until it says so; returns what it read.
+    fn says(&mut self, what: &str) -> String {
         let mut seen = String::new();
-        while !seen.contains("ready") {
-            let read = log.read_line(&mut seen).unwrap();
+        while !seen.contains(what) {
+            let read = self.1.read_line(&mut seen).unwrap();
             assert!(read > 0, "it ended: {seen}");
         }
-        Self(child)
+        seen
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.0.id() as i32).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     fn terminate(mut self) -> i32 {
-        let pid = rustix::process::Pid::from_raw(self.0.id() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(rustix::process::Signal::TERM);
         let deadline = Instant::now() + Duration::from_secs(15);
         while Instant::now() < deadline {
             if let Some(status) = self.0.try_wait().unwrap() {
@@ -112,6 +123,31 @@ fn a_port_in_use_exits_71() {
     let output = output(&["run", "--config", &config(dir.path(), &format!("[serve]\nlisten = '{address}'"))]);
     assert_eq!(output.status.code(), Some(71));
     assert!(line(&output).contains(&format!("{address} is in use")));
+}
+
+#[test]
+fn a_file_where_the_socket_is_to_be_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let text = format!("[serve]\nlisten = '127.0.0.1:0'\nsocket = '{}'", file.display());
+    let output = output(&["run", "--config", &config(dir.path(), &text)]);
+    assert_eq!(output.status.code(), Some(71));
+    assert!(line(&output).contains("file is there already and is no socket; remove it"));
+}
+
+#[test]
+fn damaged_keys_and_an_open_address_are_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "[serve]\nlisten = '0.0.0.0:0'");
+    std::fs::create_dir(dir.path().join("state")).unwrap();
+    std::fs::write(dir.path().join("state/trusted-keys.json"), "").unwrap();
+    let mut child = agent(&["run", "--config", &config]).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut running = Running(child, log);
+    let said = running.says("ready");
+    assert!(said.contains("remove trusted-keys.json"), "{said}");
+    assert!(said.contains("whoever reaches this address may use the inference API"), "{said}");
 }
 
 #[test]
@@ -172,4 +208,19 @@ fn status_tells_a_running_agent_from_a_stopped_one() {
     drop(Running::start(&config));
     assert_eq!(status()["running"], false, "killed, its stale address is not believed");
     assert_eq!(Running::start(&config).terminate(), 0);
+}
+
+#[test]
+fn sighup_is_heard_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "[serve]\nlisten = '127.0.0.1:0'");
+    let mut running = Running::start(&config);
+    for _ in 0..2 {
+        running.signal(rustix::process::Signal::HUP);
+        running.says("SIGHUP");
+    }
+    let status = output(&["status", "--config", &config, "-o", "json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["running"], true);
+    assert_eq!(running.terminate(), 0);
 }

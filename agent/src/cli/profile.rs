@@ -66,10 +66,8 @@ fn as_table(profile: &HardwareProfile, engines: &Engines) -> String {
         table.add_row([format!("Probe {}", probe.digest.short()), times]);
         for EngineTiming { engine, threads, p50_ms, p95_ms } in &probe.engines {
             let times = format!("p50 {p50_ms:.3} ms, p95 {p95_ms:.3} ms");
-            table.add_row([
-                format!("  {engine}, {threads} thread{}", if *threads == 1 { "" } else { "s" }),
-                times,
-            ]);
+            let plural = if *threads == 1 { "" } else { "s" };
+            table.add_row([format!("  {engine}, {threads} thread{plural}"), times]);
         }
     }
     table.trim_fmt()

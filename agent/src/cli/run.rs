@@ -35,7 +35,7 @@ pub fn run(path: &Path) -> Result<(), CliError> {
     let result = runtime.block_on(async {
         let signals = Signals::listen().map_err(CliError::process("listen for signals"))?;
         let listeners = listen(&config.serve).await?;
-        Ok(app.run(listeners, signals.any()).await?)
+        Ok(app.run(listeners, signals.stop()).await?)
     });
     runtime.shutdown_timeout(LEFTOVERS);
     result
@@ -44,14 +44,24 @@ pub fn run(path: &Path) -> Result<(), CliError> {
 async fn listen(config: &ServeConfig) -> Result<Listeners, CliError> {
     let refuse = |path: &Path| {
         let path = path.to_owned();
-        move |source| CliError::Socket { path, source }
+        move |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::AlreadyExists => CliError::InTheWay { path },
+            _ => CliError::Socket { path, source },
+        }
     };
     let mut unix =
         systemd::sockets().map_err(CliError::process("take the sockets of the service manager"))?;
     if let Some(path) = config.socket.as_deref() {
         unix.push(serve::bind_unix(path).map_err(refuse(path))?);
     }
-    Ok(Listeners { tcp: bind(config.listen).await?, unix })
+    let tcp = bind(config.listen).await?;
+    if !config.listen.ip().is_loopback() {
+        tracing::warn!(
+            address = %config.listen,
+            "whoever reaches this address may use the inference API: it asks for no password and does not encrypt"
+        );
+    }
+    Ok(Listeners { tcp, unix })
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
@@ -73,21 +83,32 @@ fn start_log() {
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }
 
-/// The signals that mean stop.
+/// The signals that are heard; whatever else would end the process is left to do so.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn any(mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+    /// Until one that means stop.
+    async fn stop(mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                Some(()) = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP changes nothing: a new configuration counts after a restart");
+                }
+            }
         }
     }
 }

@@ -1,18 +1,21 @@
 //! `status`: what is installed, from the state directory, and whether it serves, from the agent's own API.
 
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use proto::{ByteSize, Digest, Generation};
 use serde::Serialize;
 
-use super::api::Api;
 use super::{CliError, Format, serving_address, table};
 use crate::config::{self, Config};
 use crate::runner::choose::{Comparison, Contender};
 use crate::slot::{Installed, Slot, Slots};
 use crate::spool::Spool;
 use crate::state::{FileError, StateDir};
-use crate::update::is_on_probation;
+use crate::systemd;
+use crate::update::{is_on_probation, why_given_up};
+
+mod running;
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -21,13 +24,19 @@ struct Status {
     state_dir: String,
     running: bool,
     ready: bool,
+    /// Whether the coordinator is connected; `None` where no agent runs.
+    connected: Option<bool>,
     serving_address: Option<String>,
+    /// Unix sockets where the API is, too.
+    sockets: Vec<String>,
     active: Option<Model>,
     /// What may run the active model, and how fast it did.
     engines: Vec<Contender>,
     /// Whether the active model is new, and watched.
     on_probation: bool,
     previous: Option<Model>,
+    /// What lies in a slot and cannot serve, and why.
+    damaged: Vec<String>,
     telemetry_waiting: usize,
 }
 
@@ -38,6 +47,8 @@ struct Model {
     generation: Generation,
     digest: Digest,
     size: ByteSize,
+    /// Why it never serves again.
+    given_up: Option<String>,
 }
 
 /// The status as text.
@@ -56,24 +67,37 @@ fn read(config: &Config) -> Result<Status, CliError> {
     }
     let state = StateDir::existing(&config.state_dir);
     let slots = Slots::read(&state);
-    let model = |slot: Slot| slots.installed(slot).map(Model::of);
-    let address = serving_address(&state)?;
-    let api = address.map(|address| Api::new(&address.to_string()));
-    let is_ok = |path| api.as_ref().is_some_and(|api| api.get(path).is_ok());
-    let running = is_ok("/v2/health/live");
+    let model = |slot: Slot| slots.installed(slot).map(|installed| Model::of(installed, &state));
+    let written = serving_address(&state)?;
+    let running = running::find(&config.device_id, written, &config.serve);
     Ok(Status {
         device_id: config.device_id.to_string(),
         coordinator: config.coordinator.clone(),
         state_dir: config.state_dir.display().to_string(),
-        running,
-        ready: running && is_ok("/v2/health/ready"),
-        serving_address: address.filter(|_| running).map(|address| address.to_string()),
+        running: running.is_some(),
+        ready: running.as_ref().is_some_and(|running| running.ready),
+        connected: running.as_ref().map(|running| running.connected),
+        serving_address: running.and_then(|running| running.address).map(|address| address.to_string()),
+        sockets: sockets(config.serve.socket.as_deref()),
         active: slots.active_slot().and_then(model),
         engines: engines(&slots)?,
         on_probation: slots.active().is_some_and(|active| is_on_probation(&state, active)),
-        previous: model(slots.inactive_slot()),
+        previous: slots
+            .candidates()
+            .into_iter()
+            .find(|&slot| slots.active_slot() != Some(slot))
+            .and_then(model),
+        damaged: slots.damage().to_vec(),
         telemetry_waiting: Spool::count_waiting(&state.spool())?,
     })
+}
+
+/// The Unix sockets that are there: the configured one, and the service manager's, which is not asked, for that would start
+/// an agent.
+fn sockets(configured: Option<&Path>) -> Vec<String> {
+    let is_socket = |path: &&Path| path.metadata().is_ok_and(|found| found.file_type().is_socket());
+    let paths = configured.into_iter().chain([Path::new(systemd::SOCKET)]);
+    paths.filter(is_socket).map(|path| path.display().to_string()).collect()
 }
 
 /// The comparison of engines on the active model, the one that runs it first.
@@ -87,42 +111,58 @@ fn engines(slots: &Slots) -> Result<Vec<Contender>, FileError> {
 }
 
 impl Model {
-    fn of(installed: &Installed) -> Self {
+    fn of(installed: &Installed, state: &StateDir) -> Self {
         Self {
             name: installed.model.name.clone(),
             deployment: installed.deployment.clone(),
             generation: installed.generation,
             digest: installed.digest(),
             size: installed.model.artifact.size,
+            given_up: why_given_up(state, installed),
         }
     }
 }
 
 fn as_table(status: &Status) -> String {
+    let is_empty = status.active.is_none() && status.previous.is_none() && status.damaged.is_empty();
     let state = match (status.running, status.ready) {
         (true, true) => "serving",
-        (true, false) => "running, no model yet",
+        (true, false) if is_empty => "running, no model yet",
+        (true, false) => "running, no model serves",
         (false, _) => "not running",
     };
-    let model = |model: &Option<Model>| match model {
-        Some(m) => format!("{}, generation {}, {} ({})", m.name, m.generation, m.digest.short(), m.size),
-        None => "none".to_owned(),
+    let coordinator = match status.connected {
+        Some(true) => ", connected",
+        Some(false) => ", not connected",
+        None => "",
     };
+    let words =
+        |words: &[String], none: &str| if words.is_empty() { none.to_owned() } else { words.join("; ") };
     let mut table = table();
     for (name, value) in [
         ("Device", status.device_id.clone()),
         ("Agent", state.to_owned()),
         ("Listens on", status.serving_address.clone().unwrap_or_else(|| "-".to_owned())),
+        ("Socket", words(&status.sockets, "-")),
         ("Active", model(&status.active) + if status.on_probation { ", new: on probation" } else { "" }),
         ("Engine", engines_line(&status.engines)),
         ("Previous", model(&status.previous)),
+        ("Damaged", words(&status.damaged, "none")),
         ("Telemetry waiting", format!("{} intervals", status.telemetry_waiting)),
-        ("Coordinator", status.coordinator.clone()),
+        ("Coordinator", status.coordinator.clone() + coordinator),
         ("State", status.state_dir.clone()),
     ] {
         table.add_row([name.to_owned(), value]);
     }
     table.trim_fmt()
+}
+
+fn model(model: &Option<Model>) -> String {
+    let Some(Model { name, generation, digest, size, given_up, .. }) = model else {
+        return "none".to_owned();
+    };
+    let why = given_up.as_ref().map(|reason| format!(", given up: {reason}")).unwrap_or_default();
+    format!("{name}, generation {generation}, {} ({size}){why}", digest.short())
 }
 
 /// The engine that runs the active model, and those that are slower.

@@ -55,7 +55,14 @@ fn what_is_wrong_is_named_on_one_line() {
         assert!(!message.contains('\n'), "{message}");
     }
     let unknown = [("RECONVENE_AGENT__COLOUR", "red")];
-    assert!(check("", &unknown).unwrap_err().to_string().contains("colour"));
+    let message = check("", &unknown).unwrap_err().to_string();
+    assert!(
+        message.starts_with("the environment (RECONVENE_AGENT__*): ") && message.contains("colour"),
+        "{message}"
+    );
+    let senseless = [("RECONVENE_AGENT__SERVE__LISTEN", "here")];
+    let message = check("device_id = 'gw-1'", &senseless).unwrap_err().to_string();
+    assert!(message.starts_with("RECONVENE_AGENT__SERVE__LISTEN: serve.listen: "), "{message}");
     assert!(matches!(
         load_with(Path::new("/nowhere.toml"), std::iter::empty()),
         Err(ConfigError::Missing { .. })

@@ -166,3 +166,38 @@ fn what_the_disk_cannot_read_is_as_good_as_not_there() {
     assert_eq!(slots.candidates(), [Slot::A]);
     assert_eq!(slots.installed(Slot::A).map(Installed::digest), Some(Digest::of(b"one")));
 }
+
+#[test]
+fn what_is_damaged_is_said() {
+    type Blow<'a> = (&'a str, &'a dyn Fn(&Device));
+    let blows: [Blow; 6] = [
+        ("slot a: its model is not the one that its manifest names", &|d| {
+            fs::write(d.path("slots/a/model.onnx"), b"two").unwrap();
+        }),
+        ("slot a: its model has 9 bytes, its manifest says 3", &|d| {
+            fs::write(d.path("slots/a/model.onnx"), b"nine byte").unwrap();
+        }),
+        ("slot a: its model is missing", &|d| fs::remove_file(d.path("slots/a/model.onnx")).unwrap()),
+        ("slot a: its manifest is not sound: ", &|d| {
+            fs::write(d.path("slots/a/manifest.json"), b"{").unwrap()
+        }),
+        ("slot a: its model has 0 bytes", &|d| {
+            let model = d.path("slots/a/model.onnx");
+            fs::remove_file(&model).unwrap();
+            assert!(std::process::Command::new("mkfifo").arg(&model).status().unwrap().success());
+        }),
+        ("it is no regular file", &|d| {
+            fs::remove_file(d.path("slots/a/manifest.json")).unwrap();
+            fs::create_dir(d.path("slots/a/manifest.json")).unwrap();
+        }),
+    ];
+    assert!(Device::with_one().slots().damage().is_empty(), "an empty slot is none");
+    for (expected, blow) in blows {
+        let device = Device::with_one();
+        blow(&device);
+        let slots = device.slots();
+        let [damage] = slots.damage() else { panic!("{expected}: {:?}", slots.damage()) };
+        assert!(damage.contains(expected), "{damage}");
+        assert!(slots.candidates().is_empty());
+    }
+}

@@ -24,11 +24,15 @@ impl SharedSpool {
         Self { spool: Arc::new(Mutex::new(spool)), appended: watch::channel(()).0, tracker }
     }
 
-    /// Appends intervals and tells whoever sends.
+    /// Appends intervals, tries the disk again where it refused some before, and tells whoever sends. All are taken in any
+    /// case; without an error they are durable.
     pub async fn append(&self, intervals: Vec<LatencyInterval>) -> Result<(), FileError> {
-        let result = self
-            .with(move |spool| intervals.into_iter().try_for_each(|interval| spool.append(interval)))
-            .await;
+        let append = move |spool: &mut Spool| {
+            // The last one writes what those before it could not: one error is enough.
+            let appended = intervals.into_iter().map(|interval| spool.append(interval)).last();
+            appended.unwrap_or(Ok(())).and_then(|()| spool.settle())
+        };
+        let result = self.with(append).await;
         self.appended.send_replace(());
         result
     }

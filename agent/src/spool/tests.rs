@@ -51,6 +51,12 @@ impl Disk {
     fn open(&self) -> Spool {
         Spool::open(&self.path(), LIMIT).unwrap()
     }
+    /// What a start would find now; the file stays as it is.
+    fn open_as_it_is(&self) -> Spool {
+        let copy = Self::new();
+        std::fs::copy(self.path(), copy.path()).unwrap();
+        copy.open()
+    }
 }
 
 #[test]
@@ -155,4 +161,110 @@ fn a_full_spool_merges_unsent_intervals_and_loses_no_count() {
     let numbers = sequences(&spool);
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
     assert_eq!(counted(&Spool::open(&disk.path(), ByteSize(4096)).unwrap()), 201 * 5);
+}
+
+/// The disk refuses every append, and every new file until [`heal`].
+fn break_disk(spool: &mut Spool, disk: &Disk) {
+    let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+    spool.medium = Medium::File(full);
+    std::fs::create_dir(disk.path().with_extension("new")).unwrap();
+}
+
+fn heal(disk: &Disk) {
+    std::fs::remove_dir(disk.path().with_extension("new")).unwrap();
+}
+
+#[test]
+fn what_the_disk_refuses_is_kept_and_not_sent_before_the_disk_has_it() {
+    let disk = Disk::new();
+    let mut spool = disk.open();
+    spool.append(interval("m", 1)).unwrap();
+    spool.mark_sent(1).unwrap();
+    break_disk(&mut spool, &disk);
+    for micros in [2, 3] {
+        spool.append(interval("m", micros)).unwrap_err();
+    }
+    assert_eq!(sequences(&spool), [1, 2, 3]);
+    spool.mark_sent(2).unwrap_err();
+    assert_eq!(spool.sent, 1, "its number may be another's after a crash");
+    spool.acknowledge(SpoolPosition { epoch: spool.epoch, sequence: 1 }).unwrap_err();
+    spool.settle().unwrap_err();
+    assert_eq!(counted(&disk.open_as_it_is()), 5, "a crash now loses what the disk refused, and no more");
+    heal(&disk);
+    spool.settle().unwrap();
+    spool.mark_sent(2).unwrap();
+    let epoch = spool.epoch;
+    drop(spool);
+    let spool = disk.open();
+    assert_eq!((spool.epoch, spool.sent, sequences(&spool)), (epoch, 2, vec![2, 3]));
+    assert_eq!(spool.after(1).unwrap().1, &interval("m", 2));
+}
+
+#[test]
+fn an_append_that_failed_and_is_in_the_file_all_the_same_counts_once() {
+    let disk = Disk::new();
+    let mut spool = disk.open();
+    spool.append(interval("m", 1)).unwrap();
+    // As a flush that failed after the bytes had come through.
+    spool.medium = Medium::Doubtful;
+    assert_eq!(sequences(&disk.open_as_it_is()), [1]);
+    spool.append(interval("m", 2)).unwrap();
+    drop(spool);
+    let spool = disk.open();
+    assert_eq!((sequences(&spool), counted(&spool)), (vec![1, 2], 10));
+}
+
+#[test]
+fn what_the_disk_refuses_is_bounded_and_loses_no_count() {
+    let disk = Disk::new();
+    let mut spool = Spool::open(&disk.path(), ByteSize(4096)).unwrap();
+    spool.append(interval("m", 7)).unwrap();
+    spool.mark_sent(1).unwrap();
+    break_disk(&mut spool, &disk);
+    for n in 0..200 {
+        spool.append(interval("m", 10 + n)).unwrap_err();
+    }
+    assert!(record::encoded_len_of(&spool.waiting) <= 4096);
+    heal(&disk);
+    spool.settle().unwrap();
+    drop(spool);
+    let spool = disk.open();
+    assert_eq!(counted(&spool), 201 * 5);
+    assert_eq!(spool.after(0).unwrap().1, &interval("m", 7), "the sent one is untouched");
+}
+
+#[test]
+fn a_spool_in_memory_moves_to_the_disk_once_that_takes_it() {
+    let disk = Disk::new();
+    let mut before = disk.open();
+    before.append(interval("before", 1)).unwrap();
+    let on_disk = before.epoch;
+    drop(before);
+
+    std::fs::create_dir(disk.path().with_extension("new")).unwrap();
+    Spool::open(&disk.path(), LIMIT).unwrap_err();
+    let mut spool = Spool::in_memory(&disk.path(), LIMIT);
+    let in_memory = spool.epoch;
+    for micros in [1, 2, 3] {
+        spool.append(interval("m", micros)).unwrap();
+    }
+    spool.mark_sent(2).unwrap();
+    spool.settle().unwrap();
+    assert_eq!((spool.epoch, spool.len()), (in_memory, 3), "the disk takes nothing yet");
+
+    heal(&disk);
+    spool.settle().unwrap();
+    spool.append(interval("m", 4)).unwrap();
+    assert_eq!(
+        (spool.epoch, sequences(&spool)),
+        (in_memory, vec![1, 2]),
+        "what may have been sent keeps its number"
+    );
+    assert_eq!(spool.len(), 5);
+    spool.acknowledge(SpoolPosition { epoch: in_memory, sequence: 2 }).unwrap();
+    for spool in [spool, disk.open()] {
+        assert_eq!((spool.epoch, sequences(&spool)), (on_disk, vec![1, 2, 3]));
+        assert_eq!(spool.after(0).unwrap().1, &interval("before", 1));
+        assert_eq!(spool.after(2).unwrap().1, &interval("m", 4));
+    }
 }

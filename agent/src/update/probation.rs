@@ -1,11 +1,11 @@
 //! A new model on probation: watched while it serves, kept if it stands it. Owns the verdict, which is pure, and the count
-//! of deaths meanwhile, which is on disk; who serves instead is decided elsewhere.
+//! of deaths meanwhile and later, which is on disk; who serves instead is decided elsewhere.
 
 use std::time::{Duration, Instant};
 
 use proto::Probation;
 
-use super::trial::{LIMIT, Trials};
+use super::trial::{LIMIT, Trial, Trials, uptime};
 use crate::reconcile::Desired;
 use crate::runner::statistics::Answers;
 use crate::state::{FileError, StateDir};
@@ -82,17 +82,31 @@ impl Watch {
     }
 }
 
-/// A probation under way, as the disk has it. It outlives the process; only [`Term::end`] ends it.
+/// A model that stood its probation is blamed for deaths of the agent that lie no further apart than this, in seconds.
+const CRASH_LOOP: i64 = 3600;
+
+/// The time that a model serves, as the disk has it: a probation, which only [`Term::keep`] ends, and what comes after. It
+/// outlives the process.
 #[derive(Debug)]
 pub(super) struct Term {
-    trials: Trials,
+    state: StateDir,
     of: Desired,
+    stage: Stage,
 }
 
-/// What a start finds of a probation.
+/// How far a model has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Every death counts.
+    Probation,
+    /// Deaths count that come one soon after the other.
+    Kept,
+}
+
+/// What a start finds of it.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// The model was kept, or never was on probation.
+    /// No death is counted for this model.
     None,
     /// It goes on.
     Term(Term),
@@ -102,39 +116,67 @@ pub(super) enum Found {
 
 impl Term {
     /// Begins for a model that is about to serve: from here on a death counts.
-    pub(super) fn begin(state: &StateDir, of: Desired) -> Result<Self, FileError> {
-        let trials = Trials::of_probations(state);
-        trials.note(of, 1)?;
-        Ok(Self { trials, of })
+    pub(super) fn begin(state: &StateDir, of: Desired, stage: Stage) -> Result<Self, FileError> {
+        let term = Self { state: state.clone(), of, stage };
+        term.trials().begin_alone(of)?;
+        Ok(term)
     }
 
     /// The one of `of`, if it is under way.
     pub(super) fn find(state: &StateDir, of: Desired) -> Result<Found, FileError> {
-        let trials = Trials::of_probations(state);
-        let begun = trials.under_way(of)?;
-        let term = Self { trials, of };
-        Ok(match begun {
-            None => Found::None,
-            Some(deaths) if deaths >= LIMIT && term.trials.is_of_this_boot(of)? => Found::Deadly(term),
-            Some(_) => Found::Term(term),
-        })
+        for stage in [Stage::Probation, Stage::Kept] {
+            let term = Self { state: state.clone(), of, stage };
+            if term.trials().stored(of)?.is_some() {
+                let is_deadly = term.deaths()? >= LIMIT;
+                return Ok(if is_deadly { Found::Deadly(term) } else { Found::Term(term) });
+            }
+        }
+        Ok(Found::None)
     }
 
-    /// One more start: a death from here on counts. What ended with the power of the whole device was no death of the agent.
+    /// How far the model has come.
+    pub(super) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    fn trials(&self) -> Trials {
+        match self.stage {
+            Stage::Probation => Trials::of_probations(&self.state),
+            Stage::Kept => Trials::of_service(&self.state),
+        }
+    }
+
+    /// Deaths that are the model's. What ended with the power of the whole device was none; one while something else was tried
+    /// is counted there.
+    fn deaths(&self) -> Result<u32, FileError> {
+        let Some(noted) = self.trials().stored(self.of)?.filter(Trial::is_of_this_boot) else { return Ok(0) };
+        if self.stage == Stage::Kept && uptime() - noted.since > CRASH_LOOP {
+            return Ok(0);
+        }
+        let of_another = Trials::any_begun_since(&self.state, noted.last)?;
+        Ok(noted.begun.saturating_sub(u32::from(of_another)))
+    }
+
+    /// One more start: a death from here on counts.
     pub(super) fn resume(&self) -> Result<(), FileError> {
-        let deaths =
-            if self.trials.is_of_this_boot(self.of)? { self.trials.unfinished(self.of)? } else { 0 };
-        self.trials.note(self.of, deaths + 1)
+        self.trials().note(self.of, self.deaths()? + 1)
     }
 
     /// The agent stops as it should: this start was no death.
     pub(super) fn pause(&self) -> Result<(), FileError> {
-        self.trials.note(self.of, self.trials.unfinished(self.of)?.saturating_sub(1))
+        self.trials().take_back(self.of)
     }
 
-    /// It has ended, one way or the other.
+    /// The model stood its probation.
+    pub(super) fn keep(&self) -> Result<Self, FileError> {
+        let kept = Self::begin(&self.state, self.of, Stage::Kept)?;
+        Trials::of_probations(&self.state).clear()?;
+        Ok(kept)
+    }
+
+    /// The model serves no more.
     pub(super) fn end(&self) -> Result<(), FileError> {
-        self.trials.clear()
+        self.trials().clear()
     }
 }
 
@@ -184,24 +226,66 @@ mod tests {
         }
     }
 
+    fn is_deadly(state: &StateDir, of: Desired) -> bool {
+        matches!(Term::find(state, of).unwrap(), Found::Deadly(_))
+    }
+
     #[test]
     fn deaths_are_counted_over_starts_and_stops_are_none() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         assert!(matches!(Term::find(&state, desired()).unwrap(), Found::None));
-        let term = Term::begin(&state, desired()).unwrap();
-        for _ in 0..5 {
-            term.pause().unwrap();
-            assert!(matches!(Term::find(&state, desired()).unwrap(), Found::Term(_)));
+        let mut term = Term::begin(&state, desired(), Stage::Probation).unwrap();
+        for stage in [Stage::Probation, Stage::Kept] {
+            for _ in 0..5 {
+                term.pause().unwrap();
+                assert!(
+                    matches!(Term::find(&state, desired()).unwrap(), Found::Term(found) if found.stage() == stage)
+                );
+                term.resume().unwrap();
+            }
             term.resume().unwrap();
+            assert!(!is_deadly(&state, desired()), "{stage:?}");
+            term.resume().unwrap();
+            assert!(is_deadly(&state, desired()), "{stage:?}");
+            term = term.keep().unwrap();
         }
-        term.resume().unwrap();
-        assert!(matches!(Term::find(&state, desired()).unwrap(), Found::Term(_)));
-        term.resume().unwrap();
-        assert!(matches!(Term::find(&state, desired()).unwrap(), Found::Deadly(_)));
         let other = Desired { generation: Generation(3), ..desired() };
         assert!(matches!(Term::find(&state, other).unwrap(), Found::None));
         term.end().unwrap();
         assert!(matches!(Term::find(&state, desired()).unwrap(), Found::None));
+    }
+
+    #[test]
+    fn deaths_that_are_not_the_models_do_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let other = Desired { generation: Generation(3), digest: Digest::of(b"n") };
+        let term = Term::begin(&state, desired(), Stage::Kept).unwrap();
+        for _ in 0..2 {
+            term.resume().unwrap();
+        }
+        std::mem::forget(Trials::of_comparisons(&state).begin(other).unwrap());
+        assert!(!is_deadly(&state, desired()), "the last one was the comparison's");
+        Trials::of_comparisons(&state).clear().unwrap();
+        assert!(is_deadly(&state, desired()));
+
+        let path = state.root().join("serving.json");
+        let noted = std::fs::read_to_string(&path).unwrap();
+        let altered = |key: &str, value: serde_json::Value| {
+            let mut json: serde_json::Value = serde_json::from_str(&noted).unwrap();
+            json[0][key] = value;
+            std::fs::write(&path, json.to_string()).unwrap();
+        };
+        altered("boot", "another".into());
+        assert!(!is_deadly(&state, desired()), "the device was switched off meanwhile");
+        altered("since", (uptime() - CRASH_LOOP - 1).into());
+        assert!(!is_deadly(&state, desired()), "they lie too far apart");
+        term.resume().unwrap();
+        assert_eq!(
+            Trials::of_service(&state).unfinished(desired()).unwrap(),
+            1,
+            "it is counted from here on"
+        );
     }
 }

@@ -2,8 +2,8 @@
 //! was not given up. A disk that takes no writes is no reason not to serve.
 
 use super::engine::{self, Testbed};
-use super::given_up::GivenUp;
-use super::probation::{Found, Term, Verdict};
+use super::given_up::{self, GivenUp, GivenUps};
+use super::probation::{Found, Stage, Term, Verdict};
 use super::trial::{self, Trials};
 use super::{UpdateError, Updater, held, lost, unless};
 use crate::causes::describe;
@@ -14,26 +14,70 @@ use crate::runner::statistics::Answers;
 use crate::slot::{Installed, Slot, Slots};
 use crate::state::StateDir;
 
+/// What a start has found.
+pub struct Restored {
+    /// What serves.
+    pub model: Option<ServedModel>,
+    /// Why others do not.
+    pub passed_over: Vec<String>,
+    /// Never to serve again.
+    pub given_up: GivenUps,
+}
+
 /// The first model, best first, that still passes its test; the pointer follows it. One that keeps killing the agent, while
 /// it is checked or while it serves, is passed over: it would else do so at every start.
-pub async fn restore(state: &StateDir, slots: &mut Slots, testbed: &Testbed) -> Option<ServedModel> {
+pub async fn restore(state: &StateDir, slots: &mut Slots, testbed: &Testbed) -> Restored {
+    // What cannot be read may name any model that lies here: none of them is proven.
+    let found = unless(GivenUps::load(state), "whatever serves is put on probation");
+    let (given_up, is_known) = match found {
+        Some(given_up::Found::Whole(given_up)) => (given_up, true),
+        Some(given_up::Found::Damaged) => {
+            tracing::error!("given-up.json is damaged: whatever serves is put on probation");
+            (GivenUps::default(), false)
+        }
+        None => (GivenUps::default(), false),
+    };
+    let mut restored = Restored { model: None, passed_over: slots.damage().to_vec(), given_up };
     for slot in slots.candidates() {
         let Some(installed) = slots.installed(slot).cloned() else { continue };
-        match restore_from(slot, &installed, state, slots, testbed).await {
+        match restore_from(slot, &installed, state, slots, testbed, &mut restored.given_up).await {
             Ok(engine) => {
                 if slots.active_slot() != Some(slot) {
                     tracing::warn!(digest = %installed.digest(), "the active slot cannot serve; the other one does");
                     unless(slots.activate(slot), "a restart will find the other slot again");
                     slots.serves_from(slot);
                 }
-                return Some(ServedModel::new(installed, engine));
+                count_deaths(state, &installed, is_known);
+                restored.model = Some(ServedModel::new(installed, engine));
+                break;
             }
             Err(error) => {
-                tracing::error!(digest = %installed.digest(), error = describe(&error), "an installed model is passed over");
+                let error = describe(&error);
+                tracing::error!(digest = %installed.digest(), error, "an installed model is passed over");
+                restored.passed_over.push(format!("generation {}: {error}", installed.generation));
             }
         }
     }
-    None
+    if !is_known {
+        unless(restored.given_up.save(state), "the next start will find it damaged, too");
+    }
+    restored
+}
+
+/// From here on a death of the agent counts against the model, unless its rules say that it is not judged.
+fn count_deaths(state: &StateDir, installed: &Installed, is_proven: bool) {
+    if installed.probation.duration().is_zero() {
+        return;
+    }
+    let of = held(installed);
+    let counted = Term::find(state, of).and_then(|found| match found {
+        Found::Term(term) | Found::Deadly(term) if is_proven || term.stage() == Stage::Probation => {
+            term.resume()
+        }
+        Found::None if is_proven => Term::begin(state, of, Stage::Kept).map(drop),
+        Found::None | Found::Term(_) | Found::Deadly(_) => Term::begin(state, of, Stage::Probation).map(drop),
+    });
+    unless(counted, "a death of the agent will not be counted");
 }
 
 /// A model that may serve after a start.
@@ -43,30 +87,25 @@ async fn restore_from(
     state: &StateDir,
     slots: &Slots,
     testbed: &Testbed,
+    given_up: &mut GivenUps,
 ) -> Result<Engine, UpdateError> {
-    // What a disk cannot read any more is no reason not to serve.
-    let given_up = unless(GivenUp::load(state), "a model that was given up may serve again").flatten();
-    if let Some(given_up) = given_up.filter(|given_up| given_up.desired() == held(installed)) {
-        return Err(UpdateError::GivenUp(given_up.reason));
+    let of = held(installed);
+    if let Some(given_up) = given_up.of(of) {
+        return Err(UpdateError::GivenUp(given_up.reason.clone()));
     }
-    let found =
-        unless(Term::find(state, held(installed)), "the model is not on probation").unwrap_or(Found::None);
-    let has_other = slots.installed(slot.other()).is_some();
-    if let Found::Deadly(term) = &found
-        && has_other
-    {
-        let error = UpdateError::DeadlyInService;
-        let given_up = GivenUp::new(held(installed), describe(&error));
+    let found = unless(Term::find(state, of), "no death of the agent is counted").unwrap_or(Found::None);
+    if let Found::Deadly(term) = &found {
+        let error = match term.stage() {
+            Stage::Probation => UpdateError::DeadlyOnProbation,
+            Stage::Kept => UpdateError::DeadlyInService,
+        };
+        given_up.add(GivenUp::new(of, describe(&error)), &slots.all_held());
         if unless(given_up.save(state), "a restart will count the deaths again").is_some() {
             unless(term.end(), "it is given up all the same");
         }
         return Err(error);
     }
-    let engine = load(slot, installed, state, slots, testbed).await?;
-    if let Found::Term(term) | Found::Deadly(term) = &found {
-        unless(term.resume(), "a death of the agent will not be counted");
-    }
-    Ok(engine)
+    load(slot, installed, state, slots, testbed).await
 }
 
 /// An installed model in the engine that is best for it, once it has passed its test.
@@ -103,7 +142,18 @@ async fn load(
 
 /// Whether an installed model has yet to show that it can stay.
 pub fn is_on_probation(state: &StateDir, installed: &Installed) -> bool {
-    matches!(Term::find(state, held(installed)), Ok(Found::Term(_) | Found::Deadly(_)))
+    match Term::find(state, held(installed)) {
+        Ok(Found::Term(term) | Found::Deadly(term)) => term.stage() == Stage::Probation,
+        Ok(Found::None) | Err(_) => false,
+    }
+}
+
+/// Why an installed model was given up, if it was.
+pub fn why_given_up(state: &StateDir, installed: &Installed) -> Option<String> {
+    match GivenUps::load(state) {
+        Ok(given_up::Found::Whole(given_up)) => given_up.of(held(installed)).map(|it| it.reason.clone()),
+        Ok(given_up::Found::Damaged) | Err(_) => None,
+    }
 }
 
 impl Updater {
@@ -118,36 +168,51 @@ impl Updater {
             Verdict::Kept => {
                 tracing::info!(digest = %active.installed.digest(), "the model stood its probation and is kept");
             }
-            Verdict::Failed(answers) => self.fall_back(&active, answers).await,
+            Verdict::Failed(answers) => match self.fall_back(&active, answers).await {
+                Ok(()) => return,
+                Err(why) => tracing::warn!(?answers, why, "a model that failed its probation serves on"),
+            },
         }
-        self.end_probation();
+        self.watch = None;
+        if let Some(term) = self.term.take() {
+            self.term = unless(term.keep(), "deaths of the agent will count against it").or(Some(term));
+        }
     }
 
-    /// The model before serves again, if there is one that is no slower; the one that failed is given up.
-    async fn fall_back(&mut self, failed: &ServedModel, answers: Answers) {
+    /// The model before serves again, if there is one that is no slower; the one that failed is given up. Else says why not.
+    async fn fall_back(&mut self, failed: &ServedModel, answers: Answers) -> Result<(), String> {
         let slot = self.slots.inactive_slot();
-        let kept = |why: &str| tracing::warn!(?answers, why, "a model that failed its probation serves on");
         let Some(previous) = self.slots.installed(slot).cloned() else {
-            return kept("there is no model before it");
+            return Err("there is no model before it".to_owned());
         };
+        if let Some(given_up) = self.given_up.of(held(&previous)) {
+            return Err(format!("the model before it was given up: {}", given_up.reason));
+        }
         // One that does not answer at all is left for a slower one.
         let answers_late = answers.failed * 2 <= answers.images;
         if answers_late && !self.is_no_slower(slot) {
-            return kept("the model before it is slower still");
+            return Err("the model before it is slower still".to_owned());
         }
         let engine = match load(slot, &previous, &self.state, &self.slots, &self.testbed).await {
             Ok(engine) => engine,
-            Err(error) => return kept(&format!("the model before it cannot serve: {}", describe(&error))),
+            Err(error) => return Err(format!("the model before it cannot serve: {}", describe(&error))),
         };
         let reason = reason(failed, answers, &previous);
         tracing::error!(reason, "the model before serves again");
-        let given_up = GivenUp::new(held(&failed.installed), reason.clone());
-        unless(given_up.save(&self.state), "a restart may serve it again");
+        self.give_up(held(&failed.installed), reason.clone());
         unless(self.slots.activate(slot), "a restart may serve it again");
         self.slots.serves_from(slot);
+        self.watch = None;
+        if let Some(term) = self.term.take() {
+            unless(term.end(), "deaths of the agent will count against it");
+        }
+        if !previous.probation.duration().is_zero() {
+            let term = Term::begin(&self.state, held(&previous), Stage::Kept);
+            self.term = unless(term, "a death of the agent will not be counted");
+        }
         self.testbed.runner.swap(ServedModel::new(previous, engine));
-        self.report(given_up.desired(), proto::session::Phase::Failed { reason });
-        self.given_up = Some(given_up);
+        self.report(held(&failed.installed), proto::session::Phase::Failed { reason });
+        Ok(())
     }
 
     /// Whether the model in `slot` was measured no slower than the active one; where either was not measured under the present
@@ -160,13 +225,6 @@ impl Updater {
         };
         let active = self.slots.active_slot().and_then(p50);
         p50(slot).zip(active).is_none_or(|(previous, active)| previous <= active)
-    }
-
-    pub(super) fn end_probation(&mut self) {
-        self.watch = None;
-        if let Some(term) = self.term.take() {
-            unless(term.end(), "deaths of the agent will count against it");
-        }
     }
 }
 

@@ -47,10 +47,11 @@ enum Times {
     Always(usize),
 }
 
-/// Every call that an update of a device with one model makes to change its disk, in order.
+/// Every call that a start of a device with one model, and then an update, make to change its disk.
 fn steps(next: Digest) -> Vec<Step> {
     const REPLACED: [&str; 4] = ["openat", "write", "fsync", "rename"];
-    let files: [(String, &[&'static str]); 14] = [
+    let files: [(String, &[&'static str]); 16] = [
+        ("serving.new".to_owned(), &REPLACED),
         (format!("staging/{next}.new"), &REPLACED),
         (format!("staging/{next}.part"), &["openat", "write", "fdatasync", "rename"]),
         (format!("staging/{next}.pieces"), &["unlink"]),
@@ -63,6 +64,7 @@ fn steps(next: Digest) -> Vec<Step> {
         ("slots/b/comparison.new".to_owned(), &REPLACED),
         ("probation.new".to_owned(), &REPLACED),
         ("active.new".to_owned(), &REPLACED),
+        ("serving.json".to_owned(), &["unlink"]),
         ("staging".to_owned(), &["fsync"]),
         ("slots/b".to_owned(), &["fsync"]),
     ];
@@ -74,10 +76,11 @@ fn steps(next: Digest) -> Vec<Step> {
 
 /// Every call that changes the disk when a start gives a model up that killed the agent too often, in order.
 fn steps_back() -> Vec<Step> {
-    let files: [(&str, &[&'static str]); 3] = [
+    let files: [(&str, &[&'static str]); 4] = [
         ("given-up.new", &["openat", "write", "fsync", "rename"]),
         ("probation.json", &["unlink"]),
         ("active.new", &["openat", "write", "fsync", "rename"]),
+        ("serving.new", &["openat", "write", "fsync", "rename"]),
     ];
     let of = |(path, calls): (&str, &'static [&'static str])| {
         let path = path.to_owned();
@@ -131,6 +134,18 @@ impl Process {
         command.args(["run", "--config"]).arg(folder.join("agent.toml")).process_group(0);
         let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
         Self { child: command.stderr(log).spawn().unwrap(), state }
+    }
+
+    /// Stops it as the service manager does.
+    async fn stop(mut self) {
+        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        within("it stops", async || self.has_died().then_some(())).await;
+    }
+
+    /// Waits until its API is there; says whether a model serves.
+    async fn serves(&self) -> bool {
+        within("it answers", async || self.get("/v2/health/ready").await).await.0 == 200
     }
 
     fn has_died(&mut self) -> bool {
@@ -277,6 +292,8 @@ impl Before {
     async fn new() -> Self {
         let (old, new, dir) = (Model::of_seed(1), Model::of_seed(2), tempfile::tempdir().unwrap());
         installed(&old, dir.path()).await;
+        // It has stood its probation.
+        fs::remove_file(dir.path().join("probation.json")).unwrap();
         Self { old, new, dir }
     }
 }
@@ -322,7 +339,7 @@ async fn killed_at_any_step_once_or_again_it_serves_and_tells_the_truth() {
             cells.push(cell.killed(step, times));
         }
     }
-    assert_eq!(cells.len(), 2 * 38, "docs/agent.md has the number of steps");
+    assert_eq!(cells.len(), 2 * 43, "docs/agent.md has the number of steps");
     all(cells).await;
 }
 
@@ -350,6 +367,30 @@ async fn a_model_that_takes_the_agent_down_is_left_and_the_way_back_stands_kills
     cell.recovers("three deaths").await;
     let given_up = fs::read_to_string(deadly.join("given-up.json")).unwrap();
     assert!(given_up.contains("died 3 times while this model was on probation"), "{given_up}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_model_in_a_crash_loop_serves_no_more_and_the_agent_takes_another() {
+    let Before { old, new, dir } = Before::new().await;
+    let mut cell = Cell::new(dir.path(), &old, &new).await;
+    cell.fake.assign(old.assignment(1)).await;
+    for _ in 0..3 {
+        let agent = Process::start(cell.folder.path(), Fate::Spared);
+        assert!(agent.serves().await);
+        agent.stop().await;
+    }
+    for start in 0..3 {
+        let killed = Process::start(cell.folder.path(), Fate::Spared);
+        assert!(killed.serves().await, "start {start}: stops were no deaths");
+    }
+    let mut agent = Process::start(cell.folder.path(), Fate::Spared);
+    assert!(!agent.serves().await);
+    cell.fake.forget();
+    let reason = crate::session::ending(&mut cell.fake, 1).await.unwrap_err();
+    assert!(reason.contains("died 3 times within an hour while this model served"), "{reason}");
+    cell.fake.assign(new.assignment(2)).await;
+    assert_eq!(cell.ending("the next one").await, Ok(()));
+    assert!(!agent.has_died() && agent.serves().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -389,6 +430,29 @@ async fn a_read_only_state_directory_is_served_from_and_updates_fail_with_their_
         .await;
     drop(agent);
     cell.recovers("writable again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_refuses_telemetry_loses_none_of_it() {
+    if !may_trace() {
+        return;
+    }
+    let Before { old, new, dir } = Before::new().await;
+    let mut cell = Cell::new(dir.path(), &old, &new).await;
+    let flush = Step { path: "telemetry.spool".to_owned(), call: "fdatasync" };
+    let agent = Process::start(cell.folder.path(), Fate::Struck(&flush, Blow::Error("ENOSPC")));
+    assert_eq!(cell.ending("a disk without room for telemetry").await, Ok(()));
+    let address = fs::read_to_string(agent.state.join("serving-address")).unwrap().parse().unwrap();
+    for answered in 1..=12 {
+        let body = crate::session::request(&new, 1);
+        let (status, answer) = call(address, "/v2/models/fashion/infer".to_owned(), Some(body)).await;
+        assert_eq!(status, 200, "{answer}");
+        // One interval each, or thereabouts: the disk refuses every one of them.
+        let what = format!("{answered} images are stored");
+        within(&what, async || (crate::session::stored_images(&cell.fake) == answered).then_some(())).await;
+    }
+    let log = fs::read_to_string(cell.folder.path().join("log")).unwrap();
+    assert!(log.contains("kept in memory until the disk takes them"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

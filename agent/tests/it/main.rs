@@ -11,4 +11,5 @@ mod poll;
 mod probation;
 mod protocol;
 mod session;
+mod status;
 mod trust;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proto::session::{AgentMessage, Assignment};
 use proto::{Generation, Probation};
+use serde_json::json;
 
 use crate::device::Device;
 use crate::fake::{Fake, File};
@@ -94,6 +95,132 @@ async fn the_first_model_and_a_faster_one_serve_on_however_late_they_are() {
     let failed = tokio::time::timeout(Duration::from_millis(300), failed).await;
     assert!(failed.is_err(), "{failed:?}");
     device.stop().await;
+}
+
+/// What so many deaths in a row leave behind.
+fn die(state: &std::path::Path, file: &str, of: &Assignment, deaths: u32) {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
+    let (generation, digest) = (of.generation, of.model.artifact.digest);
+    let trial = json!([{ "generation": generation, "digest": digest, "begun": deaths, "boot": boot.trim(),
+        "since": since, "last": since }]);
+    std::fs::write(state.join(file), trial.to_string()).unwrap();
+}
+
+/// Changes one bit.
+pub(crate) fn damage(path: &std::path::Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_was_given_up_never_serves_again_whatever_else_fails() {
+    let (old, deadly, next) = (Model::of_seed(1), Model::of_seed(2), Model::of_seed(3));
+    let mut fake = Fake::start().await;
+    for model in [&old, &deadly, &next] {
+        fake.serve_file(model.digest(), File::whole(&model.bytes));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    for (generation, model) in [(1, &old), (22, &deadly)] {
+        fake.assign(model.assignment(generation)).await;
+        assert_eq!(ending(&mut fake, generation).await, Ok(()));
+    }
+    device.stop().await;
+    die(dir.path(), "probation.json", &deadly.assignment(22), 3);
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    let reason = ending(&mut fake, 22).await.unwrap_err();
+    assert!(reason.contains("died 3 times while this model was on probation"), "{reason}");
+    answers_as(&device, &old, 1).await;
+
+    // It is not the last one that was given up, and it is the only one whole.
+    let mut unknown = next.assignment(50);
+    unknown.model.artifact.digest = proto::Digest::of(b"nobody has this");
+    fake.assign(unknown).await;
+    ending(&mut fake, 50).await.unwrap_err();
+    device.stop().await;
+    fake.stop().await;
+    damage(&dir.path().join("slots/a/model.onnx"));
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    assert_eq!(device.get("/v2/health/ready").await.0, 503);
+
+    fake.listen().await;
+    fake.assign(next.assignment(51)).await;
+    assert_eq!(ending(&mut fake, 51).await, Ok(()));
+    answers_as(&device, &next, 1).await;
+
+    // Nor is it a model to fall back on.
+    let late = Assignment {
+        probation: watched(next.assignment(51), Some(1e-6), 600_000).probation,
+        ..next.assignment(52)
+    };
+    fake.assign(late).await;
+    assert_eq!(ending(&mut fake, 52).await, Ok(()));
+    tokio::select! {
+        () = until("its probation has ended", || !dir.path().join("probation.json").exists()) => {}
+        () = load(&device, &next) => unreachable!("it asks without end"),
+    }
+    answers_as(&device, &next, 1).await;
+    device.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_loop_after_the_probation_ends_with_the_model_before() {
+    let (old, deadly) = (Model::of_seed(1), Model::of_seed(2));
+    let mut fake = Fake::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    for (generation, model) in [(1, &old), (2, &deadly)] {
+        fake.serve_file(model.digest(), File::whole(&model.bytes));
+        fake.assign(watched(model.assignment(generation), None, 100)).await;
+        assert_eq!(ending(&mut fake, generation).await, Ok(()));
+        until("it is kept", || !dir.path().join("probation.json").exists()).await;
+    }
+    device.stop().await;
+    for (deaths, serves) in [(2, &deadly), (3, &old)] {
+        die(dir.path(), "serving.json", &deadly.assignment(2), deaths);
+        let device = Device::start(dir.path().to_owned(), fake.address).await;
+        answers_as(&device, serves, 1).await;
+        device.stop().await;
+    }
+    fake.forget();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    let reason = ending(&mut fake, 2).await.unwrap_err();
+    assert!(reason.contains("died 3 times within an hour while this model served"), "{reason}");
+    answers_as(&device, &old, 1).await;
+    device.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_it_is_not_known_what_was_given_up_nothing_is_proven() {
+    let model = Model::of_seed(1);
+    let mut fake = Fake::start().await;
+    fake.serve_file(model.digest(), File::whole(&model.bytes));
+    fake.assign(watched(model.assignment(1), None, 100)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    assert_eq!(ending(&mut fake, 1).await, Ok(()));
+    let probation = dir.path().join("probation.json");
+    until("it is kept", || !probation.exists()).await;
+    device.stop().await;
+
+    fake.stop().await;
+    let given_up = dir.path().join("given-up.json");
+    std::fs::write(&given_up, "{").unwrap();
+    // Long enough to be seen.
+    let manifest = dir.path().join("slots/a/manifest.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    json["probation"]["duration_ms"] = 600_000.into();
+    std::fs::write(&manifest, json.to_string()).unwrap();
+    for _ in 0..2 {
+        let device = Device::start(dir.path().to_owned(), fake.address).await;
+        answers_as(&device, &model, 1).await;
+        assert!(probation.exists(), "it is watched, and a death counts");
+        assert_eq!(std::fs::read_to_string(&given_up).unwrap(), "[]");
+        device.stop().await;
+    }
 }
 
 /// Makes what was measured of a model ten times as much.

@@ -67,7 +67,7 @@ fn images(interval: &LatencyInterval) -> u64 {
     histogram.len()
 }
 
-fn stored_images(fake: &Fake) -> u64 {
+pub(crate) fn stored_images(fake: &Fake) -> u64 {
     fake.stored().iter().map(|(_, interval)| images(interval)).sum()
 }
 
@@ -156,6 +156,37 @@ async fn it_serves_without_a_coordinator_and_loses_no_count() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn telemetry_moves_to_the_disk_once_that_takes_it() {
+    let model = Model::of_seed(1);
+    let mut fake = Fake::start().await;
+    fake.serve_file(model.digest(), whole(&model));
+    fake.assign(model.assignment(1)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, blocked) = (dir.path().join("telemetry.spool"), dir.path().join("telemetry.new"));
+    std::fs::create_dir(&blocked).unwrap();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    assert_eq!(ending(&mut fake, 1).await, Ok(()));
+    answers_as(&device, &model, 1).await;
+    until("one image is stored from memory", || stored_images(&fake) == 1).await;
+    assert!(!spool.exists());
+
+    std::fs::remove_dir(&blocked).unwrap();
+    until("the disk has a spool", || spool.exists()).await;
+    answers_as(&device, &model, 2).await;
+    until("three images are stored once", || stored_images(&fake) == 3).await;
+    fake.stop().await;
+    answers_as(&device, &model, 4).await;
+    let count = || agent::spool::Spool::count_waiting(&spool).unwrap();
+    until("an interval waits on the disk", || count() == 1).await;
+    device.stop().await;
+
+    fake.listen().await;
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    until("all seven images are stored once", || stored_images(&fake) == 7).await;
+    device.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_pass_fails_with_a_reason_and_the_previous_model_serves() {
     let (model, next) = (Model::of_seed(1), Model::of_seed(2));
     let mut fake = Fake::start().await;
@@ -179,41 +210,61 @@ async fn what_does_not_pass_fails_with_a_reason_and_the_previous_model_serves() 
     let reason = ending(&mut fake, 3).await.unwrap_err();
     assert!(reason.contains("corrupt download, 3 times"), "{reason}");
 
+    // Each answer ends as it should, and ten bytes early.
+    let shorter = &next.bytes[..next.bytes.len() - 10];
+    let ends_early = File { pieces: Some(next.bytes.clone().into()), ..File::whole(shorter) };
+    fake.serve_file(next.digest(), ends_early);
+    fake.assign(next.assignment(4)).await;
+    let reason = ending(&mut fake, 4).await.unwrap_err();
+    let expected = format!("3 times: it ended after {} of {} bytes", shorter.len(), next.bytes.len());
+    assert!(reason.contains(&expected), "{reason}");
+
+    for (generation, named) in [(5, "size_bytes"), (6, "self_test")] {
+        let mut senseless = next.assignment(generation);
+        match named {
+            "size_bytes" => senseless.model.artifact.size = proto::ByteSize(0),
+            _ => drop(senseless.model.self_test.output.pop()),
+        }
+        fake.assign(senseless).await;
+        let reason = ending(&mut fake, generation).await.unwrap_err();
+        assert!(reason.contains(named), "{reason}");
+    }
+
     fake.serve_file(next.digest(), whole(&next));
-    let mut lying = next.assignment(4);
+    let mut lying = next.assignment(7);
     lying.model.self_test.output[3] += 1.0;
     fake.assign(lying).await;
-    let reason = ending(&mut fake, 4).await.unwrap_err();
+    let reason = ending(&mut fake, 7).await.unwrap_err();
     assert!(reason.starts_with("self-test: output 3 is"), "{reason}");
 
     let garbage = Model { bytes: vec![0xff; 64], ..next.clone() };
-    let mut assignment = next.assignment(5);
+    let mut assignment = next.assignment(8);
     assignment.model.artifact.digest = proto::Digest::of(&garbage.bytes);
     assignment.model.artifact.size = proto::ByteSize(garbage.bytes.len() as u64);
     fake.serve_file(assignment.model.artifact.digest, whole(&garbage));
     fake.assign(assignment).await;
-    let reason = ending(&mut fake, 5).await.unwrap_err();
+    let reason = ending(&mut fake, 8).await.unwrap_err();
     assert!(reason.contains("the model file is not sound"), "{reason}");
 
     fake.assign({
-        let mut unknown = next.assignment(6);
+        let mut unknown = next.assignment(9);
         unknown.model.artifact.digest = proto::Digest::of(b"nobody has this");
         unknown
     })
     .await;
-    let reason = ending(&mut fake, 6).await.unwrap_err();
+    let reason = ending(&mut fake, 9).await.unwrap_err();
     assert!(reason.contains("no such artifact"), "{reason}");
 
-    let mut vast = next.assignment(7);
+    let mut vast = next.assignment(10);
     vast.model.artifact.size = proto::ByteSize(1 << 50);
     fake.assign(vast).await;
-    let reason = ending(&mut fake, 7).await.unwrap_err();
+    let reason = ending(&mut fake, 10).await.unwrap_err();
     assert!(reason.starts_with("not enough memory to load it: "), "{reason}");
 
     answers_as(&device, &model, 1).await;
     beats_with(&fake, holding(&model, 1)).await;
-    fake.assign(next.assignment(8)).await;
-    assert_eq!(ending(&mut fake, 8).await, Ok(()));
+    fake.assign(next.assignment(11)).await;
+    assert_eq!(ending(&mut fake, 11).await, Ok(()));
     answers_as(&device, &next, 1).await;
     device.stop().await;
 }

@@ -1,0 +1,112 @@
+//! The agent that runs here, asked by whichever way leads to it: its state directory may be one that takes no writes, and
+//! then does not say where it listens. Another device's agent that happens to listen there is not believed.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proto::DeviceId;
+
+use crate::config::ServeConfig;
+
+/// It answers at once or not at all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What it says of itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Running {
+    /// Where its API listens, if that is how it was found.
+    pub(super) address: Option<SocketAddr>,
+    /// Whether a model serves.
+    pub(super) ready: bool,
+    /// Whether the coordinator is connected.
+    pub(super) connected: bool,
+}
+
+/// The agent of `device`: where it has written that it listens, or else where it was told to.
+pub(super) fn find(device: &DeviceId, written: Option<SocketAddr>, serve: &ServeConfig) -> Option<Running> {
+    let told = Some(serve.listen).filter(|address| address.port() != 0);
+    let mut addresses = written.into_iter().chain(told);
+    let over_tcp = addresses.find_map(|address| ask(device, Some(address), || connect(address)));
+    over_tcp.or_else(|| {
+        let path: &PathBuf = serve.socket.as_ref()?;
+        ask(device, None, || {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        })
+    })
+}
+
+fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn ask<S: Read + Write>(
+    device: &DeviceId,
+    address: Option<SocketAddr>,
+    connect: impl Fn() -> std::io::Result<S>,
+) -> Option<Running> {
+    let (_, metrics) = get(connect().ok()?, "/metrics")?;
+    let is_its_own = format!("device=\"{device}\"");
+    metrics.lines().find(|line| line.starts_with("reconvene_agent_info{") && line.contains(&is_its_own))?;
+    let (status, _) = get(connect().ok()?, "/v2/health/ready")?;
+    let connected = metrics.lines().any(|line| line == "reconvene_session_connected 1");
+    Some(Running { address, ready: status == 200, connected })
+}
+
+/// One question, as HTTP/1.0 has it: the connection ends with the answer. Status and body.
+fn get(mut stream: impl Read + Write, path: &str) -> Option<(u16, String)> {
+    let question = format!("GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n");
+    stream.write_all(question.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    stream.take(1 << 20).read_to_end(&mut answer).ok()?;
+    let answer = String::from_utf8(answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Answers two questions at a free port.
+    fn listen(metrics: &'static str) -> (SocketAddr, std::thread::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = move || {
+            for body in [metrics, ""] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut question = [0; 256];
+                assert!(stream.read(&mut question).unwrap() > 0);
+                stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{body}").as_bytes()).unwrap();
+            }
+        };
+        (address, std::thread::spawn(answer))
+    }
+
+    #[test]
+    fn only_the_agent_of_this_device_is_believed() {
+        let device: DeviceId = "gw-1".parse().unwrap();
+        let metrics =
+            "reconvene_agent_info{version=\"1\",device=\"gw-1\"} 1\nreconvene_session_connected 1\n";
+        let (address, thread) = listen(metrics);
+        let serve = ServeConfig { listen: address, socket: None };
+        let found = find(&device, None, &serve).unwrap();
+        assert_eq!(found, Running { address: Some(address), ready: true, connected: true });
+        thread.join().unwrap();
+
+        let (address, thread) = listen("reconvene_agent_info{version=\"1\",device=\"gw-2\"} 1\n");
+        let serve = ServeConfig { listen: address, socket: None };
+        assert_eq!(find(&device, Some(address), &serve), None, "asked twice, believed never");
+        thread.join().unwrap();
+        assert_eq!(find(&device, None, &serve), None, "nobody listens there");
+    }
+}
