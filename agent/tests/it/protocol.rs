@@ -16,7 +16,7 @@ use crate::fake::{Fake, File};
 use crate::model::Model;
 
 /// A device that serves `model`, and the coordinator that gave it.
-async fn serving(model: &Model, state: &Path) -> (Device, Fake) {
+pub(crate) async fn serving(model: &Model, state: &Path) -> (Device, Fake) {
     let fake = Fake::start().await;
     fake.serve_file(model.digest(), File::whole(&model.bytes));
     let device = Device::start(state.to_owned(), fake.address).await;
