@@ -5,27 +5,31 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::Request;
 use axum::http::header;
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use axum::serve::ListenerExt as _;
 use proto::inference::grpc_inference_service_server::{GrpcInferenceServiceServer, SERVICE_NAME};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tower::Service as _;
 
 use crate::metrics::{CONTENT_TYPE, Metrics};
 
+mod connections;
 mod grpc;
 mod inference;
+mod intake;
 mod rest;
 
+use connections::Connections;
 use inference::Inference;
-
-/// A request is at most this long.
-const BODY_LIMIT: usize = 16 << 20;
+use intake::Intake;
 
 /// Whoever is in the socket's group may ask.
 const SOCKET_MODE: u32 = 0o660;
@@ -65,26 +69,29 @@ pub async fn run(listeners: Listeners, metrics: Metrics, stop: CancellationToken
             tracing::debug!(%error, "small answers may be late");
         }
     });
-    let over_tcp = axum::serve(tcp, router.clone()).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let connections = Connections::new(stop);
     let mut servers = JoinSet::new();
-    servers.spawn(over_tcp.into_future());
+    servers.spawn(connections.clone().accept(tcp, router.clone()));
     for unix in unix {
-        let over_unix =
-            axum::serve(unix, router.clone()).with_graceful_shutdown(stop.clone().cancelled_owned());
-        servers.spawn(over_unix.into_future());
+        servers.spawn(connections.clone().accept(unix, router.clone()));
     }
     while let Some(ended) = servers.join_next().await {
-        ended.map_err(io::Error::other)??;
+        ended.map_err(io::Error::other)?;
     }
+    connections.ended().await;
     Ok(())
 }
 
 fn router(metrics: Metrics, stop: CancellationToken) -> Router {
     let inference = Inference { runner: metrics.runner.clone(), stop };
     let text = async move || ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.text().await);
-    let grpc = GrpcInferenceServiceServer::new(inference.clone()).max_decoding_message_size(BODY_LIMIT);
-    rest::router(inference)
+    let calls = Arc::new(inference.clone());
+    let grpc = tower::service_fn(move |request: Request| {
+        let longest = calls.longest();
+        GrpcInferenceServiceServer::from_arc(calls.clone()).max_decoding_message_size(longest).call(request)
+    });
+    rest::router(inference.clone())
         .route("/metrics", get(text))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .route_service(&format!("/{SERVICE_NAME}/{{call}}"), grpc)
+        .layer(from_fn_with_state(Intake::new(inference), intake::meter))
 }

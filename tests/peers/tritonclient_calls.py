@@ -1,10 +1,11 @@
-"""Calls an agent with Triton's own clients: ADDRESS MODEL VERSION IMAGE C H W; the image is raw little-endian f32.
+"""Calls an agent with Triton's own clients: ADDRESS SOCKET MODEL VERSION IMAGE C H W; the image is raw little-endian f32.
 
 Every call that the clients have and the agent serves, over gRPC and HTTP, unchanged. Prints one JSON object: the answers to
 one image, which the test compares, and what the server says of itself.
 """
 
 import json
+import os
 import queue
 import sys
 
@@ -13,7 +14,7 @@ import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 from tritonclient.utils import InferenceServerException
 
-address, model, version, path, *shape = sys.argv[1:]
+address, socket, model, version, path, *shape = sys.argv[1:]
 image = numpy.fromfile(path, dtype="<f4").reshape([1, *map(int, shape)])
 answers = {}
 
@@ -62,6 +63,14 @@ with over_grpc.InferenceServerClient(address) as client:
     answers["grpc_shape"] = refused(lambda: client.infer(model, inputs(over_grpc, image[:, :, 1:, :])))
     answers["statistics"] = client.get_inference_statistics(model, as_json=True)["model_stats"][0]
     answers["index"] = client.get_model_repository_index(as_json=True)["models"]
+
+# As docs/agent.md has it: the socket by a name with an @, or an authority that is a host's.
+authority = [("grpc.default_authority", "localhost")]
+for way, target, options in [("socket", os.path.join(os.path.dirname(socket), "inference@localhost.sock"), None),
+                             ("socket_option", socket, authority)]:
+    with over_grpc.InferenceServerClient(f"unix://{target}", channel_args=options) as client:
+        assert client.is_server_live() and client.is_server_ready()
+        answers[way] = logits(client.infer(model, inputs(over_grpc, image)))
 
 with over_http.InferenceServerClient(address) as client:
     assert client.is_server_live() and client.is_server_ready()

@@ -20,6 +20,9 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::NotFound(text) => Self::not_found(text),
             Refusal::Invalid(text) => Self::invalid_argument(text),
+            Refusal::TooLong(text) => Self::out_of_range(text),
+            Refusal::Slow(text) => Self::deadline_exceeded(text),
+            Refusal::Full(text) => Self::resource_exhausted(text),
             Refusal::Unavailable(text) => Self::unavailable(text),
             Refusal::Internal(text) => Self::internal(text),
         }

@@ -31,15 +31,31 @@ const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "statistics", "model_reposi
 /// Parameters whose neglect would give another answer than the one asked for.
 const UNSUPPORTED: [&str; 3] = ["classification", "shared_memory_region", "sequence_id"];
 
+/// A number in JSON at most, with what is between it and the next: as Python prints one, indented.
+const NUMBER_IN_JSON: usize = 32;
+
+/// Of a request beside its numbers.
+const OTHER_BYTES: usize = 64 << 10;
+
+/// A batch of large images may have to be sent in several requests; a single one never has.
+const LONG: usize = 16 << 20;
+
 /// Why a request gets no answer, in one line.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{0}")]
 pub(super) enum Refusal {
     /// There is no such model or version.
     NotFound(String),
     /// The request makes no sense for the model.
     Invalid(String),
+    /// More bytes than any request that makes sense.
+    TooLong(String),
+    /// The client does not send the rest.
+    Slow(String),
     /// Not now: no model yet, too busy, stopping.
     Unavailable(String),
+    /// Not now: other requests take the memory that there is for them.
+    Full(String),
     /// The engine failed.
     Internal(String),
 }
@@ -104,6 +120,13 @@ impl Inference {
             return Err(Refusal::NotFound(text));
         }
         Ok(served)
+    }
+
+    /// Bytes of a request at most: the largest batch of the model that serves, in JSON, or what is left of it within
+    /// [`LONG`]; next to nothing where none serves.
+    pub(super) fn longest(&self) -> usize {
+        let image = self.runner.active().map_or(0, |served| served.engine.numel() * NUMBER_IN_JSON);
+        (image * BATCH_LIMIT).min(LONG).max(image) + OTHER_BYTES
     }
 
     /// Runs the model.

@@ -1,7 +1,6 @@
 //! The protocol over REST, with its binary extension. Owns paths and HTTP status codes; never runs anything itself.
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::inference::{self, BATCH_LIMIT, Inference, Refusal};
+use super::intake;
 
 mod tensor;
 
@@ -22,7 +22,9 @@ impl IntoResponse for Refusal {
         let (status, text) = match self {
             Self::NotFound(text) => (StatusCode::NOT_FOUND, text),
             Self::Invalid(text) => (StatusCode::BAD_REQUEST, text),
-            Self::Unavailable(text) => (StatusCode::SERVICE_UNAVAILABLE, text),
+            Self::TooLong(text) => (StatusCode::PAYLOAD_TOO_LARGE, text),
+            Self::Slow(text) => (StatusCode::REQUEST_TIMEOUT, text),
+            Self::Unavailable(text) | Self::Full(text) => (StatusCode::SERVICE_UNAVAILABLE, text),
             Self::Internal(text) => (StatusCode::INTERNAL_SERVER_ERROR, text),
         };
         refuse(status, &text)
@@ -133,15 +135,16 @@ async fn infer(
     State(inference): State<Inference>,
     Path(model): Path<Model>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Response> {
-    let body = body.map_err(|rejection| refuse(rejection.status(), &rejection.body_text()))?;
+    body: Body,
+) -> Result<Response, Refusal> {
+    let body = intake::read(body).await?;
     let head = headers.get(HEAD_LENGTH).map(|value| value.to_str().unwrap_or_default());
-    let request = InferRequest::read(&body, head).map_err(|text| Refusal::Invalid(text).into_response())?;
+    let request = InferRequest::read(&body, head).map_err(Refusal::Invalid)?;
+    // While it waits its numbers are enough.
+    drop(body);
     let form = request.form();
-    let request =
-        request.named(model.name, model.version).map_err(|text| Refusal::Invalid(text).into_response())?;
-    let answer = inference.infer(request).await.map_err(Refusal::into_response)?;
+    let request = request.named(model.name, model.version).map_err(Refusal::Invalid)?;
+    let answer = inference.infer(request).await?;
     let (head, body) = form.answer(answer);
     Ok(match head {
         None => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),

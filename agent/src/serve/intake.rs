@@ -1,0 +1,218 @@
+//! What requests bring with them: how much of it the agent holds at once, and how long it waits for it. Owns the count of
+//! bytes, and the ends of bodies that are too long, too slow or too many; reads nothing of what they say.
+
+use std::error::Error;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::BoxError;
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use tokio::time::Sleep;
+use tokio_stream::{Stream, StreamExt as _};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::Status;
+
+use super::connections::{Ongoing, Receiving};
+use super::inference::{Inference, Refusal};
+
+/// For a body to arrive, from its request's head on. A stream of requests has no such limit.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// All bodies that are held may take this, or that many of the longest, whichever is more.
+const ROOM: usize = 16 << 20;
+const LONGEST: usize = 4;
+
+/// Of a body that is refused, what is read over and let go, so that its client reads the refusal instead of a reset.
+const READ_OVER: usize = 64 << 20;
+
+/// The call whose requests have no end.
+const STREAM: &str = "/ModelStreamInfer";
+
+/// The bytes of all bodies that are held; clones share them.
+#[derive(Clone)]
+pub(super) struct Intake {
+    held: Arc<AtomicUsize>,
+    inference: Inference,
+}
+
+impl Intake {
+    /// Nothing is held yet.
+    pub(super) fn new(inference: Inference) -> Self {
+        Self { held: Arc::default(), inference }
+    }
+}
+
+/// Why a body was not read to its end: what REST says, and what gRPC finds.
+#[derive(Debug, thiserror::Error)]
+#[error("{refusal}")]
+struct Cut {
+    refusal: Refusal,
+    #[source]
+    status: Status,
+}
+
+impl From<Refusal> for Cut {
+    fn from(refusal: Refusal) -> Self {
+        Self { status: refusal.clone().into(), refusal }
+    }
+}
+
+/// Counts what a request's body brings, until it is answered.
+pub(super) async fn meter(State(intake): State<Intake>, request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let most = intake.inference.longest();
+    let path = request.uri().path();
+    let is_stream = path.ends_with(STREAM);
+    let is_grpc = is_stream || path.starts_with("/inference.");
+    let declared = request.body().size_hint().lower();
+    if !is_grpc && declared > (most + READ_OVER) as u64 {
+        return too_long(most).into_response();
+    }
+    // None in a router that no connection leads to.
+    let ongoing = request.extensions().get::<Arc<Ongoing>>().cloned();
+    let share = Arc::new(Share { intake: intake.clone(), bytes: AtomicUsize::new(0), most, ongoing });
+    let (head, body) = request.into_parts();
+    let body = Metered {
+        body: body.into_data_stream(),
+        allowed: (!is_grpc).then_some(most),
+        cut: None,
+        read_over: if is_stream { 0 } else { READ_OVER },
+        receiving: None,
+        patience: (!is_stream).then(|| Box::pin(tokio::time::sleep(PATIENCE))),
+        stop: Box::pin(intake.inference.stop.clone().cancelled_owned()),
+        share: share.clone(),
+    };
+    let response = next.run(Request::from_parts(head, Body::from_stream(body))).await;
+    // Until here its numbers took the place of its bytes.
+    drop(share);
+    response
+}
+
+/// The whole of a body, in one piece, which goes back to the system as one.
+pub(super) async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
+    let mut bytes = Vec::new();
+    let mut parts = body.into_data_stream();
+    while let Some(part) = parts.next().await {
+        bytes.extend_from_slice(&part.map_err(|error| why(&error))?);
+    }
+    Ok(bytes)
+}
+
+fn why(error: &(dyn Error + 'static)) -> Refusal {
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    let cut = causes.find_map(|error| error.downcast_ref::<Cut>());
+    cut.map_or_else(|| Refusal::Invalid("the body ended early".to_owned()), |cut| cut.refusal.clone())
+}
+
+fn too_long(most: usize) -> Refusal {
+    Refusal::TooLong(format!("a request to what serves here has at most {most} bytes"))
+}
+
+/// What one request has of all that is held.
+struct Share {
+    intake: Intake,
+    bytes: AtomicUsize,
+    most: usize,
+    /// A stream of requests goes on after its answer has begun.
+    ongoing: Option<Arc<Ongoing>>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.intake.held.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+    }
+}
+
+impl Share {
+    /// Counts bytes, up to the longest request's: of a stream no more is held at once.
+    fn take(&self, bytes: usize) -> Result<(), Refusal> {
+        let bytes = bytes.min(self.most - self.bytes.load(Ordering::Relaxed));
+        let room = ROOM.max(LONGEST * self.most);
+        let fits = |held: usize| Some(held + bytes).filter(|&held| held <= room);
+        let taken = self.intake.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        taken.map_err(|_| {
+            Refusal::Full(format!("the device is busy: it holds {room} bytes of requests already"))
+        })?;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A body that is counted while it is read.
+struct Metered {
+    body: BodyDataStream,
+    /// What REST may still send; gRPC counts messages by itself.
+    allowed: Option<usize>,
+    /// Why the rest is read over, and how much that may be.
+    cut: Option<Refusal>,
+    read_over: usize,
+    receiving: Option<Receiving>,
+    patience: Option<Pin<Box<Sleep>>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    share: Arc<Share>,
+}
+
+impl Stream for Metered {
+    type Item = Result<Bytes, BoxError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            let Poll::Ready(part) = Pin::new(&mut this.body).poll_next(context) else {
+                return this.wait(context).map(|refusal| Some(Err(Cut::from(refusal).into())));
+            };
+            this.receiving = None;
+            match (part, this.cut.take()) {
+                (Some(Ok(bytes)), None) => match this.count(bytes.len()) {
+                    Ok(()) => return Poll::Ready(Some(Ok(bytes))),
+                    Err(refusal) => this.cut = Some(refusal),
+                },
+                (Some(Ok(bytes)), Some(refusal)) if bytes.len() <= this.read_over => {
+                    this.read_over -= bytes.len();
+                    this.cut = Some(refusal);
+                }
+                (_, Some(refusal)) => return Poll::Ready(Some(Err(Cut::from(refusal).into()))),
+                (part, None) => return Poll::Ready(part.map(|part| part.map_err(BoxError::from))),
+            }
+            if this.read_over == 0
+                && let Some(refusal) = this.cut.take()
+            {
+                return Poll::Ready(Some(Err(Cut::from(refusal).into())));
+            }
+        }
+    }
+}
+
+impl Metered {
+    fn count(&mut self, bytes: usize) -> Result<(), Refusal> {
+        if let Some(allowed) = &mut self.allowed {
+            *allowed = allowed.checked_sub(bytes).ok_or_else(|| too_long(self.share.most))?;
+        }
+        self.share.take(bytes)
+    }
+
+    /// Why no more is waited for.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Refusal> {
+        let ongoing = self.share.ongoing.as_deref();
+        self.receiving = self.receiving.take().or_else(|| ongoing.map(Ongoing::receiving));
+        if self.stop.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Refusal::Unavailable("the agent is stopping".to_owned()));
+        }
+        let Some(patience) = &mut self.patience else { return Poll::Pending };
+        ready!(patience.as_mut().poll(context));
+        let refusal = || Refusal::Slow(format!("the body took more than {} s to arrive", PATIENCE.as_secs()));
+        Poll::Ready(self.cut.take().unwrap_or_else(refusal))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! Which bodies are waited for, and for how long.
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::routing::post;
+use tokio::time::advance;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::runner::Runner;
+
+const CALL: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+
+fn router(stop: &CancellationToken) -> Router {
+    let runner = Runner::start(&TaskTracker::new());
+    let intake = Intake::new(Inference { runner, stop: stop.clone() });
+    let read = async |body: Body| read(body).await.map(|body| body.len().to_string());
+    let router = Router::new().route("/", post(read)).route(CALL, post(read));
+    router.layer(from_fn_with_state(intake, meter))
+}
+
+/// A request whose body has begun and does not end.
+fn begun(path: &str) -> Request {
+    let body = tokio_stream::once(Ok::<_, std::io::Error>("begun")).chain(tokio_stream::pending());
+    Request::post(path).body(Body::from_stream(body)).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_end_is_given_up() {
+    let stop = CancellationToken::new();
+    let mut asked = std::pin::pin!(router(&stop).oneshot(begun("/")));
+    for elapsed in [Duration::ZERO, PATIENCE - Duration::from_secs(1)] {
+        advance(elapsed).await;
+        assert!(poll_once(asked.as_mut()).await.is_none(), "{elapsed:?}");
+    }
+    advance(Duration::from_secs(2)).await;
+    let answer = poll_once(asked).await.unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_requests_may_last_until_the_stop() {
+    let stop = CancellationToken::new();
+    let mut asked = std::pin::pin!(router(&stop).oneshot(begun(CALL)));
+    for _ in 0..3 {
+        assert!(poll_once(asked.as_mut()).await.is_none());
+        advance(PATIENCE).await;
+    }
+    stop.cancel();
+    let answer = poll_once(asked).await.unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// What is there at once.
+async fn poll_once<T>(future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = std::future::ready(()) => None,
+    }
+}
