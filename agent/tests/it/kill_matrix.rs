@@ -385,8 +385,16 @@ async fn the_only_model_in_a_crash_loop_serves_no_more_and_the_agent_takes_anoth
     }
     let mut agent = Process::start(cell.folder.path(), Fate::Spared);
     assert!(!agent.serves().await);
-    cell.fake.forget();
-    let reason = crate::session::ending(&mut cell.fake, 1).await.unwrap_err();
+    // Until now it was said to be active.
+    let failed = cell.fake.hear("the end of the crash loop", |message| match message {
+        AgentMessage::Progress(progress) => match &progress.phase {
+            Phase::Failed { reason } => Some((progress.generation, reason.clone())),
+            Phase::Active | Phase::Downloading { .. } | Phase::Verifying => None,
+        },
+        _ => None,
+    });
+    let (generation, reason) = failed.await;
+    assert_eq!(generation, Generation(1));
     assert!(reason.contains("died 3 times within an hour while this model served"), "{reason}");
     cell.fake.assign(new.assignment(2)).await;
     assert_eq!(cell.ending("the next one").await, Ok(()));
