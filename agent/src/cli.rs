@@ -165,6 +165,7 @@ impl CliError {
         match self {
             Self::NoState { .. } | Self::Infer(InferError::NotRunning { .. }) => 3,
             Self::Config(_) => 64,
+            Self::Infer(InferError::File(error)) if error.source.kind() == std::io::ErrorKind::NotFound => 3,
             Self::Infer(InferError::Image { .. }) => 65,
             Self::Check(CheckError::Unread(_)) => 1,
             Self::Check(_) => rehearsal::REFUSED,

@@ -22,11 +22,14 @@ pub(super) const OUTPUT: &str = "logits";
 /// The one type of number.
 pub(super) const DATATYPE: &str = "FP32";
 
+/// What kind of model it is.
+const PLATFORM: &str = "onnx_onnxv1";
+
 /// Images in one request at most.
 pub(super) const BATCH_LIMIT: usize = 64;
 
 /// Extensions of the protocol that are served.
-const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "statistics", "model_repository"];
+const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "statistics", "model_repository", "model_configuration"];
 
 /// Parameters whose neglect would give another answer than the one asked for.
 const UNSUPPORTED: [&str; 3] = ["classification", "shared_memory_region", "sequence_id"];
@@ -48,6 +51,8 @@ pub(super) enum Refusal {
     NotFound(String),
     /// The request makes no sense for the model.
     Invalid(String),
+    /// The request is written in a way that is not read here.
+    Encoded(String),
     /// More bytes than any request that makes sense.
     TooLong(String),
     /// The client does not send the rest.
@@ -135,6 +140,12 @@ impl Inference {
         let batch = request.check(&served).map_err(Refusal::Invalid)?;
         let images = request.inputs.into_iter().next().map(|input| input.numbers).unwrap_or_default();
         let numbers = self.runner.infer(served.clone(), images).await?;
+        // JSON has no such numbers, and whoever gets one has no answer either.
+        if let Some(index) = numbers.iter().position(|number| !number.is_finite()) {
+            let text =
+                format!("the model has no finite answer to this: number {index} is {}", numbers[index]);
+            return Err(Refusal::Internal(text));
+        }
         Ok(Answer { served, batch, numbers })
     }
 
@@ -255,9 +266,27 @@ pub(super) fn metadata(served: &ServedModel) -> v2::ModelMetadataResponse {
     v2::ModelMetadataResponse {
         name: manifest.name.clone(),
         versions: vec![served.installed.generation.to_string()],
-        platform: "onnx_onnxv1".to_owned(),
+        platform: PLATFORM.to_owned(),
         inputs: vec![tensor(INPUT, vec![-1, c, h, w])],
         outputs: vec![tensor(OUTPUT, vec![-1, i64::from(manifest.classes)])],
+    }
+}
+
+/// What Triton would be configured with to serve a model.
+pub(super) fn config(served: &ServedModel) -> v2::ModelConfig {
+    let manifest = &served.installed.model;
+    let data_type = v2::DataType::TypeFp32.into();
+    let dims = manifest.input_shape.map(i64::from).to_vec();
+    v2::ModelConfig {
+        name: manifest.name.clone(),
+        platform: PLATFORM.to_owned(),
+        max_batch_size: BATCH_LIMIT as i32,
+        input: vec![v2::ModelInput { name: INPUT.to_owned(), data_type, dims }],
+        output: vec![v2::ModelOutput {
+            name: OUTPUT.to_owned(),
+            data_type,
+            dims: vec![manifest.classes.into()],
+        }],
     }
 }
 
