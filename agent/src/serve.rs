@@ -88,7 +88,10 @@ fn router(metrics: Metrics, stop: CancellationToken) -> Router {
     let calls = Arc::new(inference.clone());
     let grpc = tower::service_fn(move |request: Request| {
         let longest = calls.longest();
-        GrpcInferenceServiceServer::from_arc(calls.clone()).max_decoding_message_size(longest).call(request)
+        let mut server =
+            GrpcInferenceServiceServer::from_arc(calls.clone()).max_decoding_message_size(longest);
+        let called = server.call(request);
+        async move { called.await.map(grpc::in_words) }
     });
     rest::router(inference.clone())
         .route("/metrics", get(text))

@@ -61,6 +61,9 @@ with over_grpc.InferenceServerClient(address) as client:
     answers["stream_refused"] = streamed[3][1].message()
     answers["grpc_refused"] = refused(lambda: client.infer("other", inputs(over_grpc, image)))
     answers["grpc_shape"] = refused(lambda: client.infer(model, inputs(over_grpc, image[:, :, 1:, :])))
+    answers["grpc_config"] = client.get_model_config(model, as_json=True)["config"]
+    answers["grpc_unserved"] = refused(lambda: client.get_trace_settings())
+    answers["grpc_gzip"] = refused(lambda: client.infer(model, inputs(over_grpc, image), compression_algorithm="gzip"))
     answers["statistics"] = client.get_inference_statistics(model, as_json=True)["model_stats"][0]
     answers["index"] = client.get_model_repository_index(as_json=True)["models"]
 
@@ -86,6 +89,11 @@ with over_http.InferenceServerClient(address) as client:
         wanted = [over_http.InferRequestedOutput("logits", binary_data=binary_out)]
         tensors = inputs(over_http, image, binary_data=binary_in)
         answers[f"http_{name}"] = logits(client.infer(model, tensors, outputs=wanted, model_version=version))
+    answers["http_config"] = client.get_model_config(model)
+    for name in ["gzip", "deflate"]:
+        answers[f"http_{name}"] = refused(
+            lambda: client.infer(model, inputs(over_http, image), request_compression_algorithm=name)
+        )
     answers["http_refused"] = refused(lambda: client.infer("other", inputs(over_http, image)))
 
 print(json.dumps(answers))

@@ -9,9 +9,13 @@ use proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use proto::inference::model_infer_response::InferOutputTensor;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::codegen::http;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::inference::{self, Answer, DATATYPE, Inference, OUTPUT, Refusal, Tensor};
+
+/// [`tonic::Code::Unimplemented`], as a header has it.
+const UNIMPLEMENTED: &str = "12";
 
 type Answered<T> = Result<Response<T>, Status>;
 
@@ -20,6 +24,7 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::NotFound(text) => Self::not_found(text),
             Refusal::Invalid(text) => Self::invalid_argument(text),
+            Refusal::Encoded(text) => Self::unimplemented(text),
             Refusal::TooLong(text) => Self::out_of_range(text),
             Refusal::Slow(text) => Self::deadline_exceeded(text),
             Refusal::Full(text) => Self::resource_exhausted(text),
@@ -63,6 +68,15 @@ impl GrpcInferenceService for Inference {
         Ok(Response::new(inference::metadata(&served)))
     }
 
+    async fn model_config(
+        &self,
+        request: Request<v2::ModelConfigRequest>,
+    ) -> Answered<v2::ModelConfigResponse> {
+        let v2::ModelConfigRequest { name, version } = request.into_inner();
+        let config = inference::config(&*self.model(&name, &version)?);
+        Ok(Response::new(v2::ModelConfigResponse { config: Some(config) }))
+    }
+
     async fn model_infer(&self, request: Request<v2::ModelInferRequest>) -> Answered<v2::ModelInferResponse> {
         Ok(Response::new(self.answer(request.into_inner()).await?))
     }
@@ -98,6 +112,17 @@ impl GrpcInferenceService for Inference {
     }
 }
 
+/// What the generated code says of calls that it does not know is a number alone.
+pub(super) fn in_words<T>(mut response: http::Response<T>) -> http::Response<T> {
+    let headers = response.headers_mut();
+    let is_unknown = headers.get("grpc-status").is_some_and(|status| *status == UNIMPLEMENTED);
+    if is_unknown && !headers.contains_key("grpc-message") {
+        let text = "this call is not served here; the server's metadata name the extensions that are";
+        headers.insert("grpc-message", http::HeaderValue::from_static(text));
+    }
+    response
+}
+
 /// A stream that ends when the agent stops.
 struct Until<S> {
     stream: S,
@@ -117,6 +142,7 @@ impl<S: Stream + Unpin> Stream for Until<S> {
 
 impl Inference {
     async fn answer(&self, request: v2::ModelInferRequest) -> Result<v2::ModelInferResponse, Refusal> {
+        self.model(&request.model_name, &request.model_version)?;
         let (id, is_raw) = (request.id.clone(), !request.raw_input_contents.is_empty());
         let Answer { served, batch, numbers } = self.infer(read(request).map_err(Refusal::Invalid)?).await?;
         // As the request was put: whoever sends typed numbers may not read raw ones.

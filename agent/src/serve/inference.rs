@@ -22,11 +22,14 @@ pub(super) const OUTPUT: &str = "logits";
 /// The one type of number.
 pub(super) const DATATYPE: &str = "FP32";
 
+/// What kind of model it is.
+const PLATFORM: &str = "onnx_onnxv1";
+
 /// Images in one request at most.
 pub(super) const BATCH_LIMIT: usize = 64;
 
 /// Extensions of the protocol that are served.
-const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "statistics", "model_repository"];
+const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "statistics", "model_repository", "model_configuration"];
 
 /// Parameters whose neglect would give another answer than the one asked for.
 const UNSUPPORTED: [&str; 3] = ["classification", "shared_memory_region", "sequence_id"];
@@ -48,6 +51,8 @@ pub(super) enum Refusal {
     NotFound(String),
     /// The request makes no sense for the model.
     Invalid(String),
+    /// The request is written in a way that is not read here.
+    Encoded(String),
     /// More bytes than any request that makes sense.
     TooLong(String),
     /// The client does not send the rest.
@@ -135,6 +140,12 @@ impl Inference {
         let batch = request.check(&served).map_err(Refusal::Invalid)?;
         let images = request.inputs.into_iter().next().map(|input| input.numbers).unwrap_or_default();
         let numbers = self.runner.infer(served.clone(), images).await?;
+        // JSON has no such numbers, and whoever gets one has no answer either.
+        if let Some(index) = numbers.iter().position(|number| !number.is_finite()) {
+            let text =
+                format!("the model has no finite answer to this: number {index} is {}", numbers[index]);
+            return Err(Refusal::Internal(text));
+        }
         Ok(Answer { served, batch, numbers })
     }
 
@@ -190,30 +201,29 @@ impl Tensor {
             return Err(format!("the input is named '{INPUT}', not '{}'", self.name));
         }
         check_datatype(&self.datatype)?;
-        let [c, h, w] = shape.map(i64::from);
-        let batch = match self.shape.as_slice() {
-            [n, rest @ ..] if rest == [c, h, w] => *n,
-            got => {
-                let (got, more) = (&got[..got.len().min(8)], if got.len() > 8 { " and more" } else { "" });
-                return Err(format!("the input's shape is [N, {c}, {h}, {w}], not {got:?}{more}"));
-            }
-        };
-        let batch = usize::try_from(batch).ok().filter(|n| (1..=BATCH_LIMIT).contains(n));
-        let batch = batch.ok_or_else(|| format!("N must be 1 to {BATCH_LIMIT}, not {}", self.shape[0]))?;
-        let numel: usize = shape.iter().map(|&dim| dim as usize).product();
+        let (batch, wanted) = batch(&self.shape, shape)?;
         let numbers = &self.numbers;
-        if numbers.len() != batch * numel {
-            return Err(format!(
-                "the shape asks for {} numbers, data holds {}",
-                batch * numel,
-                numbers.len()
-            ));
+        if numbers.len() != wanted {
+            return Err(format!("the shape asks for {wanted} numbers, data holds {}", numbers.len()));
         }
         match numbers.iter().position(|number| !number.is_finite()) {
             Some(index) => Err(format!("number {index} of data is not a finite 32-bit number")),
             None => Ok(batch),
         }
     }
+}
+
+/// The number of images, and of numbers in them, if `got` is a batch of images of `shape`: channels, height, width.
+pub(super) fn batch(got: &[i64], shape: [u32; 3]) -> Result<(usize, usize), String> {
+    let [c, h, w] = shape.map(i64::from);
+    let [n, rest @ ..] = got else { return Err(format!("the input's shape is [N, {c}, {h}, {w}], not []")) };
+    if rest != [c, h, w] {
+        let (got, more) = (&got[..got.len().min(8)], if got.len() > 8 { " and more" } else { "" });
+        return Err(format!("the input's shape is [N, {c}, {h}, {w}], not {got:?}{more}"));
+    }
+    let batch = usize::try_from(*n).ok().filter(|n| (1..=BATCH_LIMIT).contains(n));
+    let batch = batch.ok_or_else(|| format!("N must be 1 to {BATCH_LIMIT}, not {n}"))?;
+    Ok((batch, batch * shape.iter().map(|&dim| dim as usize).product::<usize>()))
 }
 
 /// Refuses every type but the one; told before data is read as that type.
@@ -255,9 +265,27 @@ pub(super) fn metadata(served: &ServedModel) -> v2::ModelMetadataResponse {
     v2::ModelMetadataResponse {
         name: manifest.name.clone(),
         versions: vec![served.installed.generation.to_string()],
-        platform: "onnx_onnxv1".to_owned(),
+        platform: PLATFORM.to_owned(),
         inputs: vec![tensor(INPUT, vec![-1, c, h, w])],
         outputs: vec![tensor(OUTPUT, vec![-1, i64::from(manifest.classes)])],
+    }
+}
+
+/// What Triton would be configured with to serve a model.
+pub(super) fn config(served: &ServedModel) -> v2::ModelConfig {
+    let manifest = &served.installed.model;
+    let data_type = v2::DataType::TypeFp32.into();
+    let dims = manifest.input_shape.map(i64::from).to_vec();
+    v2::ModelConfig {
+        name: manifest.name.clone(),
+        platform: PLATFORM.to_owned(),
+        max_batch_size: BATCH_LIMIT as i32,
+        input: vec![v2::ModelInput { name: INPUT.to_owned(), data_type, dims }],
+        output: vec![v2::ModelOutput {
+            name: OUTPUT.to_owned(),
+            data_type,
+            dims: vec![manifest.classes.into()],
+        }],
     }
 }
 

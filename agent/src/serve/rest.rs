@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::inference::{self, BATCH_LIMIT, Inference, Refusal};
 use super::intake;
 
+mod object;
 mod tensor;
 
 use tensor::{HEAD_LENGTH, InferRequest};
@@ -22,6 +23,7 @@ impl IntoResponse for Refusal {
         let (status, text) = match self {
             Self::NotFound(text) => (StatusCode::NOT_FOUND, text),
             Self::Invalid(text) => (StatusCode::BAD_REQUEST, text),
+            Self::Encoded(text) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, text),
             Self::TooLong(text) => (StatusCode::PAYLOAD_TOO_LARGE, text),
             Self::Slow(text) => (StatusCode::REQUEST_TIMEOUT, text),
             Self::Unavailable(text) | Self::Full(text) => (StatusCode::SERVICE_UNAVAILABLE, text),
@@ -63,6 +65,7 @@ pub(super) fn router(inference: Inference) -> Router {
     for model in ["/v2/models/{name}", "/v2/models/{name}/versions/{version}"] {
         router = router
             .route(model, get(metadata))
+            .route(&format!("{model}/config"), get(config))
             .route(&format!("{model}/ready"), get(model_ready))
             .route(&format!("{model}/stats"), get(statistics))
             .route(&format!("{model}/infer"), post(infer));
@@ -114,6 +117,24 @@ async fn metadata(
     Ok(Json(Metadata { model: inference::metadata(&served), parameters }))
 }
 
+/// As Triton writes its own: a name for each value of an enumeration, an object for each choice.
+async fn config(
+    State(inference): State<Inference>,
+    Path(Model { name, version }): Path<Model>,
+) -> Result<Json<Value>, Refusal> {
+    let config = inference::config(&*inference.model(&name, &version)?);
+    let input = config.input.iter().map(|input| (&input.name, &input.dims));
+    let output = config.output.iter().map(|output| (&output.name, &output.dims));
+    let tensor = |(name, dims)| json!({ "name": name, "data_type": "TYPE_FP32", "dims": dims });
+    Ok(Json(json!({
+        "name": config.name,
+        "platform": config.platform,
+        "max_batch_size": config.max_batch_size,
+        "input": input.map(tensor).collect::<Vec<_>>(),
+        "output": output.map(tensor).collect::<Vec<_>>(),
+    })))
+}
+
 async fn all_statistics(
     State(inference): State<Inference>,
 ) -> Result<Json<v2::ModelStatisticsResponse>, Refusal> {
@@ -138,12 +159,18 @@ async fn infer(
     body: Body,
 ) -> Result<Response, Refusal> {
     let body = intake::read(body).await?;
+    let served = inference.model(&model.name, &model.version)?;
+    if let Some(coding) = headers.get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+        let text = format!("content-encoding {coding:?} is not read here; send the request as it is");
+        return Err(Refusal::Encoded(text));
+    }
     let head = headers.get(HEAD_LENGTH).map(|value| value.to_str().unwrap_or_default());
-    let request = InferRequest::read(&body, head).map_err(Refusal::Invalid)?;
-    // While it waits its numbers are enough.
-    drop(body);
+    let shape = served.installed.model.input_shape;
+    let request = InferRequest::read(&body, head, shape).map_err(Refusal::Invalid)?;
     let form = request.form();
     let request = request.named(model.name, model.version).map_err(Refusal::Invalid)?;
+    // While it waits its numbers are enough.
+    drop(body);
     let answer = inference.infer(request).await?;
     let (head, body) = form.answer(answer);
     Ok(match head {

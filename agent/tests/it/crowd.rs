@@ -31,7 +31,7 @@ async fn sent(api: SocketAddr, bytes: &[u8]) -> TcpStream {
 
 fn head(length: usize) -> Vec<u8> {
     format!(
-        "POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        "POST /v2/models/fashion/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
     )
     .into_bytes()
 }

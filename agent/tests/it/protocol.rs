@@ -181,6 +181,13 @@ async fn tritons_own_clients_work_unchanged() {
     assert_eq!(answers["server"]["name"], "reconvene-agent");
     assert_eq!(answers["model"]["inputs"][0]["shape"], json!(["-1", "1", "28", "28"]));
     assert_eq!(answers["index"], json!([{ "name": "fashion", "version": "4", "state": "READY" }]));
+    let input = json!([{ "name": "input", "data_type": "TYPE_FP32", "dims": [1, 28, 28] }]);
+    assert_eq!(answers["http_config"]["input"], input);
+    assert_eq!(answers["grpc_config"]["input"][0]["dims"], json!(["1", "28", "28"]));
+    for config in [&answers["http_config"], &answers["grpc_config"]] {
+        assert_eq!((&config["max_batch_size"], &config["name"]), (&json!(64), &json!("fashion")));
+        assert_eq!(config["output"][0]["data_type"], "TYPE_FP32");
+    }
     // Three images, one, and three streamed.
     assert_eq!(answers["statistics"]["inference_count"], "7");
     for (way, named) in [
@@ -188,6 +195,10 @@ async fn tritons_own_clients_work_unchanged() {
         ("grpc_refused", "NOT_FOUND: no model 'other'"),
         ("grpc_shape", "INVALID_ARGUMENT: the input's shape is [N, 1, 28, 28]"),
         ("http_refused", "404: no model 'other'"),
+        ("http_gzip", "415: content-encoding \"gzip\" is not read here"),
+        ("http_deflate", "415: content-encoding \"deflate\" is not read here"),
+        ("grpc_gzip", "UNIMPLEMENTED: Content is compressed with `gzip`"),
+        ("grpc_unserved", "UNIMPLEMENTED: this call is not served here"),
     ] {
         assert!(answers[way].as_str().unwrap().contains(named), "{way}: {}", answers[way]);
     }
@@ -230,11 +241,42 @@ async fn a_person_asks_what_is_in_a_picture() {
     std::fs::write(&text, "no picture").unwrap();
     let output = infer(asked(&text).to_vec()).await;
     assert_eq!(output.status.code(), Some(65), "{}", String::from_utf8_lossy(&output.stderr));
+    let nowhere = dir.path().join("nowhere.png");
+    let output = infer(asked(&nowhere).to_vec()).await;
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     let gone = device.api.to_string();
     device.stop().await;
     let output =
         infer(vec!["--address".into(), gone, "--image".into(), picture.to_str().unwrap().into()]).await;
     assert_eq!(output.status.code(), Some(69), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_answer_is_refused_in_words() {
+    let (model, dir) = (Model::of_seed(1), tempfile::tempdir().unwrap());
+    let (device, _fake) = serving(&model, dir.path()).await;
+    // Finite, and too large for what the model does with it.
+    let numbers = vec![3e38_f32; 784];
+    let tensor = json!({ "name": "input", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": numbers });
+    let (status, body) = device.post("/v2/models/fashion/infer", json!({ "inputs": [tensor] })).await;
+    assert_eq!(status, 500, "{body}");
+    assert!(body["error"].as_str().unwrap().contains("no finite answer"), "{body}");
+    let channel = Endpoint::from_shared(format!("http://{}", device.api)).unwrap().connect().await.unwrap();
+    let asked = ModelInferRequest { raw_input_contents: vec![raw(&numbers).into()], ..request(&model) };
+    let status = GrpcInferenceServiceClient::new(channel).model_infer(asked).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal, "{status:?}");
+    assert!(status.message().contains("no finite answer"), "{status:?}");
+    // Which model is meant is looked at before what is asked of it.
+    for (path, body, expected, named) in [
+        ("/v2/models/other/infer", json!({}), 404, "it serves 'fashion'"),
+        ("/v2/models/fashion/infer", json!({}), 400, "missing field `inputs`"),
+        ("/v2/models/fashion/infer", json!([null, {}, [], []]), 400, "expected an object"),
+    ] {
+        let (status, answer) = device.post(path, body).await;
+        assert_eq!(status, expected, "{answer}");
+        assert!(answer["error"].as_str().unwrap().contains(named), "{answer}");
+    }
+    device.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,9 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
+use super::object::Object;
 use crate::serve::inference::{self, Answer, DATATYPE, OUTPUT, Request, Tensor};
 
 /// The header that says how much of a body is JSON; without it, all is.
@@ -18,14 +20,15 @@ const DEPTH_LIMIT: usize = 4;
 
 /// What a client asks. Keys that this subset of the protocol does not use are allowed.
 #[derive(Debug, Deserialize)]
-pub(super) struct InferRequest {
+pub(super) struct InferRequest<'a> {
     #[serde(default)]
     id: Option<String>,
     #[serde(default)]
     parameters: Parameters,
-    inputs: Vec<InputTensor>,
+    #[serde(borrow)]
+    inputs: Vec<Object<InputTensor<'a>>>,
     #[serde(default)]
-    outputs: Vec<RequestedOutput>,
+    outputs: Vec<Object<RequestedOutput>>,
 }
 
 type Parameters = BTreeMap<String, Parameter>;
@@ -39,14 +42,17 @@ enum Parameter {
 }
 
 #[derive(Debug, Deserialize)]
-struct InputTensor {
+struct InputTensor<'a> {
     name: String,
     shape: Vec<i64>,
     datatype: String,
     #[serde(default)]
     parameters: Parameters,
-    #[serde(default)]
-    data: Option<Flat>,
+    /// Read when it is known how many numbers there may be.
+    #[serde(default, borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(skip)]
+    numbers: Vec<f32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,10 +128,10 @@ impl<'de> Deserialize<'de> for Parameter {
     }
 }
 
-impl InferRequest {
+impl<'a> InferRequest<'a> {
     /// A request's body; `head` is its header's value for the length of the JSON. Numbers that follow the JSON are put
-    /// to the inputs that announce them.
-    pub(super) fn read(body: &[u8], head: Option<&str>) -> Result<Self, String> {
+    /// to the inputs that announce them; an input in JSON is read as far as a batch of images of `shape` goes.
+    pub(super) fn read(body: &'a [u8], head: Option<&str>, shape: [u32; 3]) -> Result<Self, String> {
         let length = match head {
             None => body.len(),
             Some(text) => {
@@ -135,19 +141,30 @@ impl InferRequest {
             }
         };
         let (json, mut raw) = body.split_at(length);
-        let mut request: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        for input in &mut request.inputs {
-            let Some(size) = input.parameters.get("binary_data_size") else { continue };
-            let size = size.count().and_then(|size| usize::try_from(size).ok());
-            let (own, rest) = size.and_then(|size| raw.split_at_checked(size)).ok_or_else(|| {
-                format!("input '{}': binary_data_size is more than the body holds", input.name)
-            })?;
-            if input.data.is_some() {
-                return Err(format!("input '{}': give data or binary_data_size, not both", input.name));
-            }
+        let Object(mut request): Object<Self> =
+            serde_json::from_slice(json).map_err(|error| format!("the request is no such JSON: {error}"))?;
+        for Object(input) in &mut request.inputs {
+            let name = &input.name;
             inference::check_datatype(&input.datatype)?;
-            input.data = Some(Flat(inference::from_raw(own)?));
-            raw = rest;
+            input.numbers = match (input.parameters.get("binary_data_size"), input.data) {
+                (Some(_), Some(_)) => {
+                    return Err(format!("input '{name}': give data or binary_data_size, not both"));
+                }
+                (Some(size), None) => {
+                    let size = size.count().and_then(|size| usize::try_from(size).ok());
+                    let (own, rest) = size.and_then(|size| raw.split_at_checked(size)).ok_or_else(|| {
+                        format!("input '{name}': binary_data_size is more than the body holds")
+                    })?;
+                    raw = rest;
+                    inference::from_raw(own)?
+                }
+                (None, Some(data)) => {
+                    let (_, wanted) = inference::batch(&input.shape, shape)?;
+                    numbers(data, wanted).map_err(|error| format!("input '{name}': data: {error}"))?
+                }
+                // A parameter may say that they are elsewhere.
+                (None, None) => continue,
+            };
         }
         if raw.is_empty() {
             return Ok(request);
@@ -159,27 +176,30 @@ impl InferRequest {
     pub(super) fn form(&self) -> Form {
         let says =
             |parameters: &Parameters, name| parameters.get(name).and_then(|parameter| parameter.bool());
-        let own = self.outputs.first().and_then(|output| says(&output.parameters, "binary_data"));
+        let own = self.outputs.first().and_then(|Object(output)| says(&output.parameters, "binary_data"));
         let is_raw = own.or_else(|| says(&self.parameters, "binary_data_output")).unwrap_or(false);
         Form { id: self.id.clone(), is_raw }
     }
 
     /// The request to the model that the path names.
     pub(super) fn named(self, model: String, version: String) -> Result<Request, String> {
-        let inputs = self.inputs.iter().map(|input| &input.parameters);
-        let outputs = self.outputs.iter().map(|output| &output.parameters);
+        let inputs = self.inputs.iter().map(|Object(input)| &input.parameters);
+        let outputs = self.outputs.iter().map(|Object(output)| &output.parameters);
         for parameters in inputs.chain(outputs).chain([&self.parameters]) {
             inference::check_parameters(parameters.keys())?;
         }
-        let tensor = |input: InputTensor| {
-            let data = input.data.ok_or_else(|| format!("input '{}' has no data", input.name))?;
-            Ok(Tensor { name: input.name, datatype: input.datatype, shape: input.shape, numbers: data.0 })
+        let tensor = |Object(input): Object<InputTensor>| {
+            let InputTensor { name, shape, datatype, numbers, .. } = input;
+            if numbers.is_empty() {
+                return Err(format!("input '{name}' has no data"));
+            }
+            Ok(Tensor { name, datatype, shape, numbers })
         };
         Ok(Request {
             model,
             version,
             inputs: self.inputs.into_iter().map(tensor).collect::<Result<_, String>>()?,
-            outputs: self.outputs.into_iter().map(|output| output.name).collect(),
+            outputs: self.outputs.into_iter().map(|Object(output)| output.name).collect(),
         })
     }
 }
@@ -237,20 +257,17 @@ impl Form {
 }
 
 /// Numbers in row-major order, from arrays nested at most as deep as a batch of images.
-#[derive(Debug, PartialEq)]
-struct Flat(Vec<f32>);
-
-impl<'de> Deserialize<'de> for Flat {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut numbers = Vec::new();
-        Level { numbers: &mut numbers, depth: 0 }.deserialize(deserializer)?;
-        Ok(Self(numbers))
-    }
+fn numbers(data: &RawValue, most: usize) -> Result<Vec<f32>, serde_json::Error> {
+    let mut numbers = Vec::new();
+    let level = Level { numbers: &mut numbers, most, depth: 0 };
+    level.deserialize(&mut serde_json::Deserializer::from_str(data.get()))?;
+    Ok(numbers)
 }
 
 /// One level of nesting: an array, or below the first one a number.
 struct Level<'a> {
     numbers: &'a mut Vec<f32>,
+    most: usize,
     depth: usize,
 }
 
@@ -273,6 +290,9 @@ impl<'de> Visitor<'de> for Level<'_> {
         if self.depth == 0 {
             return Err(E::invalid_type(serde::de::Unexpected::Float(number), &self));
         }
+        if self.numbers.len() == self.most {
+            return Err(E::custom(format!("more than the {} numbers that the shape asks for", self.most)));
+        }
         self.numbers.push(number as f32);
         Ok(())
     }
@@ -289,8 +309,8 @@ impl<'de> Visitor<'de> for Level<'_> {
         if self.depth == DEPTH_LIMIT {
             return Err(serde::de::Error::custom(format!("data is nested more than {DEPTH_LIMIT} deep")));
         }
-        let numbers = self.numbers;
-        while items.next_element_seed(Level { numbers: &mut *numbers, depth: self.depth + 1 })?.is_some() {}
+        let Self { numbers, most, depth } = self;
+        while items.next_element_seed(Level { numbers: &mut *numbers, most, depth: depth + 1 })?.is_some() {}
         Ok(())
     }
 }
@@ -299,11 +319,13 @@ impl<'de> Visitor<'de> for Level<'_> {
 mod tests {
     use super::*;
 
-    const HEAD: &str = r#""name":"input","shape":[1,1,2,2],"datatype":"FP32""#;
+    const HEAD: &str = r#""name":"input","shape":[2,1,2,2],"datatype":"FP32""#;
+    const SHAPE: [u32; 3] = [1, 2, 2];
 
     fn read(input: &str) -> Result<Vec<f32>, String> {
         let json = format!(r#"{{"inputs":[{{{HEAD},{input}}}]}}"#);
-        let request = InferRequest::read(json.as_bytes(), None)?.named("m".to_owned(), String::new())?;
+        let request =
+            InferRequest::read(json.as_bytes(), None, SHAPE)?.named("m".to_owned(), String::new())?;
         Ok(request.inputs[0].numbers.clone())
     }
 
@@ -328,6 +350,9 @@ mod tests {
         for (input, named) in [
             (r#""data":[1,2,3,null]"#, "a number"),
             (r#""data":7"#, "an array of numbers"),
+            (r#""data":[1,2,3,4,[5,6,7,8,9]]"#, "'input': data: more than the 8 numbers"),
+            (r#""data":[1],"parameters":{"binary_data_size":4}"#, "not both"),
+            (r#""data":[]"#, "has no data"),
             (r#""data":[[[[[1]]]]]"#, "more than 4 deep"),
             (r#""parameters":{}"#, "has no data"),
             (r#""data":[1],"parameters":{"shared_memory_region":"r"}"#, "'shared_memory_region'"),
@@ -338,9 +363,24 @@ mod tests {
     }
 
     #[test]
+    fn only_objects_are_taken_for_objects() {
+        let listed = format!(r#"{{"inputs":[{{{HEAD},"data":[1]}}],"outputs":[["logits"]]}}"#);
+        for json in [
+            r#"[null,{},[{"name":"input"}],[]]"#,
+            r#"{"inputs":[["input",[1,1,2,2],"FP32",{},[1,2,3,4]]]}"#,
+            &listed,
+            "7",
+        ] {
+            let message = InferRequest::read(json.as_bytes(), None, SHAPE).unwrap_err();
+            assert!(message.contains("expected an object"), "{json}: {message}");
+            assert!(!message.contains("struct"), "{json}: {message}");
+        }
+    }
+
+    #[test]
     fn raw_numbers_follow_the_json() {
         let (body, head) = binary("16", &inference::to_raw(&[1.0, 2.0, 3.0, 4.5]));
-        let request = InferRequest::read(&body, Some(&head)).unwrap();
+        let request = InferRequest::read(&body, Some(&head), SHAPE).unwrap();
         assert_eq!(request.form(), Form { id: None, is_raw: false });
         assert_eq!(
             request.named(String::new(), String::new()).unwrap().inputs[0].numbers,
@@ -362,7 +402,7 @@ mod tests {
         ];
         for (size, length, head, named) in cases {
             let (body, own) = binary(size, &vec![0; length]);
-            let message = InferRequest::read(&body, Some(head.unwrap_or(&own))).unwrap_err();
+            let message = InferRequest::read(&body, Some(head.unwrap_or(&own)), SHAPE).unwrap_err();
             assert!(message.contains(named), "{size} {head:?}: {message}");
         }
     }
@@ -371,7 +411,7 @@ mod tests {
     fn an_output_says_what_form_it_wants() {
         let form = |more: &str| {
             let json = format!(r#"{{"id":"7",{more}"inputs":[{{{HEAD},"data":[1]}}]}}"#);
-            InferRequest::read(json.as_bytes(), None).unwrap().form().is_raw
+            InferRequest::read(json.as_bytes(), None, SHAPE).unwrap().form().is_raw
         };
         assert!(form(r#""parameters":{"binary_data_output":true},"#));
         assert!(form(r#""outputs":[{"name":"logits","parameters":{"binary_data":true}}],"#));
