@@ -201,30 +201,29 @@ impl Tensor {
             return Err(format!("the input is named '{INPUT}', not '{}'", self.name));
         }
         check_datatype(&self.datatype)?;
-        let [c, h, w] = shape.map(i64::from);
-        let batch = match self.shape.as_slice() {
-            [n, rest @ ..] if rest == [c, h, w] => *n,
-            got => {
-                let (got, more) = (&got[..got.len().min(8)], if got.len() > 8 { " and more" } else { "" });
-                return Err(format!("the input's shape is [N, {c}, {h}, {w}], not {got:?}{more}"));
-            }
-        };
-        let batch = usize::try_from(batch).ok().filter(|n| (1..=BATCH_LIMIT).contains(n));
-        let batch = batch.ok_or_else(|| format!("N must be 1 to {BATCH_LIMIT}, not {}", self.shape[0]))?;
-        let numel: usize = shape.iter().map(|&dim| dim as usize).product();
+        let (batch, wanted) = batch(&self.shape, shape)?;
         let numbers = &self.numbers;
-        if numbers.len() != batch * numel {
-            return Err(format!(
-                "the shape asks for {} numbers, data holds {}",
-                batch * numel,
-                numbers.len()
-            ));
+        if numbers.len() != wanted {
+            return Err(format!("the shape asks for {wanted} numbers, data holds {}", numbers.len()));
         }
         match numbers.iter().position(|number| !number.is_finite()) {
             Some(index) => Err(format!("number {index} of data is not a finite 32-bit number")),
             None => Ok(batch),
         }
     }
+}
+
+/// The number of images, and of numbers in them, if `got` is a batch of images of `shape`: channels, height, width.
+pub(super) fn batch(got: &[i64], shape: [u32; 3]) -> Result<(usize, usize), String> {
+    let [c, h, w] = shape.map(i64::from);
+    let [n, rest @ ..] = got else { return Err(format!("the input's shape is [N, {c}, {h}, {w}], not []")) };
+    if rest != [c, h, w] {
+        let (got, more) = (&got[..got.len().min(8)], if got.len() > 8 { " and more" } else { "" });
+        return Err(format!("the input's shape is [N, {c}, {h}, {w}], not {got:?}{more}"));
+    }
+    let batch = usize::try_from(*n).ok().filter(|n| (1..=BATCH_LIMIT).contains(n));
+    let batch = batch.ok_or_else(|| format!("N must be 1 to {BATCH_LIMIT}, not {n}"))?;
+    Ok((batch, batch * shape.iter().map(|&dim| dim as usize).product::<usize>()))
 }
 
 /// Refuses every type but the one; told before data is read as that type.

@@ -165,8 +165,8 @@ async fn infer(
         return Err(Refusal::Encoded(text));
     }
     let head = headers.get(HEAD_LENGTH).map(|value| value.to_str().unwrap_or_default());
-    let most = BATCH_LIMIT * served.engine.numel();
-    let request = InferRequest::read(&body, head, most).map_err(Refusal::Invalid)?;
+    let shape = served.installed.model.input_shape;
+    let request = InferRequest::read(&body, head, shape).map_err(Refusal::Invalid)?;
     let form = request.form();
     let request = request.named(model.name, model.version).map_err(Refusal::Invalid)?;
     // While it waits its numbers are enough.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::object::Object;
-use crate::serve::inference::{self, Answer, BATCH_LIMIT, DATATYPE, OUTPUT, Request, Tensor};
+use crate::serve::inference::{self, Answer, DATATYPE, OUTPUT, Request, Tensor};
 
 /// The header that says how much of a body is JSON; without it, all is.
 pub(super) const HEAD_LENGTH: &str = "inference-header-content-length";
@@ -130,8 +130,8 @@ impl<'de> Deserialize<'de> for Parameter {
 
 impl<'a> InferRequest<'a> {
     /// A request's body; `head` is its header's value for the length of the JSON. Numbers that follow the JSON are put
-    /// to the inputs that announce them; an input in JSON has `most` at most.
-    pub(super) fn read(body: &'a [u8], head: Option<&str>, most: usize) -> Result<Self, String> {
+    /// to the inputs that announce them; an input in JSON is read as far as a batch of images of `shape` goes.
+    pub(super) fn read(body: &'a [u8], head: Option<&str>, shape: [u32; 3]) -> Result<Self, String> {
         let length = match head {
             None => body.len(),
             Some(text) => {
@@ -159,7 +159,8 @@ impl<'a> InferRequest<'a> {
                     inference::from_raw(own)?
                 }
                 (None, Some(data)) => {
-                    numbers(data, most).map_err(|error| format!("input '{name}': data: {error}"))?
+                    let (_, wanted) = inference::batch(&input.shape, shape)?;
+                    numbers(data, wanted).map_err(|error| format!("input '{name}': data: {error}"))?
                 }
                 // A parameter may say that they are elsewhere.
                 (None, None) => continue,
@@ -290,10 +291,7 @@ impl<'de> Visitor<'de> for Level<'_> {
             return Err(E::invalid_type(serde::de::Unexpected::Float(number), &self));
         }
         if self.numbers.len() == self.most {
-            return Err(E::custom(format!(
-                "more than {} numbers, which are {BATCH_LIMIT} images",
-                self.most
-            )));
+            return Err(E::custom(format!("more than the {} numbers that the shape asks for", self.most)));
         }
         self.numbers.push(number as f32);
         Ok(())
@@ -321,11 +319,13 @@ impl<'de> Visitor<'de> for Level<'_> {
 mod tests {
     use super::*;
 
-    const HEAD: &str = r#""name":"input","shape":[1,1,2,2],"datatype":"FP32""#;
+    const HEAD: &str = r#""name":"input","shape":[2,1,2,2],"datatype":"FP32""#;
+    const SHAPE: [u32; 3] = [1, 2, 2];
 
     fn read(input: &str) -> Result<Vec<f32>, String> {
         let json = format!(r#"{{"inputs":[{{{HEAD},{input}}}]}}"#);
-        let request = InferRequest::read(json.as_bytes(), None, 8)?.named("m".to_owned(), String::new())?;
+        let request =
+            InferRequest::read(json.as_bytes(), None, SHAPE)?.named("m".to_owned(), String::new())?;
         Ok(request.inputs[0].numbers.clone())
     }
 
@@ -350,7 +350,7 @@ mod tests {
         for (input, named) in [
             (r#""data":[1,2,3,null]"#, "a number"),
             (r#""data":7"#, "an array of numbers"),
-            (r#""data":[1,2,3,4,[5,6,7,8,9]]"#, "'input': data: more than 8 numbers"),
+            (r#""data":[1,2,3,4,[5,6,7,8,9]]"#, "'input': data: more than the 8 numbers"),
             (r#""data":[1],"parameters":{"binary_data_size":4}"#, "not both"),
             (r#""data":[]"#, "has no data"),
             (r#""data":[[[[[1]]]]]"#, "more than 4 deep"),
@@ -371,7 +371,7 @@ mod tests {
             &listed,
             "7",
         ] {
-            let message = InferRequest::read(json.as_bytes(), None, 8).unwrap_err();
+            let message = InferRequest::read(json.as_bytes(), None, SHAPE).unwrap_err();
             assert!(message.contains("expected an object"), "{json}: {message}");
             assert!(!message.contains("struct"), "{json}: {message}");
         }
@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn raw_numbers_follow_the_json() {
         let (body, head) = binary("16", &inference::to_raw(&[1.0, 2.0, 3.0, 4.5]));
-        let request = InferRequest::read(&body, Some(&head), 8).unwrap();
+        let request = InferRequest::read(&body, Some(&head), SHAPE).unwrap();
         assert_eq!(request.form(), Form { id: None, is_raw: false });
         assert_eq!(
             request.named(String::new(), String::new()).unwrap().inputs[0].numbers,
@@ -402,7 +402,7 @@ mod tests {
         ];
         for (size, length, head, named) in cases {
             let (body, own) = binary(size, &vec![0; length]);
-            let message = InferRequest::read(&body, Some(head.unwrap_or(&own)), 8).unwrap_err();
+            let message = InferRequest::read(&body, Some(head.unwrap_or(&own)), SHAPE).unwrap_err();
             assert!(message.contains(named), "{size} {head:?}: {message}");
         }
     }
@@ -411,7 +411,7 @@ mod tests {
     fn an_output_says_what_form_it_wants() {
         let form = |more: &str| {
             let json = format!(r#"{{"id":"7",{more}"inputs":[{{{HEAD},"data":[1]}}]}}"#);
-            InferRequest::read(json.as_bytes(), None, 8).unwrap().form().is_raw
+            InferRequest::read(json.as_bytes(), None, SHAPE).unwrap().form().is_raw
         };
         assert!(form(r#""parameters":{"binary_data_output":true},"#));
         assert!(form(r#""outputs":[{"name":"logits","parameters":{"binary_data":true}}],"#));
