@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,6 +118,8 @@ const STREAMS: u32 = 64;
 const ENROLLMENT: usize = 64 << 10;
 /// What a worker found of a network, a line for each channel; its files come in chunks.
 const OUTCOME: usize = 64 << 20;
+/// An agent that lost its coordinator tries again at least so often.
+const AGENTS_WAIT: Duration = Duration::from_secs(30);
 /// Running calls and tasks have so long to end once a stop was asked for.
 const GRACE: Duration = Duration::from_secs(10);
 /// A connection that is silent for so long is asked whether it lives, and closed without an answer in the same time.
@@ -138,7 +141,12 @@ impl App {
     /// Opens store and artifacts, and publishes the probes. Does not listen yet.
     pub fn open(config: Config) -> Result<Self, AppError> {
         let path = &config.state_dir;
-        std::fs::create_dir_all(path).map_err(|source| AppError::StateDir { path: path.clone(), source })?;
+        let mut maker = std::fs::DirBuilder::new();
+        maker
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|source| AppError::StateDir { path: path.clone(), source })?;
         let store = SledStore::open(&path.join("store"))?;
         let signer = Arc::new(signing::open(path)?);
         let blobs = BlobStore::open(path.join("artifacts"))?;
@@ -277,13 +285,15 @@ impl App {
             tasks: tasks.clone(),
             shutdown: stop.clone(),
         };
+        // An agent waits half a minute at most before it tries again.
+        let return_time = AGENTS_WAIT.max(config.session.offline_after);
         let session = SessionRpc { core: core.clone(), config: config.session };
         let artifact = ArtifactRpc::new(blobs, tasks.clone());
         let worker = WorkerRpc { core: core.clone() };
         let operator = OperatorRpc { core: core.clone() };
         let lifetime = config.tls.map(|tls| tls.device_lifetime).unwrap_or_default();
         let enrollment = EnrollmentRpc { core: core.clone(), lifetime };
-        let driver = Driver { core };
+        let driver = Driver { core, started_unix_ms: unix_ms(), return_time };
         (driver, Services { session, artifact, operator, enrollment, worker, admissions })
     }
 }

@@ -140,9 +140,20 @@ impl fmt::Debug for Digest {
 pub struct Generation(pub u64);
 
 impl Generation {
+    /// No coordinator gives one as high: those after a restore are milliseconds since 1970.
+    const HIGHEST: Self = Self(1 << 60);
+
+    /// One that a device says it was given.
+    pub fn claimed(number: u64) -> Result<Self, Invalid> {
+        if Self(number) > Self::HIGHEST {
+            return Err(Invalid::new("generation", format!("{number} was never given")));
+        }
+        Ok(Self(number))
+    }
+
     /// The generation after this one.
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

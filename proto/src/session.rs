@@ -129,12 +129,37 @@ pub enum Phase {
 impl Holding {
     fn parse(generation: u64, digest: &str) -> Result<Self, Invalid> {
         let digest = if digest.is_empty() { None } else { Some(digest.parse()?) };
-        Ok(Self { generation: Generation(generation), digest })
+        Ok(Self { generation: Generation::claimed(generation)?, digest })
     }
 
     fn digest_text(&self) -> String {
         self.digest.map(|digest| digest.to_string()).unwrap_or_default()
     }
+}
+
+/// Labels of one device, at most.
+const LABELS: usize = 64;
+/// Bytes of a label's key or value, and of a text that a device says of itself, at most.
+const TEXT: usize = 255;
+
+/// A text that operators are shown on a terminal.
+fn text(field: &'static str, text: String) -> Result<String, Invalid> {
+    if text.len() > TEXT || text.chars().any(char::is_control) {
+        return Err(Invalid::new(
+            field,
+            format!("at most {TEXT} bytes without control characters are allowed"),
+        ));
+    }
+    Ok(text)
+}
+
+fn labels(wire: impl IntoIterator<Item = (String, String)>) -> Result<BTreeMap<String, String>, Invalid> {
+    let labels = wire.into_iter().map(|(key, value)| Ok((text("labels", key)?, text("labels", value)?)));
+    let labels = labels.collect::<Result<BTreeMap<_, _>, Invalid>>()?;
+    if labels.len() > LABELS {
+        return Err(Invalid::new("labels", format!("{} labels; at most {LABELS} are allowed", labels.len())));
+    }
+    Ok(labels)
 }
 
 impl TryFrom<v1::AgentMessage> for AgentMessage {
@@ -145,10 +170,10 @@ impl TryFrom<v1::AgentMessage> for AgentMessage {
         Ok(match wire.kind.ok_or_else(|| Invalid::missing("kind"))? {
             Kind::Hello(hello) => Self::Hello(Hello {
                 device_id: hello.device_id.parse()?,
-                agent_version: hello.agent_version,
-                labels: hello.labels.into_iter().collect(),
+                agent_version: text("agent_version", hello.agent_version)?,
+                labels: labels(hello.labels)?,
                 holding: Holding::parse(hello.generation, &hello.active_digest)?,
-                serving_address: hello.serving_address,
+                serving_address: text("serving_address", hello.serving_address)?,
             }),
             Kind::Profile(profile) => Self::Profile(profile.try_into()?),
             Kind::Heartbeat(beat) => Self::Heartbeat(Heartbeat {
@@ -207,7 +232,7 @@ impl TryFrom<v1::Progress> for Progress {
             Wire::Active => Phase::Active,
             Wire::Failed => Phase::Failed { reason: wire.reason },
         };
-        Ok(Self { generation: Generation(wire.generation), digest: wire.digest.parse()?, phase })
+        Ok(Self { generation: Generation::claimed(wire.generation)?, digest: wire.digest.parse()?, phase })
     }
 }
 

@@ -78,3 +78,27 @@ async fn a_rollout_is_paused_resumed_undone_aborted_and_retried() {
     scene.settled(5).await;
     assert!(control(&scene, "explode").await.contains("allowed: pause, resume, approve, abort, retry, undo"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_skips_no_wave_while_nobody_is_back_yet() {
+    let mut scene = Scene::start().await;
+    let devices = DEVICES
+        .map(|device| SimulatedDevice::start(SimulatedMeans::new(device), scene.coordinator.address()));
+    scene.known(DEVICES.len()).await;
+    let mut manifest = scene.manifest(Vec::new());
+    manifest.spec.rollout.waves = vec![33, 66];
+    manifest.spec.rollout.bake = "20s".parse().unwrap();
+    scene.apply(&manifest).await;
+    let states = |of: &v1::Deployment| {
+        let mut states: Vec<_> = of.devices.iter().map(|outcome| outcome.state.clone()).collect();
+        states.sort();
+        states.join(" ")
+    };
+    until(&scene, "the first wave", |now| states(now) == "Active Fitted Fitted").await;
+    scene.coordinator.kill9().unwrap();
+    drop(devices);
+    scene.coordinator.restart().await.unwrap();
+    // All are away; those of the third wave are told nothing before those of the second had time to come back.
+    let next = until(&scene, "the second wave", |now| states(now) != "Active Fitted Fitted").await;
+    assert_eq!(states(&next), "Active Assigned Fitted", "{}", describe(&next));
+}

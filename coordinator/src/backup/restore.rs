@@ -345,12 +345,17 @@ fn look(store: &dyn Store) -> Result<Option<Flaw>, StoreError> {
     Ok(verify(&entries, None).err())
 }
 
+/// Some 285,000 years after 1970, in milliseconds.
+const BELIEVED: Generation = Generation(1 << 53);
+
 /// The highest generation in it.
 fn highest(store: &dyn Store) -> Result<Generation, StoreError> {
     let mut highest = Generation(0);
     for device in store.devices()? {
         let given = store.assignment(&device.id)?.map(|record| record.generation).unwrap_or_default();
-        highest = highest.max(given).max(device.holding.generation);
+        // What a device says is believed as far as a coordinator may have given it.
+        let held = device.holding.generation.min(BELIEVED);
+        highest = highest.max(given).max(held);
     }
     let deployments = store.deployments()?;
     Ok(deployments.iter().map(|record| record.generation).fold(highest, Generation::max))

@@ -148,6 +148,15 @@ fn rollout(spec: &RolloutSpec) -> Problem {
             "{waves:?} is not allowed; percentages from 1 to 100, each above the one before, as in [25, 100]"
         )
     })
+    .or_else(|| {
+        let spans = [
+            ("spec.rollout.bake", spec.bake),
+            ("spec.rollout.probation.duration", spec.probation.duration),
+            ("spec.rollout.probation.period", spec.probation.period),
+        ];
+        let (field, span) = spans.into_iter().find(|(_, span)| span.is_too_long())?;
+        refuse_if(true, field, || format!("{span} is too long; at most 49d"))
+    })
     .or_else(|| gate(spec.gate.as_ref()?))
     .or_else(|| {
         refuse_if(spec.max_concurrent == Some(0), "spec.rollout.maxConcurrent", || {

@@ -49,6 +49,11 @@ impl ProbationSpec {
 }
 
 impl Span {
+    /// Whether it is more than [`Self::millis`] can say.
+    pub(super) fn is_too_long(self) -> bool {
+        u32::try_from(self.0.as_millis()).is_err()
+    }
+
     /// Whole milliseconds; 49 days at most.
     pub fn millis(self) -> u32 {
         u32::try_from(self.0.as_millis()).unwrap_or(u32::MAX)

@@ -39,6 +39,10 @@ impl Poke {
 /// The loop.
 pub(crate) struct Driver {
     pub(crate) core: Core,
+    /// Since when devices may connect, milliseconds since 1970.
+    pub(crate) started_unix_ms: u64,
+    /// How long one takes at most that was connected before.
+    pub(crate) return_time: Duration,
 }
 
 /// The networks that were scored since the start, for whoever plans. Few and small beside a training.

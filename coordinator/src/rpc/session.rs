@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{enrollment, guard, status};
 use crate::causes::chain;
@@ -193,6 +193,10 @@ impl SessionRpc {
         loop {
             let message = match timeout(self.config.offline_after, inbound.message()).await {
                 Err(_) => return End::Silent,
+                // What is no message; a connection that broke says so in other words.
+                Ok(Err(status)) if status.code() == Code::Internal => {
+                    return End::Refused(Invalid::new("message", status.message().to_owned()));
+                }
                 Ok(Err(_) | Ok(None)) => return End::Closed,
                 Ok(Ok(Some(message))) => message,
             };

@@ -155,7 +155,7 @@ pub(super) fn telemetry(intervals: &[TelemetryRecord]) -> Vec<v1::TelemetrySumma
             digest: digest.to_string(),
             generation: generation.0,
             count: summary.as_ref().map_or(0, |summary| summary.count),
-            errors: records.iter().map(|record| record.interval.errors).sum::<u64>() + unreadable,
+            errors: records.iter().fold(unreadable, |sum, record| sum.saturating_add(record.interval.errors)),
             p50_ms: of(|summary| summary.p50_ms),
             p95_ms: of(|summary| summary.p95_ms),
             p99_ms: of(|summary| summary.p99_ms),

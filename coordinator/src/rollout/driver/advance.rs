@@ -147,11 +147,24 @@ impl Driver {
 
     /// Asks the rollout's plan whom to tell now.
     fn place(&self, next: &mut Next, snapshot: &Snapshot, judgement: Judgement) {
+        let now = unix_ms();
+        let return_ms = u64::try_from(self.return_time.as_millis()).unwrap_or(u64::MAX);
+        let all_back_unix_ms = self.started_unix_ms.saturating_add(return_ms);
+        // Nobody is connected to a coordinator that has just started: no wave is passed over for that.
+        let may_be_back = |device: &DeviceId| {
+            let outcome = next.record.outcomes.get(device);
+            now < all_back_unix_ms
+                && now >= self.started_unix_ms
+                && outcome.is_some_and(|outcome| {
+                    matches!(outcome.state, Outcome::Fitted | Outcome::Assigned { .. })
+                })
+        };
         let presence = |device: &DeviceId| match self.core.fleet.presence(device) {
             Some(presence) => Presence::Online { since_unix_ms: presence.connected_unix_ms },
+            None if may_be_back(device) => Presence::Online { since_unix_ms: self.started_unix_ms },
             None => Presence::Offline,
         };
-        let step = plan::next(&Rollout::of(&next.record, judgement, presence), unix_ms());
+        let step = plan::next(&Rollout::of(&next.record, judgement, presence), now);
         next.wake_unix_ms = step.wake_unix_ms;
         for placement in &step.assign {
             let digest = next.record.outcomes[&placement.device].digest;
