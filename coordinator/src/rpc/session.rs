@@ -1,6 +1,7 @@
 //! One long-lived stream per agent: hello, profile, heartbeats, progress and telemetry in; assignments and
 //! acknowledgements out. Stores what it hears, then pokes the driver; decides nothing.
 
+use std::error::Error as _;
 use std::pin::Pin;
 
 use proto::session::{AgentMessage, CoordinatorMessage, Heartbeat, Hello, Phase, Welcome};
@@ -193,8 +194,8 @@ impl SessionRpc {
         loop {
             let message = match timeout(self.config.offline_after, inbound.message()).await {
                 Err(_) => return End::Silent,
-                // What is no message; a connection that broke says so in other words.
-                Ok(Err(status)) if status.code() == Code::Internal => {
+                // What is no message; a connection that broke has a cause.
+                Ok(Err(status)) if status.code() == Code::Internal && status.source().is_none() => {
                     return End::Refused(Invalid::new("message", status.message().to_owned()));
                 }
                 Ok(Err(_) | Ok(None)) => return End::Closed,
