@@ -72,7 +72,7 @@ pub enum FindError {
 /// A folder holds the coordinator's own files, its keys among them, or lies among those: workers of other machines are
 /// sent datasets as they are.
 #[derive(Debug, PartialEq, thiserror::Error)]
-#[error("'{}' is, holds or lies in the coordinator's own state folder, which is never read as a dataset", path.display())]
+#[error("'{}' meets the coordinator's own state folder, /proc, /sys or /dev, or is a link that leads nowhere; name a folder of images elsewhere", path.display())]
 pub struct Private {
     /// The folder.
     pub path: PathBuf,
@@ -265,6 +265,6 @@ mod tests {
         assert!(matches!(refused, AddError::Private(_)), "{refused}");
         let spec = DatasetSpec { format: Format::Folder, path: link, test_share: None };
         let refused = find(&store, &own, &DatasetRef::Files(spec)).unwrap().unwrap_err();
-        assert!(refused.to_string().ends_with("which is never read as a dataset"), "{refused}");
+        assert!(refused.to_string().ends_with("name a folder of images elsewhere"), "{refused}");
     }
 }
