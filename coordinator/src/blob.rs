@@ -153,14 +153,15 @@ impl BlobStore {
     /// Some of a file's bytes; as many as were asked for.
     pub async fn range(&self, digest: Digest, range: Range<u64>) -> Result<Bytes, BlobError> {
         let wanted = range.end.saturating_sub(range.start);
-        match self.objects.get_range(&key(digest), range.clone()).await {
-            Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
-            Err(error) if self.size(digest).await.is_ok_and(|size| size.0 >= range.end) => {
-                Err(self.refused("read", digest, error))
-            }
-            Ok(_) => Err(self.damaged(digest, "it is shorter than it was".to_owned())),
-            Err(error @ object_store::Error::NotFound { .. }) => Err(self.refused("read", digest, error)),
-            Err(_) => Err(self.damaged(digest, "it is shorter than it was".to_owned())),
+        let is_short = || self.damaged(digest, "it is shorter than it was".to_owned());
+        let error = match self.objects.get_range(&key(digest), range.clone()).await {
+            Ok(bytes) if bytes.len() as u64 == wanted => return Ok(bytes),
+            Ok(_) => return Err(is_short()),
+            Err(error) => error,
+        };
+        match self.size(digest).await {
+            Ok(size) if size.0 < range.end => Err(is_short()),
+            Ok(_) | Err(_) => Err(self.refused("read", digest, error)),
         }
     }
 

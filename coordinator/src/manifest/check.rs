@@ -154,8 +154,9 @@ fn rollout(spec: &RolloutSpec) -> Problem {
             ("spec.rollout.probation.duration", spec.probation.duration),
             ("spec.rollout.probation.period", spec.probation.period),
         ];
-        let (field, span) = spans.into_iter().find(|(_, span)| span.is_too_long())?;
-        refuse_if(true, field, || format!("{span} is too long; at most 49d"))
+        spans.into_iter().find_map(|(field, span)| {
+            refuse_if(span.is_too_long(), field, || format!("{span} is too long; at most 49d"))
+        })
     })
     .or_else(|| gate(spec.gate.as_ref()?))
     .or_else(|| {
