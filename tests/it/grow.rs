@@ -9,7 +9,7 @@ use fleet_tests::simulated::{SimulatedDevice, SimulatedMeans};
 use proto::v1;
 use pruner_core::{Shape, zoo};
 
-use crate::scene::{DEPLOYMENT, LIMIT, PATTERNS, Scene};
+use crate::scene::{DEPLOYMENT, LIMIT, PATTERNS, Scene, digests};
 
 const DEVICES: [&str; 3] = ["sim-1", "sim-2", "sim-3"];
 
@@ -76,13 +76,15 @@ async fn what_is_known_of_fast_devices_is_used_when_the_policy_is_applied() {
     scene.known(DEVICES.len()).await;
     let before = scene.settled(apply(&scene, None).await).await;
     assert_eq!(entries(&scene, "grow").await, [], "the policy is off");
+    scene.reported(&digests(&before)).await;
     // The same deployment with the policy on, from the same plan: what is known of these devices by then is used at once.
     apply(&scene, often()).await;
     let after = each_says(&scene, &mut devices, "it does not grow").await;
     for (before, after) in macs(&before).into_iter().zip(macs(&after)) {
-        let gain = after as f64 / before as f64;
-        // Twice at most in its time, as far as whole channels go.
-        assert!((1.1..=2.2).contains(&gain), "{before} -> {after}");
+        assert!(after as f64 >= 1.1 * before as f64, "{before} -> {after}");
+        // They take 0.4 of what their probes promise, and no correction goes below 0.5.
+        let believed_ms = 0.5 * means("any", 1.0).ms_per_million * after as f64 / 1e6;
+        assert!(believed_ms <= ceiling(), "{after} take {believed_ms} ms of {}", ceiling());
     }
     for outcome in &after.devices {
         let measured = scene.operator.telemetry(&outcome.device_id, &outcome.digest).await.unwrap().unwrap();

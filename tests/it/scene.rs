@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use coordinator::calibration::MIN_REQUESTS;
 use coordinator::manifest::{
     BudgetRule, DatasetFormat, DatasetSpec, DeploymentManifest, DeploymentSpec, Metadata, PruningSpec,
     RolloutSpec, Selector, TrainingSpec,
@@ -106,6 +107,24 @@ impl Scene {
         })
         .await
         .unwrap()
+    }
+}
+
+impl Scene {
+    /// Waits until each device has sent as many times of its model as a judgement takes.
+    pub(crate) async fn reported(&self, served: &BTreeMap<String, String>) {
+        wait_until("every device to have reported", LIMIT, async || {
+            let mut reported = 0;
+            for (device, digest) in served {
+                let telemetry = self.operator.telemetry(device, digest).await;
+                let is_enough = |summary: v1::TelemetrySummary| summary.count >= MIN_REQUESTS;
+                reported += usize::from(telemetry.is_ok_and(|summary| summary.is_some_and(is_enough)));
+            }
+            let all = reported == served.len();
+            Ok(if all { Answer::Ready(()) } else { Answer::NotYet(format!("{reported} have")) })
+        })
+        .await
+        .unwrap();
     }
 }
 
