@@ -9,6 +9,7 @@ pub mod state;
 
 mod grow;
 mod journal;
+mod late;
 pub(crate) mod progress;
 
 mod survey;

@@ -32,18 +32,7 @@ impl Guarded {
         let good = scene.manifest(vec![half]);
         let generation = scene.apply(&good).await;
         let served = digests(&scene.settled(generation).await);
-        wait_until("every device to have reported", LIMIT, async || {
-            let mut reported = 0;
-            for (device, digest) in &served {
-                let telemetry = scene.operator.telemetry(device, digest).await;
-                reported +=
-                    usize::from(telemetry.is_ok_and(|summary| summary.is_some_and(|s| s.count >= 400)));
-            }
-            let all = reported == DEVICES.len();
-            Ok(if all { Answer::Ready(()) } else { Answer::NotYet(format!("{reported} have")) })
-        })
-        .await
-        .unwrap();
+        scene.reported(&served).await;
         let mut bad = scene.manifest(Vec::new());
         bad.spec.rollout.waves = vec![33];
         Self { scene, _devices: devices, served, bad }
@@ -118,5 +107,78 @@ async fn each_wave_waits_for_an_operators_word() {
     assert_eq!(approved.result, "approved");
     guarded.scene.settled(generation).await;
     let late = guarded.scene.operator.control_rollout(DEPLOYMENT, "approve").await.unwrap_err();
-    assert!(format!("{late:#}").contains("no wave waits"), "{late:#}");
+    assert!(format!("{late:#}").contains("nobody waits"), "{late:#}");
+}
+
+/// A gated deployment that is complete, with a network of a quarter for late devices.
+async fn complete(scene: &Scene) -> (Vec<SimulatedDevice>, u64) {
+    let devices = DEVICES.map(|device| play(scene, device, None));
+    scene.known(DEVICES.len()).await;
+    let rule = |part: &str| BudgetRule { macs: Some(part.parse().unwrap()), ..BudgetRule::default() };
+    let late = |device: &str| BudgetRule {
+        selector: BTreeMap::from([("device".to_owned(), device.to_owned())]).into(),
+        ..rule("1/4")
+    };
+    let mut manifest = scene.manifest(vec![late(LATE[0]), late(LATE[1]), rule("1/2")]);
+    manifest.spec.rollout.waves = vec![33];
+    manifest.spec.rollout.gate = Some(GateSpec::default());
+    let generation = scene.apply(&manifest).await;
+    scene.settled(generation).await;
+    (devices.into(), generation)
+}
+
+const LATE: [&str; 2] = ["late-1", "late-2"];
+
+fn play(scene: &Scene, device: &str, most_macs: Option<u64>) -> SimulatedDevice {
+    let means = SimulatedMeans { most_macs, ..SimulatedMeans::new(device) };
+    SimulatedDevice::start(means, scene.coordinator.address())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_that_come_late_try_a_new_model_one_after_the_other() {
+    let scene = Scene::start().await;
+    let (_devices, generation) = complete(&scene).await;
+    let _like = play(&scene, "sim-4", None);
+    let _late = LATE.map(|device| play(&scene, device, None));
+    scene.known(DEVICES.len() + 3).await;
+    let settled = wait_until("the late ones to serve", LIMIT, async || {
+        let deployment = scene.operator.deployment(DEPLOYMENT).await?.unwrap_or_default();
+        let active = deployment.devices.iter().filter(|outcome| outcome.state == "Active").count();
+        let text = describe(&deployment);
+        Ok(if active == DEVICES.len() + 3 { Answer::Ready(deployment) } else { Answer::NotYet(text) })
+    })
+    .await
+    .unwrap();
+    assert_eq!(settled.generation, generation);
+    let log = scene.operator.audit().await.unwrap();
+    let of_late = |entry: &&v1::AuditEntry| entry.subject.starts_with("device/late-");
+    let told: Vec<_> = log.iter().filter(of_late).map(|entry| entry.action.as_str()).collect();
+    let told: Vec<_> = told.into_iter().filter(|action| ["assign", "serve"].contains(action)).collect();
+    assert_eq!(told, ["assign", "serve", "assign", "serve"], "the second waits for what the first shows");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_device_that_fails_is_no_failure_of_the_others() {
+    let scene = Scene::start().await;
+    let (_devices, _) = complete(&scene).await;
+    let _late = LATE.map(|device| play(&scene, device, Some(1)));
+    let _like = play(&scene, "sim-4", None);
+    let held = wait_until("one late device to fail and the other to be held", LIMIT, async || {
+        let deployment = scene.operator.deployment(DEPLOYMENT).await?.unwrap_or_default();
+        let count = |state: &str, what: &str| {
+            let is_so =
+                |outcome: &&v1::DeviceOutcome| outcome.state == state && outcome.reason.contains(what);
+            deployment.devices.iter().filter(is_so).count()
+        };
+        let is_so = (count("Active", ""), count("Failed", "too many for it")) == (4, 1)
+            && count("Fitted", "1 device failed with its model") == 1
+            && deployment.phase == "Complete";
+        let text = describe(&deployment);
+        Ok(if is_so { Answer::Ready(deployment) } else { Answer::NotYet(text) })
+    })
+    .await
+    .unwrap();
+    assert!(held.message.contains("4 active, 1 failed, 1 held back"), "{}", held.message);
+    let again = scene.operator.control_rollout(DEPLOYMENT, "retry").await.unwrap();
+    assert_eq!((again.result.as_str(), again.generation), ("retried", held.generation));
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::store::{DeploymentPhase, DeploymentRecord};
+use crate::store::{DeploymentPhase, DeploymentRecord, Outcome};
 
 /// As `reconvene rollout` has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,10 @@ pub enum Control {
     Abort,
     /// Waves before this one have shown enough.
     Approve(u32),
+    /// Those that came after it was complete get their models.
+    Admit,
+    /// Devices that failed after it was complete begin again.
+    Again,
     /// This manifest is applied.
     Apply(String),
     /// What was complete before is in force again.
@@ -70,8 +74,9 @@ impl Verb {
                 let paused = self == Self::Pause;
                 Ok(if record.paused == paused { Control::Unchanged } else { Control::Pause(paused) })
             }
-            Self::Approve if record.phase == DeploymentPhase::Complete => {
-                Err(format!("deployment '{name}' is complete: no wave waits"))
+            Self::Approve if !record.held_back().is_empty() => Ok(Control::Admit),
+            Self::Approve if record.was_complete || record.phase == DeploymentPhase::Complete => {
+                Err(format!("deployment '{name}' is complete: nobody waits for your word"))
             }
             Self::Approve if !record.is_told() => Err(format!(
                 "no device was told of deployment '{name}' yet: there is nothing to judge its model by"
@@ -86,11 +91,16 @@ impl Verb {
             )),
             Self::Abort => Ok(Control::Abort),
             Self::Retry if is_failed => Ok(Control::Apply(record.text.clone())),
+            Self::Retry if record.was_complete && has_failures(record) => Ok(Control::Again),
             Self::Retry => Err(format!("deployment '{name}' has not failed")),
             Self::Undo if record.way_back().is_some() => Ok(Control::Undo),
             Self::Undo => Err(format!("deployment '{name}' has no other manifest that was complete before")),
         }
     }
+}
+
+fn has_failures(record: &DeploymentRecord) -> bool {
+    record.outcomes.values().any(|outcome| matches!(outcome.state, Outcome::Failed { .. }))
 }
 
 impl FromStr for Verb {
@@ -111,7 +121,7 @@ mod tests {
 
     use super::*;
     use crate::manifest::DeploymentManifest;
-    use crate::store::{Before, Outcome, OutcomeRecord};
+    use crate::store::{Before, OutcomeRecord};
 
     const TEXT: &str = "
 apiVersion: reconvene/v1
@@ -141,6 +151,7 @@ spec:
             outcomes: Default::default(),
             paused,
             was_complete: false,
+            proven: Default::default(),
             before: None,
             undone: None,
             undo_due: false,
@@ -206,6 +217,6 @@ spec:
         record.approved = 2;
         assert_eq!(Verb::Approve.on(&record), Ok(Control::Unchanged));
         record.phase = DeploymentPhase::Complete;
-        assert!(Verb::Approve.on(&record).unwrap_err().contains("no wave waits"));
+        assert!(Verb::Approve.on(&record).unwrap_err().contains("nobody waits"));
     }
 }

@@ -5,6 +5,10 @@
 //! they are more than chance makes of that share (`chance`), the past being a sample too. Failed requests are counted alike.
 //! A wave that passed is looked at again only when it has half as many requests more: each look is a chance to err.
 
+use std::collections::BTreeMap;
+
+use proto::Digest;
+
 use crate::calibration::MIN_REQUESTS;
 use crate::chance::{most, most_by_sample};
 use crate::histogram::LatencyTally;
@@ -25,9 +29,10 @@ pub struct Measured {
 }
 
 /// What the gate says of a wave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Judgement {
     /// The next one may be told.
+    #[default]
     Open,
     /// Too little was measured.
     Short {
@@ -41,6 +46,15 @@ pub enum Judgement {
         /// What was found, for an operator.
         reason: String,
     },
+}
+
+/// What the gate says of a rollout.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Of the wave that was told last.
+    pub wave: Judgement,
+    /// Of models that devices got only after the rollout was complete.
+    pub models: BTreeMap<Digest, Judgement>,
 }
 
 /// Requests, failed ones included.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use proto::{DeviceId, Digest};
 
-use super::gate::Judgement;
+use super::gate::Judged;
 use super::state::{Presence, Rollout, place};
 use crate::class::ClassId;
 use crate::manifest::GrowSpec;
@@ -141,7 +141,8 @@ impl<'a> Family<'a> {
         if !grown.is_empty() && !self.are_proven(&grown) {
             return Err(AFTER.to_owned());
         }
-        let rollout = Rollout::of(self.record, Judgement::Open, |_| Presence::Offline);
+        let judged = Judged::default();
+        let rollout = Rollout::of(self.record, &judged, |_| Presence::Offline);
         let all = devices.len() + grown.len();
         let mut reached = (0..rollout.wave_count()).map(|wave| rollout.target(wave, all));
         Ok(reached.find(|&reached| reached > grown.len()).unwrap_or(all) - grown.len())

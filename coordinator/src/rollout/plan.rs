@@ -2,10 +2,12 @@
 //!
 //! A device is placed in a wave when it is ready, in an order that depends on names alone, those online first: a
 //! wave that nobody can answer for proves nothing. A wave is done when each of its devices that is there serves the
-//! model; devices without fit are not counted and absent ones are not waited for. One failure stops everything.
+//! model; devices without fit are not counted and absent ones are not waited for. Failures stop everything, until the
+//! rollout was complete: then they and the gate hold back those that come later (`late`).
 
 use proto::DeviceId;
 
+use super::late;
 use super::state::Rollout;
 use super::survey::Survey;
 
@@ -14,6 +16,8 @@ use super::survey::Survey;
 pub struct Step {
     /// Tell these devices, and record the wave of each.
     pub assign: Vec<Placement>,
+    /// Devices that come after the rollout was complete and are not told yet, with why, for an operator.
+    pub held: Vec<(DeviceId, String)>,
     /// These took too long; record that they failed.
     pub expired: Vec<Expiry>,
     /// How the rollout stands once that is done.
@@ -65,10 +69,24 @@ pub fn next(rollout: &Rollout<'_>, now_unix_ms: u64) -> Step {
     let survey = Survey::of(rollout, now_unix_ms);
     if let Some(reason) = survey.halt(rollout) {
         let status = Status::Failed { reason };
-        return Step { assign: Vec::new(), expired: survey.expired, status, wake_unix_ms: None };
+        return Step {
+            assign: Vec::new(),
+            held: Vec::new(),
+            expired: survey.expired,
+            status,
+            wake_unix_ms: None,
+        };
     }
-    let (assign, wave) =
-        if rollout.paused { (Vec::new(), survey.reached) } else { open_waves(rollout, &survey) };
+    let mut held = Vec::new();
+    let (assign, wave) = match rollout.late {
+        _ if rollout.paused => (Vec::new(), survey.reached),
+        Some(known) => {
+            let admitted = late::admit(rollout, known, &survey);
+            held = admitted.held;
+            (admitted.assign, rollout.wave_count() - 1)
+        }
+        None => open_waves(rollout, &survey),
+    };
     let status = match survey.pending(rollout, (&assign, wave), now_unix_ms) {
         _ if rollout.paused && survey.untold_count() > 0 => Status::Waiting {
             reason: format!(
@@ -78,11 +96,11 @@ pub fn next(rollout: &Rollout<'_>, now_unix_ms: u64) -> Step {
             ),
         },
         Some(reason) => Status::Waiting { reason },
-        None => Status::Complete { summary: survey.summary() },
+        None => Status::Complete { summary: survey.summary(held.len()) },
     };
     let told = (!assign.is_empty()).then(|| now_unix_ms.saturating_add(rollout.settle_limit_ms));
     let wake_unix_ms = survey.patience_ends().into_iter().chain(told).min();
-    Step { assign, expired: survey.expired, status, wake_unix_ms }
+    Step { assign, held, expired: survey.expired, status, wake_unix_ms }
 }
 
 /// Fills the open wave, and the next ones as long as nobody has to be waited for. Returns the open wave too.

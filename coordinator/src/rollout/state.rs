@@ -1,10 +1,10 @@
 //! A rollout as the planner sees it: each device's outcome and presence, frozen. Reads no clock and no store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{DeviceId, Digest};
 
-use super::gate::Judgement;
+use super::gate::{Judged, Judgement};
 use crate::store::{DeploymentRecord, Outcome, OutcomeRecord};
 
 /// What [`Rollout::of`] gives an online device from assignment to `Active`, milliseconds.
@@ -38,8 +38,19 @@ pub struct Rollout<'a> {
     /// An online device that takes longer from assignment to `Active` has failed, and one that sends no profile for so
     /// long is not waited for, milliseconds.
     pub settle_limit_ms: u64,
+    /// Once it was complete: what is known of the models that devices which come later get.
+    pub late: Option<Late<'a>>,
     /// The devices that the selector matches.
     pub members: BTreeMap<&'a DeviceId, Member<'a>>,
+}
+
+/// What is known of the models of a rollout that was complete once.
+#[derive(Debug, Clone, Copy)]
+pub struct Late<'a> {
+    /// Devices may get these at once: the rollout itself, the gate or an operator let them pass.
+    pub proven: &'a BTreeSet<Digest>,
+    /// What the gate says of others.
+    pub judged: &'a BTreeMap<Digest, Judgement>,
 }
 
 /// One device of a rollout.
@@ -117,7 +128,7 @@ impl<'a> Rollout<'a> {
     /// The rollout of `record`, with [`SETTLE_LIMIT_MS`]. One that goes back to what was complete before goes at once.
     pub fn of(
         record: &'a DeploymentRecord,
-        judgement: Judgement,
+        judged: &'a Judged,
         presence: impl Fn(&DeviceId) -> Presence,
     ) -> Self {
         let spec = &record.manifest.spec.rollout;
@@ -128,13 +139,14 @@ impl<'a> Rollout<'a> {
             paused: record.paused,
             bake_ms: if is_back { 0 } else { spec.bake.millis().into() },
             has_gate: spec.gate.is_some() && !is_back,
-            judgement,
+            judgement: judged.wave.clone(),
             needs_approval: spec.approval && !is_back,
             approved: record.approved,
             max_concurrent: spec.max_concurrent.filter(|_| !is_back).map_or(usize::MAX, |most| most as usize),
             max_failures: spec.max_failures as usize,
             waves: if is_back { &[] } else { &spec.waves },
             settle_limit_ms: SETTLE_LIMIT_MS,
+            late: record.was_complete.then_some(Late { proven: &record.proven, judged: &judged.models }),
             members: record
                 .outcomes
                 .iter()

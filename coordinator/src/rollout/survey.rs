@@ -131,7 +131,11 @@ impl<'a> Survey<'a> {
     }
 
     /// Why nothing more may happen, if too many devices failed or the gate closed.
+    /// What was complete stays so.
     pub(super) fn halt(&self, rollout: &Rollout<'_>) -> Option<String> {
+        if rollout.late.is_some() {
+            return None;
+        }
         if let Judgement::Closed { reason } = &rollout.judgement {
             let wave = format!("wave {} of {}", self.reached + 1, rollout.wave_count());
             return Some(format!("{wave} did not pass the gate: {reason}{}", self.left()));
@@ -164,7 +168,7 @@ impl<'a> Survey<'a> {
 
     /// What holds up the next wave, now that the devices of `wave` serve.
     fn held(&self, rollout: &Rollout<'_>, wave: u32) -> Option<String> {
-        if self.untold_count() == 0 || rollout.may_leave(wave) {
+        if rollout.may_leave(wave) {
             return None;
         }
         let approve = format!("`reconvene rollout approve {}`", rollout.deployment);
@@ -194,14 +198,15 @@ impl<'a> Survey<'a> {
             let moving = names(self.moving.iter().map(|&(id, _)| id));
             return Some(format!("{here}: waiting for {moving} to serve the new model"));
         }
+        let has_next_wave = rollout.late.is_none() && self.untold_count() > 0;
         if let Some(until) = self.baking.iter().map(|&(_, until)| until).max()
-            && self.untold_count() > 0
+            && has_next_wave
         {
             let baking = names(self.baking.iter().map(|&(id, _)| id));
             let minutes = until.saturating_sub(now_unix_ms) as f64 / 60_000.0;
             return Some(format!("{here}: {baking} serves the new model; the next wave in {minutes:.1} min"));
         }
-        if let Some(held) = self.held(rollout, self.reached) {
+        if has_next_wave && let Some(held) = self.held(rollout, self.reached) {
             return Some(format!("{here}: {held}"));
         }
         if !self.deriving.is_empty() {
@@ -220,8 +225,8 @@ impl<'a> Survey<'a> {
         })
     }
 
-    /// How it ended.
-    pub(super) fn summary(&self) -> String {
+    /// How it ended. So many of those that came later are held back.
+    pub(super) fn summary(&self, held: usize) -> String {
         let mut text = format!("{} active", self.settled);
         if self.away > 0 {
             let _ = write!(text, ", {} offline that will change over on return", self.away);
@@ -234,6 +239,9 @@ impl<'a> Survey<'a> {
         }
         if self.unknown > 0 {
             let _ = write!(text, ", {} without a profile", self.unknown);
+        }
+        if held > 0 {
+            let _ = write!(text, ", {held} held back; `reconvene explain device/NAME` says why");
         }
         text
     }

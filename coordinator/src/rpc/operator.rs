@@ -26,7 +26,9 @@ use crate::identity::Role;
 use crate::manifest::{DeploymentManifest, TrainerKind};
 use crate::models::Origin;
 use crate::rollout::control::{Control, Verb};
-use crate::store::{Applied, DeploymentPhase, DeploymentRecord, DerivationState, Store, StoreError};
+use crate::store::{
+    Applied, DeploymentPhase, DeploymentRecord, DerivationState, Outcome, OutcomeRecord, Store, StoreError,
+};
 
 #[derive(Clone)]
 pub(crate) struct OperatorRpc {
@@ -309,14 +311,13 @@ impl OperatorService for OperatorRpc {
     }
 }
 
-/// Derivations of a deployment that failed are tried again once it is applied again: what failed may have been mended.
+/// Derivations of a deployment that failed, or of its devices that did, are tried again: what failed may have been mended.
 /// So are those whose artifact is gone from the disk, or damaged.
 fn requeue_failed(store: &dyn Store, blobs: &BlobStore, name: &str) -> Result<(), StoreError> {
     let Some(record) = store.deployment(name)? else { return Ok(()) };
-    if !matches!(record.phase, DeploymentPhase::Failed { .. }) {
-        return Ok(());
-    }
-    for key in record.outcomes.values().filter_map(|outcome| outcome.derivation) {
+    let is_over = matches!(record.phase, DeploymentPhase::Failed { .. });
+    let failed = |outcome: &&OutcomeRecord| is_over || matches!(outcome.state, Outcome::Failed { .. });
+    for key in record.outcomes.values().filter(failed).filter_map(|outcome| outcome.derivation) {
         let lost = match store.derivation(&key)?.map(|found| found.state) {
             None | Some(DerivationState::Queued) => false,
             Some(DerivationState::Failed { .. }) => true,
@@ -365,6 +366,8 @@ impl OperatorRpc {
         let generation = record.generation;
         let was = format!("generation {generation}: {}", record.message);
         let control = verb.on(&record).map_err(Status::failed_precondition)?;
+        // What is applied again is in the log as that.
+        let is_applied = matches!(control, Control::Apply(_));
         let (generation, result) = match control {
             Control::Unchanged => (generation, "unchanged"),
             Control::Apply(manifest) => {
@@ -385,6 +388,18 @@ impl OperatorRpc {
                 self.change(record, move |record| record.approved = record.approved.max(approved)).await?;
                 (generation, "approved")
             }
+            Control::Admit => {
+                self.change(record, move |record| record.proven.extend(record.held_back())).await?;
+                (generation, "approved")
+            }
+            Control::Again => {
+                let blobs = self.core.blobs.clone();
+                let name = name.clone();
+                let requeued = self.core.store.call(move |store| requeue_failed(store, &blobs, &name));
+                requeued.await.map_err(status::store)?;
+                self.change(record, DeploymentRecord::begin_failed_again).await?;
+                (generation, "retried")
+            }
             Control::Pause(paused) => {
                 self.change(record, move |record| record.paused = paused).await?;
                 (generation, if paused { "paused" } else { "resumed" })
@@ -403,7 +418,7 @@ impl OperatorRpc {
                 (generation, "aborted")
             }
         };
-        if verb != Verb::Retry {
+        if !is_applied {
             let event = Event::new(by, verb.name(), format!("deployment/{name}"));
             note::note(&self.core, event.changed(was, format!("generation {generation}: {result}"))).await?;
         }

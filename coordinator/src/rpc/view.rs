@@ -265,8 +265,10 @@ fn state(outcome: &OutcomeRecord, online: bool) -> (&'static str, String) {
     if let Some(ended) = outcome.growths.iter().find_map(|growth| growth.ended.as_deref()) {
         reason += &format!("; the larger network was taken back: {ended}");
     }
-    if let (Outcome::Active { .. }, Some(held)) = (&outcome.state, &outcome.held) {
-        reason += &format!("; it does not grow: {held}");
+    match (&outcome.state, &outcome.held) {
+        (Outcome::Active { .. }, Some(held)) => reason += &format!("; it does not grow: {held}"),
+        (Outcome::Fitted, Some(held)) => reason = format!("its model is ready; it is not told yet: {held}"),
+        _ => {}
     }
     (state, reason)
 }

@@ -1,6 +1,6 @@
 //! A deployment with its progress: what an operator wants, and what each device gets from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{DeviceId, Digest, Generation, Probation};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,10 @@ pub struct DeploymentRecord {
     /// Whether every device had what it can have, once.
     #[serde(default)]
     pub was_complete: bool,
+    /// Models that devices which come later get at once: those that it had when it was complete, and those that the gate or
+    /// an operator has let pass since.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub proven: BTreeSet<Digest>,
     /// What was complete before this generation.
     #[serde(default)]
     pub before: Option<Box<Before>>,
@@ -125,7 +129,7 @@ pub struct OutcomeRecord {
     /// The larger networks that it was given, each time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub growths: Vec<Growth>,
-    /// Why it does not grow, for an operator, where it is looked at and does not.
+    /// Why it does not grow, or is not told yet, for an operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
 }
@@ -180,11 +184,29 @@ impl DeploymentRecord {
             outcomes: had.map(|(id, outcome)| (id.clone(), again(outcome))).collect(),
             paused: false,
             was_complete: false,
+            proven: BTreeSet::new(),
             before: self.before.clone(),
             undone: Some(Undone { generation: self.generation, reason }),
             undo_due: false,
             approved: 0,
         })
+    }
+
+    /// The models of those that came after it was complete and were not told yet.
+    pub fn held_back(&self) -> BTreeSet<Digest> {
+        let untold = |outcome: &&OutcomeRecord| outcome.state == Outcome::Fitted && outcome.wave.is_none();
+        let models = self.outcomes.values().filter(untold).filter_map(|outcome| outcome.digest);
+        models.filter(|digest| self.was_complete && !self.proven.contains(digest)).collect()
+    }
+
+    /// Has the devices that failed fitted again, and told if they get a model.
+    pub fn begin_failed_again(&mut self) {
+        for outcome in self.outcomes.values_mut() {
+            if matches!(outcome.state, Outcome::Failed { .. }) {
+                let digest = outcome.digest;
+                *outcome = OutcomeRecord { digest, ..OutcomeRecord::waiting("it begins again") };
+            }
+        }
     }
 
     /// Whether a device was told of it.

@@ -231,6 +231,7 @@ impl Store for SledStore {
                         approved: 0,
                         paused: false,
                         was_complete: false,
+                        proven: Default::default(),
                         generation: stored.map_or(floor, |record| record.generation.max(floor)).next(),
                         manifest: manifest.clone(),
                         manifest_digest,

@@ -15,7 +15,7 @@ use crate::fitting::{self, Candidate, Fitting, Precedent, Verdict};
 use crate::manifest::{DeploymentSpec, OnFailure, TrainerKind};
 use crate::probes::ProbeSet;
 use crate::refit;
-use crate::rollout::gate::Judgement;
+use crate::rollout::gate::{Judged, Judgement};
 use crate::rollout::plan::{self, Status};
 use crate::rollout::state::{Presence, Rollout};
 use crate::store::{
@@ -66,8 +66,9 @@ impl Driver {
         next.note_derivations(snapshot);
         next.note_answers(snapshot);
         next.take_back_failed();
-        let judgement = self.judge(&next.record, fresh, &mut memory.judgements).await?;
-        self.place(&mut next, snapshot, judgement);
+        let judged = self.judge(&next.record, fresh, &mut memory.judgements).await?;
+        next.note_passed(&judged);
+        self.place(&mut next, snapshot, &judged);
         Ok(next)
     }
 
@@ -146,7 +147,7 @@ impl Driver {
     }
 
     /// Asks the rollout's plan whom to tell now.
-    fn place(&self, next: &mut Next, snapshot: &Snapshot, judgement: Judgement) {
+    fn place(&self, next: &mut Next, snapshot: &Snapshot, judged: &Judged) {
         let now = unix_ms();
         let return_ms = u64::try_from(self.return_time.as_millis()).unwrap_or(u64::MAX);
         let all_back_unix_ms = self.started_unix_ms.saturating_add(return_ms);
@@ -164,7 +165,7 @@ impl Driver {
             None if may_be_back(device) => Presence::Online { since_unix_ms: self.started_unix_ms },
             None => Presence::Offline,
         };
-        let step = plan::next(&Rollout::of(&next.record, judgement, presence), now);
+        let step = plan::next(&Rollout::of(&next.record, judged, presence), now);
         next.wake_unix_ms = step.wake_unix_ms;
         for placement in &step.assign {
             let digest = next.record.outcomes[&placement.device].digest;
@@ -179,12 +180,24 @@ impl Driver {
             };
             next.assign.push((placement.device.clone(), placement.wave, order));
         }
+        for outcome in next.record.outcomes.values_mut().filter(|outcome| outcome.state == Outcome::Fitted) {
+            outcome.held = None;
+        }
+        for (device, why) in step.held {
+            if let Some(outcome) = next.record.outcomes.get_mut(&device) {
+                outcome.held = Some(why);
+            }
+        }
         for expiry in step.expired {
             if let Some(outcome) = next.record.outcomes.get_mut(&expiry.device) {
                 outcome.state = Outcome::Failed { reason: expiry.reason };
             }
         }
         (next.record.phase, next.record.message) = phase(next, step.status);
+        if next.record.phase == DeploymentPhase::Complete && !next.record.was_complete {
+            let told = next.record.outcomes.values().filter(|outcome| outcome.wave.is_some());
+            next.record.proven = told.filter_map(|outcome| outcome.digest).collect();
+        }
         next.record.undo_due = matches!(next.record.phase, DeploymentPhase::Failed { .. })
             && next.record.manifest.spec.rollout.on_failure == OnFailure::Undo
             && !next.record.was_complete
@@ -253,6 +266,15 @@ impl Next {
             self.record.outcomes.insert(device.id.clone(), outcome);
         }
         unfitted
+    }
+
+    /// Models that passed the gate need not pass it again.
+    fn note_passed(&mut self, judged: &Judged) {
+        if self.record.manifest.spec.rollout.approval {
+            return;
+        }
+        let open = judged.models.iter().filter(|(_, judgement)| **judgement == Judgement::Open);
+        self.record.proven.extend(open.map(|(digest, _)| *digest));
     }
 
     /// Devices whose derivation has ended have their model, or none; the others' derivations are listed.

@@ -85,6 +85,7 @@ impl Fleet {
             outcomes: (0..slower.len()).map(outcome).collect(),
             paused: false,
             was_complete: true,
+            proven: Default::default(),
             before: None,
             undone: None,
             undo_due: false,

@@ -1,17 +1,18 @@
 //! Decisions on hand-made fleets, compared as text, and properties of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use proptest::prelude::*;
-use proto::DeviceId;
+use proto::{DeviceId, Digest};
 
 use super::{Status, Step, next};
 use crate::rollout::gate::Judgement;
-use crate::rollout::state::{Member, Presence, Rollout};
+use crate::rollout::state::{Late, Member, Presence, Rollout};
 use crate::store::{Outcome, OutcomeRecord};
 
 mod guards;
+mod late;
 
 const LIMIT_MS: u64 = 60_000;
 
@@ -26,6 +27,8 @@ struct Fleet {
     approved: u32,
     max_concurrent: usize,
     max_failures: usize,
+    /// It was complete once: the models that are proven, and what the gate says of others.
+    late: Option<(BTreeSet<Digest>, BTreeMap<Digest, Judgement>)>,
     now: u64,
     devices: BTreeMap<DeviceId, (OutcomeRecord, Presence)>,
 }
@@ -58,6 +61,7 @@ impl Fleet {
             approved: 0,
             max_concurrent: usize::MAX,
             max_failures: 0,
+            late: None,
             now: 1000,
             devices: BTreeMap::new(),
         };
@@ -101,6 +105,7 @@ impl Fleet {
             max_concurrent: self.max_concurrent,
             max_failures: self.max_failures,
             waves: &self.waves,
+            late: self.late.as_ref().map(|(proven, judged)| Late { proven, judged }),
             settle_limit_ms: LIMIT_MS,
             members,
         }
@@ -125,6 +130,9 @@ impl Fleet {
         let mut text = String::new();
         for placement in &step.assign {
             writeln!(text, "assign {} in wave {}", placement.device, placement.wave).unwrap();
+        }
+        for (device, why) in &step.held {
+            writeln!(text, "hold {device}: {why}").unwrap();
         }
         for expiry in &step.expired {
             writeln!(text, "expire {}: {}", expiry.device, expiry.reason).unwrap();
