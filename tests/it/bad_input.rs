@@ -53,6 +53,34 @@ async fn a_port_in_use_is_named() {
 }
 
 #[tokio::test]
+async fn a_coordinator_waits_for_the_one_that_was_killed_before_it() {
+    let scene = Scene::start().await;
+    let state = scene.coordinator.state_dir();
+    let folder = tempfile::tempdir().unwrap();
+    let config =
+        file(&folder, "coordinator.toml", &format!("listen = \"127.0.0.1:0\"\nstate_dir = {state:?}"));
+    let start = || {
+        let log = folder.path().join("log");
+        Daemon::start(&scene.binaries.coordinator, &["serve", "--config", &config], &Confinement::None, &log)
+    };
+    let says = async |daemon: &Daemon, what: &str| {
+        let said = async || {
+            let log = daemon.log()?;
+            Ok(if log.contains(what) { Answer::Ready(()) } else { Answer::NotYet(log) })
+        };
+        wait_until(what, LIMIT, said).await.unwrap();
+    };
+    let mut second = start().unwrap();
+    says(&second, "waiting up to 5 s for it to end").await;
+    assert_eq!(ended(&mut second).await.code(), Some(71), "{}", second.log().unwrap());
+    fs::remove_file(folder.path().join("log")).unwrap();
+    let third = start().unwrap();
+    says(&third, "waiting up to 5 s for it to end").await;
+    drop(scene.coordinator);
+    says(&third, "listening").await;
+}
+
+#[tokio::test]
 async fn an_unknown_key_is_named() {
     let binaries = binaries().await;
     let folder = tempfile::tempdir().unwrap();

@@ -96,6 +96,7 @@ impl CliError {
             Self::Serve(error) => match **error {
                 AppError::Listen { ref source, .. } if source.kind() == io::ErrorKind::AddrInUse => 71,
                 AppError::Socket { ref source, .. } if source.kind() == io::ErrorKind::AddrInUse => 71,
+                AppError::Store(StoreError::Locked { .. }) => 71,
                 AppError::StateDir { .. }
                 | AppError::Socket { .. }
                 | AppError::Store(StoreError::File { .. })

@@ -2,9 +2,12 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use coordinator::store::StoreError;
 use coordinator::{App, AppError, Config};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep};
 use tracing_subscriber::EnvFilter;
 
 use super::error::CliError;
@@ -29,7 +32,7 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<(), CliError> {
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     let failed = |error| CliError::Serve(Box::new(error));
-    let app = tokio::task::block_in_place(|| App::open(config)).map_err(failed)?;
+    let app = open(&config).await.map_err(failed)?;
     let listener = app.listen().await.map_err(failed)?;
     let local = app.listen_locally().map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signal).map_err(failed)?;
@@ -41,4 +44,26 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<(), CliError> {
         }
     };
     app.run(listener, local, stop).await.map_err(failed)
+}
+
+/// A coordinator that was killed a moment ago may hold its store for so long: the kernel still tears it down.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+/// From one look to the next.
+const LOOK: Duration = Duration::from_millis(100);
+
+async fn open(config: &Config) -> Result<App, AppError> {
+    let deadline = Instant::now() + PREDECESSOR;
+    let mut is_told = false;
+    loop {
+        match tokio::task::block_in_place(|| App::open(config.clone())) {
+            Err(AppError::Store(error @ StoreError::Locked { .. })) if Instant::now() < deadline => {
+                if !is_told {
+                    tracing::warn!(%error, "waiting up to {} s for it to end", PREDECESSOR.as_secs());
+                    is_told = true;
+                }
+                sleep(LOOK).await;
+            }
+            opened => return opened,
+        }
+    }
 }

@@ -56,7 +56,7 @@ impl SledStore {
             .flush_every_ms(None)
             .cache_capacity(CACHE)
             .open()
-            .map_err(StoreError::Engine)?;
+            .map_err(|error| disk::refused(error, folder))?;
         check_schema(&db, folder)?;
         let path = folder.join("db");
         let log = File::open(&path).map_err(failed)?;

@@ -73,3 +73,13 @@ pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
+
+/// Why sled did not open. Of two locks of a process that is being torn down one may be gone before the other.
+pub(super) fn refused(error: sled::Error, folder: &Path) -> StoreError {
+    match &error {
+        sled::Error::Io(source) if source.to_string().contains("could not acquire lock") => {
+            StoreError::Locked { path: folder.to_owned() }
+        }
+        _ => StoreError::Engine(error),
+    }
+}

@@ -130,7 +130,7 @@ fn reopened(folder: &Path) -> Result<SledStore, StoreError> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         match SledStore::open(folder) {
-            Err(StoreError::Engine(_)) if Instant::now() < deadline => thread::yield_now(),
+            Err(StoreError::Locked { .. }) if Instant::now() < deadline => thread::yield_now(),
             opened => return opened,
         }
     }
