@@ -83,6 +83,37 @@ impl Presence {
     }
 }
 
+/// When the coordinator started, and how long its devices may take until they are back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// Milliseconds.
+    pub return_ms: u64,
+}
+
+impl Start {
+    /// Whether a device is there, whose session has been open since `connected_unix_ms` if it has one. Nobody is connected to a
+    /// coordinator that has just started: one that a wave would wait for counts as there for a while, so that no wave is
+    /// passed over. A clock that was set back ends that.
+    pub fn presence(
+        self,
+        connected_unix_ms: Option<u64>,
+        outcome: Option<&OutcomeRecord>,
+        now_unix_ms: u64,
+    ) -> Presence {
+        let may_be_back = (self.at_unix_ms..self.at_unix_ms.saturating_add(self.return_ms))
+            .contains(&now_unix_ms)
+            && outcome
+                .is_some_and(|outcome| matches!(outcome.state, Outcome::Fitted | Outcome::Assigned { .. }));
+        match connected_unix_ms {
+            Some(since_unix_ms) => Presence::Online { since_unix_ms },
+            None if may_be_back => Presence::Online { since_unix_ms: self.at_unix_ms },
+            None => Presence::Offline,
+        }
+    }
+}
+
 /// What a device means for its wave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing<'a> {
@@ -233,4 +264,32 @@ impl<'a> Rollout<'a> {
 /// A device's place in a deployment's order.
 pub(super) fn place(deployment: &str, device: &DeviceId) -> Digest {
     Digest::of(format!("{deployment}\0{device}").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_come_back_after_a_start_counts_as_there_for_a_while() {
+        let start = Start { at_unix_ms: 1000, return_ms: 30 };
+        let told =
+            OutcomeRecord { state: Outcome::Assigned { since_unix_ms: 5 }, ..OutcomeRecord::waiting("") };
+        let active =
+            OutcomeRecord { state: Outcome::Active { since_unix_ms: 5 }, ..OutcomeRecord::waiting("") };
+        let since = |since_unix_ms| Presence::Online { since_unix_ms };
+        let table = [
+            (None, Some(&told), 1000, since(1000)),
+            (None, Some(&told), 1029, since(1000)),
+            (None, Some(&told), 1030, Presence::Offline),
+            (None, Some(&told), 999, Presence::Offline),
+            (None, Some(&active), 1000, Presence::Offline),
+            (None, None, 1000, Presence::Offline),
+            (Some(1007), Some(&told), 1029, since(1007)),
+            (Some(7), Some(&active), 9000, since(7)),
+        ];
+        for (connected, outcome, now, expected) in table {
+            assert_eq!(start.presence(connected, outcome, now), expected, "{connected:?} {outcome:?} {now}");
+        }
+    }
 }

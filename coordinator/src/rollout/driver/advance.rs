@@ -17,7 +17,7 @@ use crate::probes::ProbeSet;
 use crate::refit;
 use crate::rollout::gate::{Judged, Judgement};
 use crate::rollout::plan::{self, Status};
-use crate::rollout::state::{Presence, Rollout};
+use crate::rollout::state::{Rollout, Start};
 use crate::store::{
     AssignmentOrder, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationState, DeviceRecord,
     Outcome, OutcomeRecord, PredictedLatency, StoreError, Undone,
@@ -150,20 +150,11 @@ impl Driver {
     fn place(&self, next: &mut Next, snapshot: &Snapshot, judged: &Judged) {
         let now = unix_ms();
         let return_ms = u64::try_from(self.return_time.as_millis()).unwrap_or(u64::MAX);
-        let all_back_unix_ms = self.started_unix_ms.saturating_add(return_ms);
-        // Nobody is connected to a coordinator that has just started: no wave is passed over for that.
-        let may_be_back = |device: &DeviceId| {
-            let outcome = next.record.outcomes.get(device);
-            now < all_back_unix_ms
-                && now >= self.started_unix_ms
-                && outcome.is_some_and(|outcome| {
-                    matches!(outcome.state, Outcome::Fitted | Outcome::Assigned { .. })
-                })
-        };
-        let presence = |device: &DeviceId| match self.core.fleet.presence(device) {
-            Some(presence) => Presence::Online { since_unix_ms: presence.connected_unix_ms },
-            None if may_be_back(device) => Presence::Online { since_unix_ms: self.started_unix_ms },
-            None => Presence::Offline,
+        let start = Start { at_unix_ms: self.started_unix_ms, return_ms };
+        let outcomes = &next.record.outcomes;
+        let presence = |device: &DeviceId| {
+            let connected = self.core.fleet.presence(device).map(|presence| presence.connected_unix_ms);
+            start.presence(connected, outcomes.get(device), now)
         };
         let step = plan::next(&Rollout::of(&next.record, judged, presence), now);
         next.wake_unix_ms = step.wake_unix_ms;
