@@ -64,6 +64,21 @@ pub enum FindError {
         /// The names that there are.
         known: Vec<String>,
     },
+    /// The path means different folders at different times.
+    #[error("'{}' is no absolute path; it is looked for on the coordinator's host: name a folder there from its root", path.display())]
+    Relative {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is no such folder.
+    #[error(
+        "'{}' is no folder on the coordinator's host, which is where it is looked for, wherever workers run; bring the images \
+         there, or name the folder that holds them", path.display()
+    )]
+    Absent {
+        /// The path.
+        path: PathBuf,
+    },
     /// It is nobody's to read.
     #[error(transparent)]
     Private(#[from] Private),
@@ -148,15 +163,20 @@ fn settle(known: DatasetRecord, spec: &DatasetSpec) -> Result<(DatasetRecord, Ar
     Err(AddError::Taken { name: known.name, path: known.spec.path })
 }
 
-/// What a deployment's dataset is: itself, or what has its name; an unknown one is an error that lists what there is.
+/// What a deployment's dataset is: itself, or what has its name; an unknown one is an error that lists what there is. Workers are
+/// sent it by this host, so its folder is here or nowhere.
 pub fn find(
     store: &dyn Store,
     state_dir: &Path,
     dataset: &DatasetRef,
 ) -> Result<Result<DatasetSpec, FindError>, StoreError> {
-    let public = |spec: DatasetSpec| match check_public(&spec.path, state_dir) {
-        Ok(()) => Ok(spec),
-        Err(private) => Err(private.into()),
+    let public = |spec: DatasetSpec| {
+        let path = spec.path.clone();
+        if !path.is_absolute() {
+            return Err(FindError::Relative { path });
+        }
+        check_public(&path, state_dir)?;
+        if path.is_dir() { Ok(spec) } else { Err(FindError::Absent { path }) }
     };
     let name = match dataset {
         DatasetRef::Files(spec) => return Ok(public(spec.clone())),
@@ -237,6 +257,31 @@ mod tests {
                 .to_string(),
             "'a' is no dataset's name; known: none yet; `reconvene dataset add` brings one"
         );
+    }
+
+    #[test]
+    fn a_deployments_images_are_on_this_host() {
+        let (records, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = SledStore::open(records.path()).unwrap();
+        let refusal = |path: &Path| {
+            let spec = DatasetSpec { format: Format::Cifar100, path: path.to_owned(), test_share: None };
+            find(&store, records.path(), &DatasetRef::Files(spec)).unwrap().unwrap_err().to_string()
+        };
+        let gone = images.path().join("gone");
+        cifar100(images.path());
+        for absent in [&gone, &images.path().join("test.bin")] {
+            let (refusal, named) = (refusal(absent), format!("'{}' is no folder on", absent.display()));
+            assert!(refusal.starts_with(&named) && refusal.contains("the coordinator's host"), "{refusal}");
+        }
+        let relative = refusal(Path::new("data/fashion"));
+        assert!(relative.starts_with("'data/fashion' is no absolute path"), "{relative}");
+
+        fs::create_dir(&gone).unwrap();
+        cifar100(&gone);
+        add(&store, records.path(), wanted("small", &gone)).unwrap();
+        fs::remove_dir_all(&gone).unwrap();
+        let named = DatasetRef::Named { name: "small".to_owned() };
+        assert_eq!(find(&store, records.path(), &named).unwrap(), Err(FindError::Absent { path: gone }));
     }
 
     #[test]

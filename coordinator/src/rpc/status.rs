@@ -89,7 +89,7 @@ pub(super) fn add(error: AddError) -> Status {
 pub(super) fn dataset(error: &FindError) -> Status {
     let field = match error {
         FindError::Unknown { .. } => "spec.dataset.name",
-        FindError::Private(_) => "spec.dataset.path",
+        FindError::Relative { .. } | FindError::Absent { .. } | FindError::Private(_) => "spec.dataset.path",
     };
     Status::invalid_argument(format!("{field}: {error}"))
 }
