@@ -2,6 +2,7 @@
 
 mod check;
 mod dataset;
+mod document;
 mod grow;
 mod guard;
 mod place;
@@ -21,6 +22,7 @@ use pruner_core::train::{EarlyStop, Flip, Recipe, Schedule};
 use serde::{Deserialize, Serialize};
 
 pub use dataset::{DatasetRef, DatasetSpec};
+pub use document::{Document, LIST, tree, yaml};
 pub use grow::GrowSpec;
 pub use guard::{GateSpec, OnFailure};
 pub use place::Place;

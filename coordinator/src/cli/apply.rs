@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use coordinator::manifest::Document;
 use proto::v1;
 
 use super::connect::soon;
@@ -18,6 +19,7 @@ Examples:
   reconvene apply -f fashion.yaml --dry-run
   reconvene apply -f fashion.yaml --wait --timeout 1h
   sed 's/epochs: 10/epochs: 30/' fashion.yaml | reconvene apply -f -
+  reconvene get deployments -o yaml > all.yaml; reconvene apply -f all.yaml
 
 With --wait: exit code 0 once complete, 1 if a device failed, 4 if no device can meet its budget.")]
 pub(crate) struct ApplyArgs {
@@ -35,19 +37,29 @@ pub(crate) struct ApplyArgs {
 }
 
 pub(crate) async fn run(args: &ApplyArgs, context: &Context) -> Result<(), CliError> {
-    let checked = args.manifest.read()?;
+    let documents = args.manifest.read()?;
     if args.dry_run {
-        return diff::show(&checked, context).await;
+        return diff::show_all(&documents, context).await;
     }
     let mut client = context.server.connect().await?;
-    let reply = client.apply(soon(v1::ApplyRequest { manifest: checked.text })).await;
-    let v1::ApplyResponse { name, generation, result } =
-        reply.map_err(|status| context.server.refusal(status))?.into_inner();
-    let line = format!("deployment/{name} {result} (generation {generation})");
-    if !args.wait {
-        return context.terminal.data(&line);
+    let mut applied = Vec::new();
+    for Document { text, .. } in documents {
+        let reply = client.apply(soon(v1::ApplyRequest { manifest: text })).await;
+        let reply = reply.map_err(|status| context.server.refusal(status))?.into_inner();
+        let v1::ApplyResponse { name, generation, result } = &reply;
+        let line = format!("deployment/{name} {result} (generation {generation})");
+        if args.wait {
+            context.terminal.say(&line);
+        } else {
+            context.terminal.data(&line)?;
+        }
+        applied.push(reply);
     }
-    context.terminal.say(&line);
-    let followed = Followed { name: &name, generation, timeout: Some(args.timeout) };
-    follow::conclude(context, &follow::until_ended(context, &followed).await?)
+    let mut verdict = Ok(());
+    for v1::ApplyResponse { name, generation, .. } in applied.iter().filter(|_| args.wait) {
+        let followed = Followed { name, generation: *generation, timeout: Some(args.timeout) };
+        let ended = follow::until_ended(context, &followed).await;
+        verdict = verdict.and(ended.and_then(|ended| follow::conclude(context, &ended)));
+    }
+    verdict
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coordinator::manifest::DeploymentManifest;
+use coordinator::manifest::{DeploymentManifest, Document, tree, yaml};
 use proto::v1;
 use similar::TextDiff;
 use tonic::Request;
@@ -11,7 +11,7 @@ use tonic::Request;
 use super::Context;
 use super::error::CliError;
 use super::figures::{bytes, count, macs, ms};
-use super::manifest_file::{Checked, ManifestArg};
+use super::manifest_file::ManifestArg;
 use super::table::{Entry, Table};
 
 /// How long the first plan for a network may take: it is scored.
@@ -31,11 +31,18 @@ pub(crate) struct DiffArgs {
 }
 
 pub(crate) async fn run(args: &DiffArgs, context: &Context) -> Result<(), CliError> {
-    show(&args.manifest.read()?, context).await
+    show_all(&args.manifest.read()?, context).await
 }
 
-/// Prints what would change.
-pub(crate) async fn show(checked: &Checked, context: &Context) -> Result<(), CliError> {
+/// Prints what each would change.
+pub(crate) async fn show_all(documents: &[Document], context: &Context) -> Result<(), CliError> {
+    for document in documents {
+        show(document, context).await?;
+    }
+    Ok(())
+}
+
+async fn show(checked: &Document, context: &Context) -> Result<(), CliError> {
     let name = &checked.manifest.metadata.name;
     let known = context.list::<v1::Deployment>(name).await?;
     let now = known.into_iter().find(|deployment| deployment.name == *name);
@@ -55,8 +62,13 @@ pub(crate) async fn show(checked: &Checked, context: &Context) -> Result<(), Cli
             format!("deployment/{name} would go from generation {} to {}", now.generation, now.generation + 1)
         }
     };
-    let before = now.as_ref().map_or("", |now| &now.manifest);
-    let differences = TextDiff::from_lines(before, &checked.text);
+    // What was made of a printed one is compared with what would be printed.
+    let applied = |now: &v1::Deployment| match checked.is_printed {
+        true => yaml(&tree(&now.manifest)),
+        false => now.manifest.clone(),
+    };
+    let before = now.as_ref().map(applied).unwrap_or_default();
+    let differences = TextDiff::from_lines(&before, &checked.text);
     let differences = differences.unified_diff().header("applied", "given").to_string();
     let devices = table(now.as_ref().map_or(&[], |now| &now.devices), &plan.devices);
     let devices = if devices.is_empty() {
@@ -67,7 +79,7 @@ pub(crate) async fn show(checked: &Checked, context: &Context) -> Result<(), Cli
     context.terminal.data(&format!("{title}\n\n{differences}\n{devices}"))
 }
 
-fn means_the_same(now: &v1::Deployment, checked: &Checked) -> bool {
+fn means_the_same(now: &v1::Deployment, checked: &Document) -> bool {
     DeploymentManifest::read(&now.manifest).is_ok_and(|manifest| manifest == checked.manifest)
 }
 

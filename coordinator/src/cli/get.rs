@@ -16,7 +16,8 @@ Examples:
   reconvene get device cam-7 -o yaml          one device, everything
   reconvene get artifacts -o name             names for a script
   reconvene get telemetry cam-7 --no-headers  what one device measured
-  reconvene get deployments -o json | jq '.items[].phase'")]
+  reconvene get deployments -o json | jq '.items[].status.phase'
+  reconvene get deployment fashion -o yaml > fashion.yaml   the manifest and its status, to be applied again")]
 pub(crate) struct GetArgs {
     /// devices (dev), models, datasets, deployments (deploy), jobs, artifacts (art) or telemetry (tel)
     #[arg(value_enum, hide_possible_values = true)]

@@ -70,8 +70,8 @@ pub(crate) fn print_one<T: Resource>(
     header: Header,
 ) -> Result<(), CliError> {
     match format {
-        ListFormat::Json => terminal.data(&write(&object(T::KIND, item)?, Notation::Json)?),
-        ListFormat::Yaml => terminal.data(&write(&object(T::KIND, item)?, Notation::Yaml)?),
+        ListFormat::Json => terminal.data(&write(&item.document()?, Notation::Json)?),
+        ListFormat::Yaml => terminal.data(&write(&item.document()?, Notation::Yaml)?),
         ListFormat::Table | ListFormat::Wide | ListFormat::Name => {
             print_list(terminal, std::slice::from_ref(item), format, header)
         }
@@ -102,9 +102,8 @@ pub(crate) fn write(value: &Value, notation: Notation) -> Result<String, CliErro
 }
 
 fn list<T: Resource>(items: &[T]) -> Result<Value, CliError> {
-    let items = serde_json::to_value(items)
-        .map_err(|error| CliError::Failed(format!("cannot write {} as JSON: {error}", T::PLURAL)))?;
-    Ok(json!({ "apiVersion": API_VERSION, "kind": format!("{}List", T::KIND), "items": items }))
+    let items = items.iter().map(T::item).collect::<Result<Vec<_>, _>>()?;
+    Ok(json!({ "apiVersion": API_VERSION, "kind": T::LIST, "items": items }))
 }
 
 fn print_table<T: Resource>(

@@ -46,7 +46,7 @@ enum PlanFormat {
 }
 
 pub(crate) async fn run(args: &PlanArgs, context: &Context) -> Result<(), CliError> {
-    let checked = args.manifest.read()?;
+    let checked = args.manifest.read_one()?;
     let mut client = context.server.connect().await?;
     let mut request = Request::new(v1::PlanRequest { manifest: checked.text });
     request.set_timeout(args.timeout);

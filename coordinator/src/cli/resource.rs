@@ -1,13 +1,16 @@
 //! The kinds of things an operator can list: their names, and the columns of their tables.
 
 pub(crate) mod columns;
+mod deployment;
 
 use proto::v1;
 use serde::Serialize;
+use serde_json::Value;
 use tonic::Status;
 
 use super::connect::{Client, soon};
 use super::error::CliError;
+use super::output::object;
 use super::table::{Entry, Table};
 
 /// A kind, as it is spelt on the command line.
@@ -72,7 +75,21 @@ pub(crate) trait Resource: Serialize + Sized + 'static {
     const NAMING: Naming;
     const COLUMNS: &'static [Column<Self>];
 
+    /// The `kind` of several of them.
+    const LIST: &'static str;
+
     fn name(&self) -> &str;
+
+    /// As it is printed alone.
+    fn document(&self) -> Result<Value, CliError> {
+        object(Self::KIND, self)
+    }
+
+    /// As it is printed in a list.
+    fn item(&self) -> Result<Value, CliError> {
+        let written = serde_json::to_value(self);
+        written.map_err(|error| CliError::Failed(format!("cannot write {} as JSON: {error}", Self::PLURAL)))
+    }
 
     /// Asks for those that `name` selects; for all where it is empty.
     async fn list(client: &mut Client, name: &str) -> Result<Vec<Self>, Status>;
@@ -118,6 +135,7 @@ macro_rules! resource {
             const PLURAL: &'static str = $plural;
             const NAMING: Naming = Naming::$naming;
             const COLUMNS: &'static [Column<Self>] = columns::$columns;
+            const LIST: &'static str = concat!(stringify!($message), "List");
 
             fn name(&self) -> &str {
                 &self.$name
@@ -134,7 +152,6 @@ macro_rules! resource {
 resource!(Device, "device", "devices", Exact, DEVICES, id, list_devices -> devices);
 resource!(Model, "model", "models", Exact, MODELS, name, list_models -> models);
 resource!(Dataset, "dataset", "datasets", Exact, DATASETS, name, list_datasets -> datasets);
-resource!(Deployment, "deployment", "deployments", Exact, DEPLOYMENTS, name, list_deployments -> deployments);
 resource!(Job, "job", "jobs", Exact, JOBS, name, list_jobs -> jobs);
 resource!(Artifact, "artifact", "artifacts", Prefix, ARTIFACTS, digest, list_artifacts -> artifacts);
 resource!(Token, "token", "tokens", Exact, TOKENS, id, list_tokens -> tokens);

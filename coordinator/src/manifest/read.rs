@@ -1,9 +1,11 @@
 //! YAML to a checked manifest. Owns every message about the text; never touches the disk or the network.
 
+use serde::de::DeserializeOwned;
 use serde_saphyr::Error as YamlError;
 
 use super::check;
 use super::dataset::DatasetFields;
+use super::document::Written;
 use super::place::{Place, Places};
 use super::{DatasetRef, DeploymentManifest};
 
@@ -49,19 +51,34 @@ pub enum ManifestError {
 }
 
 impl DeploymentManifest<DatasetRef> {
-    /// Reads and checks a manifest; what it returns can be acted upon without further checks of single values.
+    /// Reads and checks a manifest; what it returns can be acted upon without further checks of single values. What the
+    /// coordinator sets, as `status`, is passed over.
     pub fn read(text: &str) -> Result<Self, ManifestError> {
-        let options = serde_saphyr::options! { with_snippet: false };
-        let manifest: DeploymentManifest<DatasetFields> =
-            serde_saphyr::from_str_with_options(text, options).map_err(|e| refuse(text, &e))?;
-        match check::problem(&manifest) {
-            None => {
-                let dataset = manifest.spec.dataset.meant().expect("it was checked a moment ago");
-                Ok(manifest.with_dataset(dataset))
-            }
-            Some((field, problem)) => {
-                Err(ManifestError::Value { place: Places::of(text).find(&field), field, problem })
-            }
+        let written: Written = parse(text)?;
+        checked(text, written.manifest(), "")
+    }
+}
+
+/// A text as its fields, no value of them checked.
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ManifestError> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| refuse(text, &error))
+}
+
+/// The manifest that stands in `text` at the path `within`, once its values are found allowed.
+pub(super) fn checked(
+    text: &str,
+    manifest: DeploymentManifest<DatasetFields>,
+    within: &str,
+) -> Result<DeploymentManifest<DatasetRef>, ManifestError> {
+    match check::problem(&manifest) {
+        None => {
+            let dataset = manifest.spec.dataset.meant().expect("it was checked a moment ago");
+            Ok(manifest.with_dataset(dataset))
+        }
+        Some((field, problem)) => {
+            let field = format!("{within}{field}");
+            Err(ManifestError::Value { place: Places::of(text).find(&field), field, problem })
         }
     }
 }

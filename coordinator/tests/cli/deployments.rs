@@ -208,3 +208,43 @@ fn a_manifest_is_compared_with_what_is_applied() {
     let same = reconvene(&fake.url, &["diff", "-f", given]).data();
     assert!(same.starts_with("deployment/fashion-mnist is as it is applied"), "{same}");
 }
+
+#[test]
+fn what_get_prints_can_be_applied_again() {
+    let mut replies = fleet::replies();
+    replies.deployments[0].manifest = MANIFEST.to_owned();
+    let mut other = replies.deployments[0].clone();
+    other.name = "other".to_owned();
+    other.manifest = MANIFEST.replace("name: fashion-mnist", "name: other");
+    replies.deployments.push(other);
+    let fake = Fake::start(replies);
+    let applied = || std::mem::take(&mut *fake.replies.applied.lock().unwrap());
+    let plain = |text: &str| serde_saphyr::from_str::<serde_json::Value>(text).unwrap();
+    for format in ["yaml", "json"] {
+        let printed = reconvene(&fake.url, &["get", "deployment", "fashion-mnist", "-o", format]).data();
+        let document = plain(&printed);
+        assert_eq!(document["apiVersion"], "reconvene/v1");
+        assert_eq!(document["kind"], "Deployment");
+        assert_eq!(document["metadata"], serde_json::json!({ "name": "fashion-mnist", "generation": 1 }));
+        assert_eq!(document["spec"], plain(MANIFEST)["spec"], "as it was applied");
+        assert_eq!(document["status"]["phase"], "Complete");
+        assert_eq!(document["status"]["devices"][1]["state"], "NoFit");
+        let line = reconvene_reading(&printed, &fake.url, &["apply", "-f", "-"]).data();
+        assert_eq!(line, "deployment/fashion-mnist created (generation 1)\n");
+        assert_eq!(applied().iter().map(|text| plain(text)).collect::<Vec<_>>(), [plain(MANIFEST)]);
+        let same = reconvene_reading(&printed, &fake.url, &["diff", "-f", "-"]).data();
+        assert!(same.starts_with("deployment/fashion-mnist is as it is applied"), "{same}");
+
+        let all = reconvene(&fake.url, &["get", "deployments", "-o", format]).data();
+        assert_eq!((&plain(&all)["kind"], plain(&all)["items"].as_array().unwrap().len()), (&"List".into(), 2));
+        reconvene_reading(&all, &fake.url, &["apply", "-f", "-"]).data();
+        assert_eq!(applied().len(), 2);
+        let several = reconvene_reading(&all, &fake.url, &["plan", "-f", "-"]).complaint(65);
+        assert_eq!(several, "standard input holds 2 deployments; give one at a time");
+    }
+    let changed = reconvene(&fake.url, &["get", "deployment", "other", "-o", "yaml"]).data();
+    let changed = changed.replace("epochs: 10", "epochs: 12");
+    let diff = reconvene_reading(&changed, &fake.url, &["diff", "-f", "-"]).data();
+    let differences = diff.lines().filter(|line| line.starts_with(['+', '-']) && line.contains(':'));
+    assert_eq!(differences.count(), 2, "{diff}");
+}
