@@ -50,15 +50,9 @@ pub fn budget(
     let Some(rule) = rules.iter().find(|rule| rule.selector.matches(labels, Some(profile))) else {
         return Ok(Budget { memory_bytes: device_memory, ..Budget::default() });
     };
-    let rule_memory = rule.memory.map(|limit| limit.resolve(ByteSize(dense.cost.memory_bytes)).0);
+    let anywhere = anywhere(rule, &dense.cost);
     Ok(Budget {
-        params: rule.params.map(|limit| limit.resolve(Count(dense.cost.params)).0),
-        macs: rule.macs.map(|limit| limit.resolve(Count(dense.cost.macs)).0),
-        bytes: rule.size.map(|limit| limit.resolve(ByteSize(dense.cost.bytes)).0),
-        memory_bytes: [rule_memory, device_memory].into_iter().flatten().min(),
-        activation_bytes: rule
-            .activations
-            .map(|limit| limit.resolve(ByteSize(dense.cost.activation_bytes)).0),
+        memory_bytes: [anywhere.memory_bytes, device_memory].into_iter().flatten().min(),
         latency_p50_ms: rule
             .latency_p50
             .map(|limit| latency(limit, dense, |dense| dense.p50_ms))
@@ -67,7 +61,21 @@ pub fn budget(
             .latency_p95
             .map(|limit| latency(limit, dense, |dense| dense.p95_ms))
             .transpose()?,
+        ..anywhere
     })
+}
+
+/// What a rule allows on whatever device: its ceilings without those of latency.
+pub fn anywhere(rule: &BudgetRule, dense: &Cost) -> Budget {
+    let bytes = |limit: Option<Limit<ByteSize>>, dense| limit.map(|limit| limit.resolve(ByteSize(dense)).0);
+    Budget {
+        params: rule.params.map(|limit| limit.resolve(Count(dense.params)).0),
+        macs: rule.macs.map(|limit| limit.resolve(Count(dense.macs)).0),
+        bytes: bytes(rule.size, dense.bytes),
+        memory_bytes: bytes(rule.memory, dense.memory_bytes),
+        activation_bytes: bytes(rule.activations, dense.activation_bytes),
+        ..Budget::default()
+    }
 }
 
 fn latency(

@@ -9,7 +9,7 @@ use pruner_core::plan::PrunePlan;
 
 use crate::calibration::Calibration;
 use crate::class::ClassId;
-use crate::derive::Subject;
+use crate::derive::{Subject, planned_graph};
 use crate::fitting::Candidate;
 use crate::histogram::{LatencyTally, Summary};
 use crate::probes::ProbeSet;
@@ -22,7 +22,12 @@ pub struct Corrections(BTreeMap<ClassId, Calibration>);
 impl Corrections {
     /// From everything that devices have served of what was derived from `subject`.
     pub fn read(store: &dyn Store, subject: &Subject, probes: &ProbeSet) -> Result<Self, StoreError> {
-        let graphs = served_graphs(store, subject)?;
+        Self::of(store, (&subject.name, &subject.graph), probes)
+    }
+
+    /// The same of a network that need not be scored.
+    pub fn of(store: &dyn Store, dense: (&str, &Graph), probes: &ProbeSet) -> Result<Self, StoreError> {
+        let graphs = served_graphs(store, dense)?;
         let mut corrections: BTreeMap<ClassId, Calibration> = BTreeMap::new();
         for device in store.devices()? {
             let Ok(measured) = Candidate::of(&device, probes) else { continue };
@@ -50,19 +55,22 @@ impl Corrections {
     }
 }
 
-/// The network behind each artifact that was derived from `subject`, by digest.
-fn served_graphs(store: &dyn Store, subject: &Subject) -> Result<BTreeMap<Digest, Graph>, StoreError> {
-    let derived = store.derivations()?.into_iter().filter(|record| record.network == subject.name);
+/// The network behind each artifact that was derived from the dense one of that name, by digest.
+fn served_graphs(
+    store: &dyn Store,
+    (name, dense): (&str, &Graph),
+) -> Result<BTreeMap<Digest, Graph>, StoreError> {
+    let derived = store.derivations()?.into_iter().filter(|record| record.network == name);
     let mut graphs = BTreeMap::new();
     for record in derived {
         let DerivationState::Ready { artifact } = record.state else { continue };
         let Some(known) = store.artifact(artifact)? else { continue };
-        let shape = subject.graph.input_shape();
+        let shape = dense.input_shape();
         let same_input =
             known.serving.input_shape == [shape.channels, shape.height, shape.width].map(|n| n as u32);
         let Ok(plan) = serde_json::from_value::<PrunePlan>(record.plan) else { continue };
         // The same network for images of another size takes another time: it says nothing here.
-        if let (true, Ok(graph)) = (same_input, subject.planned_graph(&plan)) {
+        if let (true, Ok(graph)) = (same_input, planned_graph(dense, &plan)) {
             graphs.insert(artifact, graph);
         }
     }

@@ -24,7 +24,7 @@ use pruner_core::zoo::UnknownNetwork;
 pub use package::Derived;
 use package::package;
 pub use pool::{Pool, PoolError};
-pub use subject::{Findings, Subject, SubjectKey};
+pub use subject::{Findings, Subject, SubjectKey, planned_graph};
 
 use crate::blob::BlobError;
 use crate::causes::chain;

@@ -1,5 +1,7 @@
 //! Which plan each device gets: like devices are fitted together, to the slowest of them. Pure; makes no artifact.
 
+mod reach;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use std::sync::Arc;
 use proto::{DeviceId, HardwareProfile};
 use pruner_core::Graph;
 use pruner_core::budget::{Budget, Ceiling};
-use pruner_core::graph::cost::cost;
+use pruner_core::graph::cost::{Cost, cost};
 use pruner_core::latency::{Latency, LatencyError, LatencyModel};
 use pruner_core::plan::{PlanError, PrunePlan};
 use pruner_core::surgery::SurgeryError;
@@ -19,6 +21,8 @@ use crate::derive::Subject;
 use crate::manifest::DeploymentSpec;
 use crate::probes::ProbeSet;
 use crate::store::DeviceRecord;
+
+pub use reach::{Ground, REASON, Unreachable};
 
 /// Widths need be multiples of nothing: rten, the agents' engine, took the same time for plans of one size whether their
 /// widths were multiples of 1, 4 or 16 (it works on vectors of positions, not of channels), and rounding only loses size.
@@ -217,7 +221,7 @@ pub fn fit(
     let mut groups: BTreeMap<(ClassKey, Option<usize>, Why), Vec<Member<'_>>> = BTreeMap::new();
     for candidate in candidates {
         let class = candidate.class.clone();
-        match member(subject, probes, spec, candidate, corrections) {
+        match member((&subject.graph, &subject.cost), probes, spec, candidate, corrections) {
             Ok(member) => {
                 let rule = rule(spec, &candidate.labels, Some(&candidate.profile));
                 let alike = precedents.iter().filter(|p| p.class == class.id() && p.rule == rule);
@@ -263,7 +267,7 @@ pub fn fit(
 }
 
 fn member<'a>(
-    subject: &Subject,
+    (graph, cost): (&Graph, &Cost),
     probes: &ProbeSet,
     spec: &DeploymentSpec,
     candidate: &'a Candidate,
@@ -279,7 +283,7 @@ fn member<'a>(
     let own = own.or(candidate.growing.map(|growing| growing.factor));
     let correction = own.map_or(learnt, |own| own.max(learnt));
     let model = probes.latency_model(&candidate.profile)?.corrected(correction);
-    let dense = DenseFigures { cost: subject.cost, latency: Some(model.predict(&subject.graph)) };
+    let dense = DenseFigures { cost: *cost, latency: Some(model.predict(graph)) };
     let stands = candidate.broken.map(|broken| broken.budget);
     let budget = match stands.or(candidate.growing.map(|growing| growing.budget)) {
         Some(budget) => budget,
@@ -326,17 +330,22 @@ fn verdict(planned: &Planned, model: &LatencyModel) -> Verdict {
     match planned {
         Ok((plan, graph)) => Verdict::Fit { plan: plan.clone(), predicted: model.predict(graph) },
         Err(FitError::Plan(error @ PlanError::NoFit { ceiling, allowed, smallest })) => {
-            let text = match ceiling {
-                Ceiling::Latency | Ceiling::LatencyP50 => {
-                    format!("{error} ({:.0} % of the ceiling are kept free)", 100.0 * LATENCY_HEADROOM)
-                }
-                Ceiling::Params | Ceiling::Macs | Ceiling::Bytes | Ceiling::Memory | Ceiling::Activations => {
-                    error.to_string()
-                }
-            };
+            let text = in_words(*ceiling, error);
             Verdict::NoFit { ceiling: ceiling.to_string(), allowed: *allowed, smallest: *smallest, text }
         }
         Err(error) => Verdict::Unusable(error.clone()),
+    }
+}
+
+/// That nothing fits, for an operator.
+fn in_words(ceiling: Ceiling, error: &PlanError) -> String {
+    match ceiling {
+        Ceiling::Latency | Ceiling::LatencyP50 => {
+            format!("{error} ({:.0} % of the ceiling are kept free)", 100.0 * LATENCY_HEADROOM)
+        }
+        Ceiling::Params | Ceiling::Macs | Ceiling::Bytes | Ceiling::Memory | Ceiling::Activations => {
+            error.to_string()
+        }
     }
 }
 

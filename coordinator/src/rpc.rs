@@ -12,6 +12,7 @@ mod import;
 mod job;
 mod note;
 mod operator;
+mod reach;
 mod session;
 mod status;
 mod token;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub use cifar::{read_cifar10, read_cifar100};
 pub use error::DatasetError;
 pub use folder::{TestShare, TestShareError, read_folder};
-pub use format::{Format, detect, read};
+pub use format::{Format, detect, outline, read};
 pub use idx::read_idx;
 pub use labelled::LabelledImages;
 

@@ -137,10 +137,7 @@ impl Planner {
     /// A planner for `graph` that takes widths from `sensitivity`, and channels from `scores`.
     pub fn new(graph: &Graph, scores: &Scores, sensitivity: Sensitivity, policy: WidthPolicy) -> Self {
         let groups = group::groups(graph);
-        let prunable = |group: &&ChannelGroup| {
-            let skipped = group.is_coupled(graph) && policy.coupled == Coupled::Skip;
-            group.frozen.is_none() && !skipped && group.width > policy.min_channels
-        };
+        let prunable = |group: &&ChannelGroup| is_prunable(graph, group, policy);
         let ranking =
             groups.iter().filter(prunable).map(|group| (group.id, ranked(graph, group, scores))).collect();
         let widths = Widths::new(graph, groups.iter().filter(prunable), &sensitivity, policy);
@@ -207,6 +204,20 @@ impl Planner {
             })
             .collect()
     }
+}
+
+fn is_prunable(graph: &Graph, group: &ChannelGroup, policy: WidthPolicy) -> bool {
+    let skipped = group.is_coupled(graph) && policy.coupled == Coupled::Skip;
+    group.frozen.is_none() && !skipped && group.width > policy.min_channels
+}
+
+/// The smallest network that any plan for `graph` leaves, whatever the scores: every prunable group at its least width.
+pub fn smallest(graph: &Graph, policy: WidthPolicy) -> Graph {
+    let groups = group::groups(graph);
+    let least = policy.min_channels.max(1);
+    let shrinks = groups.iter().filter(|group| is_prunable(graph, group, policy) && group.width > least);
+    let widths = shrinks.map(|group| (group.id, least)).collect();
+    surgery::shrink(graph, &groups, &widths).expect("widths are of this graph's prunable groups, 1 to full")
 }
 
 fn no_fit(Broken { ceiling, allowed, actual }: Broken) -> PlanError {

@@ -53,10 +53,18 @@ async fn each_device_serves_a_model_within_its_budget_and_reports_its_latency() 
 #[tokio::test]
 async fn a_budget_that_nothing_meets_is_a_state_of_its_own() {
     let scene = Scene::start().await;
-    let _agent = scene.agent("tiny", scene.coordinator.address()).await;
-    let deployment = scene.complete(&scene.manifest(vec![params("tiny", "10")])).await;
-    let outcome = &deployment.devices[0];
-    assert_eq!((outcome.state.as_str(), deployment.no_fit), ("NoFit", 1));
+    let _tiny = scene.agent("tiny", scene.coordinator.address()).await;
+    // As long as it is for this device alone, it is refused, and nothing is changed.
+    let manifest = scene.manifest(vec![params("tiny", "10")]);
+    let refused = format!("{:#}", scene.operator.apply(&yaml(&manifest)).await.unwrap_err());
+    let named = "tiny: no network fits: the budget allows 10 parameters, the smallest reachable has ";
+    assert!(refused.contains(named) && refused.contains("nothing was changed"), "{refused}");
+    assert!(scene.operator.deployment(DEPLOYMENT).await.unwrap().is_none());
+
+    let _roomy = scene.agent("roomy", scene.coordinator.address()).await;
+    let deployment = scene.complete(&manifest).await;
+    let outcome = deployment.devices.iter().find(|outcome| outcome.device_id == "tiny").unwrap();
+    assert_eq!((outcome.state.as_str(), deployment.no_fit, deployment.active), ("NoFit", 1, 1));
     assert!(outcome.reason.contains("param"), "{}", outcome.reason);
     assert!(scene.operator.device("tiny").await.unwrap().unwrap().active_digest.is_empty());
 }

@@ -160,7 +160,7 @@ impl Operator {
     /// # Errors
     /// The coordinator's status.
     pub async fn plan(&self, manifest: &str) -> Result<v1::PlanResponse> {
-        let request = v1::PlanRequest { manifest: manifest.to_owned() };
+        let request = v1::PlanRequest { manifest: manifest.to_owned(), strict: false };
         Ok(self.client.clone().plan(request).await.context("cannot plan the manifest")?.into_inner())
     }
 

@@ -21,7 +21,8 @@ Examples:
   sed 's/epochs: 10/epochs: 30/' fashion.yaml | reconvene apply -f -
   reconvene get deployments -o yaml > all.yaml; reconvene apply -f all.yaml
 
-With --wait: exit code 0 once complete, 1 if a device failed, 4 if no device can meet its budget.")]
+Exit code 4 if no device can meet its budget, even with the smallest network: nothing is changed then.
+With --wait: exit code 0 once complete, 1 if a device failed, 4 if none could be fitted.")]
 pub(crate) struct ApplyArgs {
     #[command(flatten)]
     manifest: ManifestArg,

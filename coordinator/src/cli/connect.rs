@@ -2,6 +2,7 @@
 
 use coordinator::causes::chain;
 use coordinator::config::USUAL_SOCKET;
+use coordinator::fitting::REASON;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,6 +126,11 @@ impl Server {
         match (status.code(), std::error::Error::source(&status)) {
             (Code::NotFound, _) => CliError::Missing(message),
             (Code::InvalidArgument | Code::AlreadyExists, _) => CliError::BadInput(message),
+            (Code::FailedPrecondition, _)
+                if status.metadata().get(REASON.0).is_some_and(|reason| reason == REASON.1) =>
+            {
+                CliError::NoFit(message)
+            }
             (Code::Unauthenticated | Code::PermissionDenied | Code::FailedPrecondition, _) => {
                 CliError::Failed(message)
             }

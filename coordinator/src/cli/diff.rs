@@ -24,7 +24,8 @@ Examples:
   reconvene diff -f fashion.yaml
   git show main:fashion.yaml | reconvene diff -f -
 
-The first lines are the manifest's own differences, the table what each device would get instead of what it has.")]
+The first lines are the manifest's own differences, the table what each device would get instead of what it has.
+Exit code 4 if no device can meet its budget: applying it would be refused.")]
 pub(crate) struct DiffArgs {
     #[command(flatten)]
     manifest: ManifestArg,
@@ -53,7 +54,7 @@ async fn show(checked: &Document, context: &Context) -> Result<(), CliError> {
             .data(&format!("deployment/{name} is as it is applied (generation {generation})"));
     }
     let mut client = context.server.connect().await?;
-    let mut request = Request::new(v1::PlanRequest { manifest: checked.text.clone() });
+    let mut request = Request::new(v1::PlanRequest { manifest: checked.text.clone(), strict: true });
     request.set_timeout(TIMEOUT);
     let plan = client.plan(request).await.map_err(|status| context.server.refusal(status))?.into_inner();
     let title = match &now {

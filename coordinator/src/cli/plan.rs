@@ -48,7 +48,7 @@ enum PlanFormat {
 pub(crate) async fn run(args: &PlanArgs, context: &Context) -> Result<(), CliError> {
     let checked = args.manifest.read_one()?;
     let mut client = context.server.connect().await?;
-    let mut request = Request::new(v1::PlanRequest { manifest: checked.text });
+    let mut request = Request::new(v1::PlanRequest { manifest: checked.text, strict: false });
     request.set_timeout(args.timeout);
     if context.terminal.redraws {
         let network = &checked.manifest.spec.network;

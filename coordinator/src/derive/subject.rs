@@ -117,9 +117,14 @@ impl Subject {
 
     /// The network that `plan` leaves, without weights.
     pub fn planned_graph(&self, plan: &PrunePlan) -> Result<Graph, SurgeryError> {
-        let widths = plan.keep.iter().map(|(&group, kept)| (group, kept.len())).collect();
-        surgery::shrink(&self.graph, &group::groups(&self.graph), &widths)
+        planned_graph(&self.graph, plan)
     }
+}
+
+/// The network that `plan` leaves of `graph`, without weights.
+pub fn planned_graph(graph: &Graph, plan: &PrunePlan) -> Result<Graph, SurgeryError> {
+    let widths = plan.keep.iter().map(|(&group, kept)| (group, kept.len())).collect();
+    surgery::shrink(graph, &group::groups(graph), &widths)
 }
 
 impl DatasetSpec {

@@ -141,7 +141,7 @@ impl Selector {
     }
 
     /// Whether every device that `other` means is meant too, as far as the words tell.
-    pub(super) fn covers(&self, other: &Self) -> bool {
+    pub(crate) fn covers(&self, other: &Self) -> bool {
         self.0.iter().all(|requirement| other.0.contains(requirement))
     }
 

@@ -13,7 +13,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{access, add, authority, backup, elsewhere, guard, import, job, note, status, token, view};
+use super::{access, add, authority, backup, elsewhere, guard, import, job, note, reach, status, token, view};
 use crate::audit::Event;
 use crate::blob::BlobStore;
 use crate::clock::unix_ms;
@@ -262,7 +262,9 @@ impl OperatorService for OperatorRpc {
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Reply<v1::PlanResponse> {
         // It scores networks: whoever may only look must not keep the coordinator busy.
         guard::allow(&request, Role::Operator)?;
-        let manifest = self.manifest(&request.into_inner().manifest).await?;
+        let v1::PlanRequest { manifest, strict } = request.into_inner();
+        let manifest =
+            if strict { self.acceptable(&manifest).await? } else { self.manifest(&manifest).await? };
         let subject =
             job::subject(&self.core, &manifest.metadata.name, SubjectKey::of(&manifest.spec)).await?;
         let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;
@@ -430,11 +432,7 @@ impl OperatorRpc {
         text: String,
         (by, action): (String, &str),
     ) -> Result<v1::ApplyResponse, Status> {
-        let manifest = self.manifest(&text).await?;
-        self.origin(&manifest.spec.network).await?;
-        if manifest.spec.training.trainer == TrainerKind::Command && !self.core.has_program {
-            return Err(status::no_trainer());
-        }
+        let manifest = self.acceptable(&text).await?;
         let name = manifest.metadata.name.clone();
         let (blobs, applied_text) = (self.core.blobs.clone(), text.clone());
         let (before, applied) = self
@@ -494,6 +492,17 @@ impl OperatorRpc {
         let found = self.core.store.call(move |store| datasets::find(store, &own, &meant)).await;
         let dataset = found.map_err(status::store)?.map_err(|refusal| status::dataset(&refusal))?;
         Ok(manifest.with_dataset(dataset))
+    }
+
+    /// The same, if it can be applied as it is.
+    async fn acceptable(&self, text: &str) -> Result<DeploymentManifest, Status> {
+        let manifest = self.manifest(text).await?;
+        let origin = self.origin(&manifest.spec.network).await?;
+        if manifest.spec.training.trainer == TrainerKind::Command && !self.core.has_program {
+            return Err(status::no_trainer());
+        }
+        reach::check(&self.core, &manifest, &origin).await?;
+        Ok(manifest)
     }
 
     /// Where the network comes from.

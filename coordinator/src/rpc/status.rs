@@ -3,6 +3,7 @@
 use proto::Invalid;
 use pruner_core::zoo::UnknownNetwork;
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 
 use crate::backup::BackupError;
 use crate::blob::BlobError;
@@ -10,6 +11,7 @@ use crate::causes::chain;
 use crate::datasets::{AddError, FindError};
 use crate::derive::DeriveError;
 use crate::elsewhere::ElsewhereError;
+use crate::fitting::{REASON, Unreachable};
 use crate::jobs::outcome::OutcomeError;
 use crate::manifest::ManifestError;
 use crate::models::ImportError;
@@ -92,6 +94,15 @@ pub(super) fn dataset(error: &FindError) -> Status {
         FindError::Relative { .. } | FindError::Absent { .. } | FindError::Private(_) => "spec.dataset.path",
     };
     Status::invalid_argument(format!("{field}: {error}"))
+}
+
+/// No device can meet its budget.
+pub(super) fn unreachable(error: &Unreachable) -> Status {
+    let mut status = Status::failed_precondition(format!(
+        "{error}; nothing was changed: raise the ceiling, or `reconvene plan` says what each device could meet"
+    ));
+    status.metadata_mut().insert(REASON.0, MetadataValue::from_static(REASON.1));
+    status
 }
 
 /// A deployment names a network that nobody has.

@@ -210,6 +210,19 @@ fn a_manifest_is_compared_with_what_is_applied() {
 }
 
 #[test]
+fn a_budget_out_of_reach_is_refused_with_its_own_exit_code() {
+    let fake = Fake::start(fleet::replies());
+    let manifest = format!("{MANIFEST}  budgets:\n    - params: 10\n");
+    for verb in [&["apply"][..], &["apply", "--dry-run"], &["diff"]] {
+        let line = reconvene_reading(&manifest, &fake.url, &[verb, &["-f", "-"]].concat()).complaint(4);
+        assert_eq!(line, "no device can meet its budget: cam-1: no network fits", "{verb:?}");
+    }
+    assert!(fake.replies.applied.lock().unwrap().is_empty());
+    let plan = reconvene_reading(&manifest, &fake.url, &["plan", "-f", "-"]);
+    assert!(plan.data().contains("hub-2"), "a plan still says what each would get");
+}
+
+#[test]
 fn what_get_prints_can_be_applied_again() {
     let mut replies = fleet::replies();
     replies.deployments[0].manifest = MANIFEST.to_owned();

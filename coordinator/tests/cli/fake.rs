@@ -73,6 +73,13 @@ fn named<T: Clone>(items: &[T], request: Request<v1::ListRequest>, name: impl Fn
     items.iter().filter(|item| wanted.is_empty() || name(item).starts_with(&wanted)).cloned().collect()
 }
 
+fn no_fit() -> Status {
+    let mut status = Status::failed_precondition("no device can meet its budget: cam-1: no network fits");
+    let (key, reason) = coordinator::fitting::REASON;
+    status.metadata_mut().insert(key, reason.parse().unwrap());
+    status
+}
+
 #[tonic::async_trait]
 impl OperatorService for Service {
     type WatchDeploymentStream = Pin<Box<dyn Stream<Item = Result<v1::DeploymentEvent, Status>> + Send>>;
@@ -228,6 +235,9 @@ impl OperatorService for Service {
         if manifest.contains("/nowhere") {
             return Err(Status::invalid_argument("dataset: /nowhere/t10k-labels-idx1-ubyte: no such file"));
         }
+        if manifest.contains("params: 10\n") {
+            return Err(no_fit());
+        }
         let mut applied = self.0.applied.lock().unwrap();
         applied.push(manifest);
         let generation = applied.len() as u64;
@@ -358,7 +368,11 @@ impl OperatorService for Service {
         }
     }
 
-    async fn plan(&self, _: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
+    async fn plan(&self, r: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
+        let v1::PlanRequest { manifest, strict } = r.into_inner();
+        if strict && manifest.contains("params: 10\n") {
+            return Err(no_fit());
+        }
         Ok(Response::new(self.0.plan.clone()))
     }
 

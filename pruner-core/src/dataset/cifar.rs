@@ -90,6 +90,10 @@ impl Version {
         Ok(Dataset::new(SHAPE, train, test).with_classes(self.classes(), names))
     }
 
+    pub(super) fn outline(&self) -> (Shape, usize) {
+        (SHAPE, self.classes())
+    }
+
     fn classes(&self) -> usize {
         self.labels.last().map_or(0, |&(_, classes)| classes)
     }

@@ -44,6 +44,20 @@ pub fn read_folder(dir: &Path, test_share: Option<TestShare>) -> Result<Dataset,
     Ok(Dataset::new(shape, train, test).with_classes(classes.len(), names))
 }
 
+/// The images' shape, by the headers of all of them, and the number of classes.
+pub(super) fn outline(dir: &Path) -> Result<(Shape, usize), DatasetError> {
+    let (train, test) = (dir.join("train"), dir.join("test"));
+    let classes = classes(&train)?;
+    let mut files = Vec::new();
+    for folder in [train, test].iter().flat_map(|split| classes.iter().map(|class| split.join(class))) {
+        files.extend(images(&folder)?.into_iter().map(|path| Labelled { path, label: 0 }));
+    }
+    if files.is_empty() {
+        return Err(layout(dir, "holds no image"));
+    }
+    Ok((common_shape(dir, &files)?, classes.len()))
+}
+
 /// An image's file.
 #[derive(Debug, Clone, PartialEq)]
 struct Labelled {

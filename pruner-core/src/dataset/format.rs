@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{Dataset, DatasetError, TestShare, cifar, folder, idx};
+use crate::graph::Shape;
 use crate::named::named;
 
 /// How a dataset's files are laid out.
@@ -37,6 +38,17 @@ pub fn read(dir: &Path, format: Format, test_share: Option<TestShare>) -> Result
         (Format::Idx, None) => idx::read_idx(dir),
         (Format::Cifar10, None) => cifar::read_cifar10(dir),
         (Format::Cifar100, None) => cifar::read_cifar100(dir),
+    }
+}
+
+/// The images' shape and the number of classes, as [`read`] finds them, from labels and headers alone: no image is decoded, and
+/// not all that `read` refuses is refused.
+pub fn outline(dir: &Path, format: Format) -> Result<(Shape, usize), DatasetError> {
+    match format {
+        Format::Idx => idx::outline(dir),
+        Format::Cifar10 => Ok(cifar::CIFAR10.outline()),
+        Format::Cifar100 => Ok(cifar::CIFAR100.outline()),
+        Format::Folder => folder::outline(dir),
     }
 }
 

@@ -43,6 +43,14 @@ pub fn read_idx(dir: &Path) -> Result<Dataset, DatasetError> {
     Ok(Dataset::new(shape, train, test))
 }
 
+/// The images' shape and the number of classes, by all labels and the images to test on, which are the fewer ones.
+pub(super) fn outline(dir: &Path) -> Result<(Shape, usize), DatasetError> {
+    let (shape, test) = read_split(dir, TEST)?;
+    let train = find(dir, TRAIN[1]).ok_or_else(|| absent(dir, TRAIN[1].to_owned()))?;
+    let largest = read_labels(&train)?.into_iter().chain(test.labels.iter().copied()).max();
+    Ok((shape, (usize::from(largest.unwrap_or(0)) + 1).max(2)))
+}
+
 fn absent(dir: &Path, missing: String) -> DatasetError {
     DatasetError::Missing { dir: dir.to_owned(), missing, expected: EXPECTED }
 }

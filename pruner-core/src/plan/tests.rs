@@ -88,6 +88,23 @@ fn what_nothing_meets_names_the_ceiling_and_the_smallest_figure() {
 }
 
 #[test]
+fn the_smallest_network_is_known_without_scores() {
+    let graph = &SCORED.0.graph;
+    for coupled in [Coupled::PruneWholeGroup, Coupled::Skip] {
+        for min_channels in [0, 1, 2, 5] {
+            let policy = WidthPolicy { min_channels, coupled, ..WidthPolicy::default() };
+            let least = cost(&smallest(graph, policy));
+            let planner = planner(policy);
+            let Err(PlanError::NoFit { smallest, .. }) = planner.plan(&params(1), None, 1) else {
+                panic!("1 parameter fits")
+            };
+            assert_eq!(least.params as f64, smallest, "{policy:?}");
+            assert_eq!(planner.plan(&params(least.params), None, 1).unwrap().promised, least);
+        }
+    }
+}
+
+#[test]
 fn coupled_groups_can_be_left_alone() {
     let skip = WidthPolicy { coupled: Coupled::Skip, ..WidthPolicy::default() };
     let plan = planner(skip).plan(&params(60_000), None, 1).unwrap();

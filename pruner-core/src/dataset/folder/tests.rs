@@ -293,3 +293,18 @@ fn what_no_memory_holds_is_refused_by_its_headers() {
     assert!(error.starts_with("DIR/test/dog/0.png: no whole PNG or JPEG image"), "{error}");
     assert!(error.contains("limit"), "{error}");
 }
+
+#[test]
+fn an_outline_decodes_nothing() {
+    for folder in [Folder::new(), Folder::without_test()] {
+        let read = |folder: &Folder| {
+            let share = (!folder.0.path().join("test").exists()).then(|| TestShare::new(0.5).unwrap());
+            let read = read_folder(folder.0.path(), share).unwrap();
+            (read.shape, read.classes)
+        };
+        assert_eq!(outline(folder.0.path()).unwrap(), read(&folder));
+        let half = grey(1);
+        folder.put("train/cat/a.png", &half[..half.len() - 20]);
+        assert_eq!(outline(folder.0.path()).unwrap(), (Shape::new(1, 2, 4), 2));
+    }
+}

@@ -166,3 +166,15 @@ fn splits_must_agree() {
     folder.put(TEST[0], &images(1, 1, 4, &[0; 4]));
     assert_eq!(folder.error(), "in DIR, training images are 1x2x2 but test images 1x1x4");
 }
+
+#[test]
+fn an_outline_needs_no_training_image() {
+    let folder = Folder::new("outline");
+    assert_eq!(outline(&folder.0).unwrap(), (Shape::new(1, 2, 2), 4));
+    let read = read_idx(&folder.0).unwrap();
+    assert_eq!((read.shape, read.classes), (Shape::new(1, 2, 2), 4));
+    folder.put(TRAIN[0], &[]);
+    assert_eq!(outline(&folder.0).unwrap(), (Shape::new(1, 2, 2), 4));
+    folder.put(TEST[0], &images(1, 9, 9, &[1]));
+    assert!(outline(&folder.0).is_err(), "a header that promises more than there is");
+}
