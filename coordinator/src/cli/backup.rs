@@ -44,6 +44,9 @@ pub(crate) struct BackupArgs {
     /// Of a coordinator that is stopped: its state folder, which is not written to
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Replace the file where it is there already
+    #[arg(long)]
+    force: bool,
     /// Leave the private keys out; a coordinator restored from it starts once they are put back
     #[arg(long)]
     without_keys: bool,
@@ -92,6 +95,11 @@ pub(crate) async fn backup(args: &BackupArgs, context: &Context) -> Result<(), C
     }
     let Some(out) = &args.out else { return Err(CliError::Usage("--out names the file".to_owned())) };
     Destination::check(out)?;
+    if !args.force && out.symlink_metadata().is_ok() {
+        let there = "it is there already; another name keeps both, --force replaces it";
+        let source = io::Error::new(io::ErrorKind::AlreadyExists, there);
+        return Err(CliError::Unwritable { path: out.clone(), source });
+    }
     let keys = if args.without_keys { Keys::LeftOut } else { Keys::Included };
     let manifest = match &args.state_dir {
         Some(state_dir) => tokio::task::block_in_place(|| of_folder(state_dir, out, keys))?,

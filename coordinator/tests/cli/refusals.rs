@@ -120,3 +120,19 @@ fn wrong_usage_has_its_own_code() {
         assert_eq!(reconvene(&nobody(), arguments).code, 2, "{arguments:?}");
     }
 }
+
+#[test]
+fn a_backup_replaces_no_file_unasked() {
+    let (fake, folder) = (Fake::start(fleet::replies()), tempfile::tempdir().unwrap());
+    let file = folder.path().join("fleet.backup");
+    std::fs::write(&file, "an older one").unwrap();
+    let path = file.to_str().unwrap();
+    let line = reconvene(&fake.url, &["backup", "--out", path]).complaint(73);
+    let expected =
+        format!("cannot write {path}: it is there already; another name keeps both, --force replaces it");
+    assert_eq!(line, expected);
+    // The double breaks off: it was asked, and the file stands as it was.
+    let forced = reconvene(&fake.url, &["backup", "--out", path, "--force"]);
+    assert!(forced.code != 0 && !forced.stderr.contains("there already"), "{forced:?}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"an older one");
+}
