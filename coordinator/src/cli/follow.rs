@@ -6,6 +6,7 @@ use proto::v1;
 use tonic::{Code, Status};
 
 use super::Context;
+use super::connect::Client;
 use super::error::CliError;
 use super::outcome;
 use super::progress::{Job, Progress, Stage};
@@ -71,24 +72,29 @@ async fn follow(
             Err(status) if is_passing(&status) => {}
             Err(status) => return Err(context.server.refusal(status)),
         }
-        progress.note("the coordinator has gone; asking again until it is back");
-        loop {
-            tokio::time::sleep(PAUSE).await;
-            match context.server.connect().await {
-                Ok(again) => {
-                    client = again;
-                    break;
-                }
-                Err(CliError::Unreachable { .. }) => {}
-                Err(error) => return Err(error),
-            }
+        progress.note(GONE);
+        client = connected_again(context).await?;
+    }
+}
+
+/// What is said once a coordinator has gone that was followed.
+pub(super) const GONE: &str = "the coordinator has gone; asking again until it is back";
+
+/// A connection to a coordinator that had gone, once it is back.
+pub(super) async fn connected_again(context: &Context) -> Result<Client, CliError> {
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        match context.server.connect().await {
+            Ok(client) => return Ok(client),
+            Err(CliError::Unreachable { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
 }
 
 /// One stream of events; `None` where it stopped before the deployment had ended.
 async fn watch(
-    client: &mut super::connect::Client,
+    client: &mut Client,
     followed: &Followed<'_>,
     progress: &mut Progress,
 ) -> Result<Option<v1::Deployment>, Status> {
@@ -132,7 +138,7 @@ fn superseded(followed: &Followed<'_>, deployment: v1::Deployment) -> Result<v1:
 }
 
 /// Whether a broken stream is worth another try: the connection broke, the request was not refused.
-fn is_passing(status: &Status) -> bool {
+pub(super) fn is_passing(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable => true,
         // A connection that breaks in mid-stream arrives as one of these, with the transport's error as its source.

@@ -91,10 +91,9 @@ pub(super) async fn control(
 /// Sends the log that there is, and more until the job has ended where that is asked for.
 pub(super) async fn read_log(
     core: Core,
-    v1::ReadJobLogRequest { name, follow }: v1::ReadJobLogRequest,
+    v1::ReadJobLogRequest { name, follow, mut offset }: v1::ReadJobLogRequest,
     parts: mpsc::Sender<Result<v1::ReadJobLogResponse, Status>>,
 ) {
-    let mut offset = 0;
     loop {
         // Looked at before the log is read: what was said last comes with it.
         let job = find(&core, &name).await;
@@ -106,7 +105,7 @@ pub(super) async fn read_log(
             (_, Ok(Err(error))) => Err(status::internal(format!("reading the log: {error}"))),
             (_, Ok(Ok((text, end)))) => {
                 offset = end;
-                Ok(v1::ReadJobLogResponse { text })
+                Ok(v1::ReadJobLogResponse { text, end })
             }
         };
         let is_over = part.is_err() || !follow || job.is_ok_and(|job| !job.is_open());

@@ -28,6 +28,8 @@ pub(crate) struct Replies {
     pub(crate) watches: Mutex<Vec<Vec<v1::DeploymentEvent>>>,
     /// What follows a stream's last event.
     pub(crate) afterwards: Afterwards,
+    /// Whether a job's log was read until nothing more was said: the job has ended.
+    pub(crate) read_to_the_end: Mutex<bool>,
     /// Manifests, as they arrived.
     pub(crate) applied: Mutex<Vec<String>>,
 }
@@ -99,20 +101,26 @@ impl OperatorService for Service {
     type ReadJobLogStream = Pin<Box<dyn Stream<Item = Result<v1::ReadJobLogResponse, Status>> + Send>>;
 
     async fn list_jobs(&self, r: Request<v1::ListRequest>) -> Result<Response<v1::JobList>, Status> {
-        Ok(Response::new(v1::JobList { jobs: named(&self.0.jobs, r, |job| &job.name) }))
+        let mut jobs = named(&self.0.jobs, r, |job| &job.name);
+        if *self.0.read_to_the_end.lock().unwrap() {
+            jobs.iter_mut().for_each(|job| job.state = "Done".to_owned());
+        }
+        Ok(Response::new(v1::JobList { jobs }))
     }
 
     async fn read_job_log(
         &self,
         r: Request<v1::ReadJobLogRequest>,
     ) -> Result<Response<Self::ReadJobLogStream>, Status> {
-        let v1::ReadJobLogRequest { name, follow } = r.into_inner();
+        let v1::ReadJobLogRequest { name, follow, offset } = r.into_inner();
         if !self.0.jobs.iter().any(|job| job.name == name) {
             return Err(Status::not_found(format!("no job '{name}'")));
         }
-        let text = |text: &str| Ok(v1::ReadJobLogResponse { text: format!("{text}\n") });
-        let more = follow.then(|| text("done"));
-        Ok(Response::new(Box::pin(tokio_stream::iter([text("epoch 1/2")].into_iter().chain(more)))))
+        // A log that is followed breaks off after its first line, as if the coordinator had stopped.
+        let (text, end) = if offset == 0 { ("epoch 1/2\n", 10) } else { ("done\n", 15) };
+        *self.0.read_to_the_end.lock().unwrap() = follow && offset == 10;
+        let part = Ok(v1::ReadJobLogResponse { text: text.to_owned(), end });
+        Ok(Response::new(Box::pin(tokio_stream::iter([part]))))
     }
 
     async fn control_job(

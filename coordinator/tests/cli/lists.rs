@@ -64,7 +64,9 @@ fn jobs_are_listed_read_and_stopped() {
     let words: Vec<&str> = table.split_whitespace().collect();
     assert_eq!(words[..6], [name, "fashion-mnist", "Running", "75.00%", "gpu-1", "1"], "{table}");
     assert_eq!(ask(&["logs", "job/train-3f9a2b71c04d"]).data(), "epoch 1/2\n");
-    assert_eq!(ask(&["logs", name, "-f"]).data(), "epoch 1/2\ndone\n");
+    let followed = ask(&["logs", name, "-f"]);
+    assert!(followed.stderr.contains("asking again until it is back"), "{followed:?}");
+    assert_eq!(followed.data(), "epoch 1/2\ndone\n", "nothing is said twice");
     assert_eq!(ask(&["job", "cancel", "job/train-3f9a2b71c04d"]).data(), format!("job/{name} cancelled\n"));
     let unknown = ask(&["job", "cancel", "train-0"]);
     assert_eq!((unknown.code, unknown.stdout.as_str()), (3, ""));
