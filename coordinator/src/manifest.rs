@@ -1,5 +1,6 @@
 //! The deployment as an operator writes it: YAML in, a checked value out. Owns defaults and messages about the text.
 
+mod change;
 mod check;
 mod dataset;
 mod document;
@@ -21,6 +22,7 @@ use pruner_core::sensitivity::Measure;
 use pruner_core::train::{EarlyStop, Flip, Recipe, Schedule};
 use serde::{Deserialize, Serialize};
 
+pub use change::changes;
 pub use dataset::{DatasetRef, DatasetSpec};
 pub use document::{Document, LIST, tree, yaml};
 pub use grow::GrowSpec;

@@ -29,14 +29,32 @@ pub(super) fn assigned(before: Option<&AssignmentRecord>, after: &AssignmentReco
 }
 
 /// A device said how its assignment ended.
-pub(super) fn reported(deployment: &str, device: &DeviceId, outcome: &OutcomeRecord) -> Option<Event> {
+pub(super) fn reported(
+    deployment: &str,
+    device: &DeviceId,
+    before: Option<&Outcome>,
+    outcome: &OutcomeRecord,
+) -> Option<Event> {
     let (action, after) = match &outcome.state {
         Outcome::Active { .. } => ("serve", format!("model {} of {deployment}", model(outcome))),
         Outcome::Failed { reason } => ("fail", reason.clone()),
         _ => return None,
     };
     let subject = device_subject(device);
-    Some(Event::new(subject.clone(), action, subject).changed("", after))
+    Some(Event::new(subject.clone(), action, subject).changed(before.map(was).unwrap_or_default(), after))
+}
+
+/// What a device's outcome was, in a few words.
+fn was(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Waiting { reason } => format!("waiting: {reason}"),
+        Outcome::Deriving => "its model was being made".to_owned(),
+        Outcome::NoFit { .. } => "no network fitted".to_owned(),
+        Outcome::Fitted => "its model was ready".to_owned(),
+        Outcome::Assigned { .. } => "told, changing over".to_owned(),
+        Outcome::Active { .. } => "serving".to_owned(),
+        Outcome::Failed { reason } => format!("failed: {reason}"),
+    }
 }
 
 fn outcome_changed(
@@ -65,15 +83,17 @@ fn outcome_changed(
     if before.is_some_and(|before| before.state == after.state) {
         return None;
     }
-    match (&after.state, before.map(|before| &before.state)) {
+    let state = before.map(|before| &before.state);
+    let had = state.map(was).unwrap_or_default();
+    match (&after.state, state) {
         (Outcome::NoFit { text, .. }, _) => {
-            Some(Event::new(COORDINATOR, "no-fit", subject).changed("", format!("{deployment}: {text}")))
+            Some(Event::new(COORDINATOR, "no-fit", subject).changed(had, format!("{deployment}: {text}")))
         }
         (Outcome::Failed { reason }, _) => {
-            Some(Event::new(COORDINATOR, "fail", subject).changed("", format!("{deployment}: {reason}")))
+            Some(Event::new(COORDINATOR, "fail", subject).changed(had, format!("{deployment}: {reason}")))
         }
         (Outcome::Active { .. }, Some(Outcome::Assigned { .. } | Outcome::Failed { .. })) => {
-            reported(deployment, device, after)
+            reported(deployment, device, state, after)
         }
         _ => None,
     }

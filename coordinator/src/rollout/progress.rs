@@ -42,8 +42,8 @@ pub(crate) fn record(
         };
         // Reports come again after a reconnect.
         if outcome.state != state {
-            outcome.state = state.clone();
-            event = journal::reported(&order.deployment, device, outcome);
+            let was = std::mem::replace(&mut outcome.state, state.clone());
+            event = journal::reported(&order.deployment, device, Some(&was), outcome);
         }
     });
     match recorded {

@@ -33,17 +33,21 @@ pub(super) async fn control_device(
         if store.device(&named)?.is_none() && store.identity(&named)?.is_none() {
             return Ok(None);
         }
-        let changed = store.change_identity(&named, &mut |identity| match banned {
-            Some(banned) => identity.banned = banned,
-            None => {
-                (identity.key, identity.token) = (None, None);
-                (identity.confirmed, identity.waits) = (false, false);
+        let mut was = String::new();
+        store.change_identity(&named, &mut |identity| {
+            was = standing(identity);
+            match banned {
+                Some(banned) => identity.banned = banned,
+                None => {
+                    (identity.key, identity.token) = (None, None);
+                    (identity.confirmed, identity.waits) = (false, false);
+                }
             }
         })?;
         admissions.settle(store, &named)?;
-        Ok(Some(changed))
+        Ok(Some(was))
     });
-    let Some(_) = changed.await.map_err(status::store)? else {
+    let Some(was) = changed.await.map_err(status::store)? else {
         return Err(Status::not_found(format!("no device '{device}'")));
     };
     if banned != Some(false) {
@@ -51,8 +55,20 @@ pub(super) async fn control_device(
     }
     core.poke.poke();
     let event = Event::new(by, &verb, format!("device/{device}"));
-    note::note(&core, event.changed("", result)).await?;
+    note::note(&core, event.changed(was, result)).await?;
     Ok(v1::ControlDeviceResponse { result: result.to_owned() })
+}
+
+/// Who a device was known to be.
+fn standing(identity: &IdentityRecord) -> String {
+    let banned = if identity.banned { "banned" } else { "let in" };
+    let key = identity.key.map_or_else(|| "no key".to_owned(), |key| format!("key {}", key.short()));
+    let joined = match (&identity.token, identity.confirmed) {
+        (Some(token), true) => format!(", by token {token}"),
+        (Some(token), false) => format!(", by token {token}, not yet there"),
+        (None, _) => String::new(),
+    };
+    format!("{banned}, {key}{joined}")
 }
 
 /// Lets a device in that came by a token which lets nobody in by itself, if it is the one with this key.
@@ -135,9 +151,10 @@ pub(super) async fn control_operator(
             )));
         }
     };
-    let event = Event::new(by, &verb, format!("operator/{name}")).changed("", result);
-    let record = OperatorRecord { name, revoked };
     let admissions = core.admissions.clone();
+    let was = if admissions.is_revoked(&name) { "revoked" } else { "in force" };
+    let event = Event::new(by, &verb, format!("operator/{name}")).changed(was, result);
+    let record = OperatorRecord { name, revoked };
     let stored = core.store.call(move |store| {
         store.put_operator(&record)?;
         admissions.settle_operator(store, &record.name)

@@ -7,7 +7,8 @@ use super::status;
 use crate::audit::{AuditEntry, Event};
 use crate::clock::unix_ms;
 use crate::core::Core;
-use crate::store::AuditQuery;
+use crate::manifest;
+use crate::store::{AuditQuery, DeploymentRecord};
 
 /// Entries of one answer.
 const MOST: usize = 1000;
@@ -18,6 +19,19 @@ pub(super) async fn note(core: &Core, event: Event) -> Result<(), Status> {
     tracing::info!(by = actor, action, subject, after = said, "audit");
     let appended = core.store.call(move |store| store.append_audit(&[event], unix_ms()));
     appended.await.map_err(status::store)
+}
+
+/// What applying a manifest changed: first the fields, for whoever reads a list, then each manifest as it was written.
+pub(super) fn applied(
+    event: Event,
+    before: Option<&DeploymentRecord>,
+    now: &DeploymentRecord,
+    result: &str,
+) -> Event {
+    let was = before.map(|was| format!("generation {}\n{}", was.generation, was.text)).unwrap_or_default();
+    let changed = before.map(|was| manifest::changes(&was.manifest, &now.manifest)).unwrap_or_default();
+    let said = if changed.is_empty() { result.to_owned() } else { changed };
+    event.changed(was, format!("generation {}: {said}\n{}", now.generation, now.text))
 }
 
 pub(super) async fn list(core: &Core, request: v1::ListAuditRequest) -> Result<v1::AuditList, Status> {

@@ -440,7 +440,7 @@ impl OperatorRpc {
             .store
             .call(move |store| {
                 requeue_failed(store, &blobs, &manifest.metadata.name)?;
-                let before = store.deployment(&manifest.metadata.name)?.map(|record| record.generation);
+                let before = store.deployment(&manifest.metadata.name)?;
                 Ok((before, store.apply_deployment(&manifest, &applied_text, unix_ms())?))
             })
             .await
@@ -456,9 +456,9 @@ impl OperatorRpc {
             self.core.board.clear(&name);
         }
         // Also where nothing changed: the entry of an earlier call may have been lost with the power.
-        let was = before.map(|before| format!("generation {before}")).unwrap_or_default();
         let event = Event::new(by, action, format!("deployment/{name}"));
-        note::note(&self.core, event.changed(was, format!("generation {generation}\n{text}"))).await?;
+        let event = note::applied(event, before.as_ref(), applied.record(), result);
+        note::note(&self.core, event).await?;
         self.core.poke.poke();
         Ok(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() })
     }
