@@ -35,9 +35,13 @@ impl JoinFile {
     fn parse(text: &str) -> Result<Self, String> {
         let (first, rest) = text.trim_start().split_once('\n').unwrap_or((text, ""));
         let token = first.trim_end().strip_prefix(MAGIC).map(str::trim).filter(|token| !token.is_empty());
-        let token = token.ok_or_else(|| format!("its first line is not '{MAGIC}' and a token"))?;
+        let token = token.ok_or_else(|| {
+            format!(
+                "its first line is not '{MAGIC}' and a token; `reconvene token create` prints such a file"
+            )
+        })?;
         if !rest.contains("-----BEGIN CERTIFICATE-----") {
-            return Err("it holds no certificate".to_owned());
+            return Err("it holds no certificate; copy all that `reconvene token create` printed".to_owned());
         }
         Ok(Self { token: token.to_owned(), authorities: rest.to_owned() })
     }

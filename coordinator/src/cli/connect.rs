@@ -24,6 +24,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A list of many deployments with their devices outgrows tonic's 4 MiB.
 const LARGEST_REPLY: usize = 64 << 20;
 
+/// What to do where nobody answers.
+const NOBODY: &str = "start it with `reconvene serve`, or name it with --server";
+
 /// The generated client over one connection.
 pub(crate) type Client = OperatorServiceClient<Channel>;
 
@@ -135,7 +138,10 @@ impl Server {
                 CliError::Failed(message)
             }
             // A certificate that is not taken ends the connection, which may be told in several ways.
-            (Code::Unavailable | Code::Unknown | Code::Cancelled, Some(source)) => self.unreachable(source),
+            // One that is no connection of ours at all is told as an internal error.
+            (Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal, Some(source)) => {
+                self.unreachable(source)
+            }
             (Code::Unavailable | Code::Cancelled, None) => {
                 CliError::Unreachable { url: self.url.clone(), cause: message, hint: self.hint() }
             }
@@ -150,12 +156,44 @@ impl Server {
         while let Some(source) = cause.source() {
             cause = source;
         }
-        CliError::Unreachable { url: self.url.clone(), cause: cause.to_string(), hint: self.hint() }
+        let hint = self.hint_on(cause).unwrap_or_else(|| self.hint());
+        CliError::Unreachable { url: self.url.clone(), cause: cause.to_string(), hint }
+    }
+
+    /// What to do where the innermost cause says what is the matter.
+    fn hint_on(&self, cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+        use tokio_rustls::rustls::{CertificateError, Error};
+        let io = cause.downcast_ref::<std::io::Error>();
+        // An error of the handshake may be wrapped in one of the socket.
+        let inner = io.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref::<Error>());
+        match (cause.downcast_ref::<Error>().or(inner), &self.identity) {
+            (Some(Error::InvalidMessage(_)), _) => Some(
+                "what answers there does not encrypt: name it as http://, and leave --identity out"
+                    .to_owned(),
+            ),
+            (Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)), Some(folder)) => {
+                Some(format!(
+                    "the authority in {}/ca.pem has not issued its certificate: it is another fleet's coordinator, or one that \
+                 was set up anew; `reconvene operator create` on its host makes a folder that fits",
+                    folder.display()
+                ))
+            }
+            (Some(_), _) => None,
+            (None, _) if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) => {
+                Some(NOBODY.to_owned())
+            }
+            // Somebody answered, and not as a coordinator without encryption does.
+            (None, None) if io.is_none() && self.url.starts_with("http://") => Some(
+                "what answers there may want encryption: name it as https://HOST:PORT, with --identity DIR"
+                    .to_owned(),
+            ),
+            (None, _) => None,
+        }
     }
 
     fn hint(&self) -> String {
         match &self.identity {
-            None => "start it with `reconvene serve`, or name it with --server".to_owned(),
+            None => NOBODY.to_owned(),
             Some(folder) => format!(
                 "if it runs there, it may not take the certificate in {} any more, which has expired or whose authority \
                  was retired: `reconvene operator create` on the coordinator's host makes another",

@@ -7,6 +7,7 @@ use proto::v1;
 use super::Context;
 use super::error::CliError;
 use super::figures::{bytes, count, macs, ms, percent, short};
+use super::resource::columns::ago;
 use super::resource::only;
 
 /// What to explain.
@@ -54,7 +55,7 @@ fn explain(
     for deployment in deployments {
         for outcome in deployment.devices.iter().filter(|outcome| outcome.device_id == device.id) {
             is_given = true;
-            text += &format!("\n\n{}", given(deployment, outcome));
+            text += &format!("\n\n{}", given(device, deployment, outcome));
             let measured = |summary: &&v1::TelemetrySummary| summary.digest == outcome.digest;
             let newest = telemetry.iter().filter(measured).max_by_key(|summary| summary.generation);
             if let Some(summary) = newest.filter(|summary| summary.count > 0) {
@@ -71,8 +72,11 @@ fn explain(
 
 /// What it is, by what it measured of itself.
 fn means(device: &v1::Device) -> String {
-    let v1::Device { id, status, class_id, arch, logical_cores, .. } = device;
-    let status = status.to_lowercase();
+    let v1::Device { id, class_id, arch, logical_cores, .. } = device;
+    let status = match last_heard(device) {
+        Some(heard) => format!("away, last heard of {heard} ago"),
+        None => device.status.to_lowercase(),
+    };
     if class_id.is_empty() {
         return format!(
             "{id} is {status}. It has not timed its probes yet: nothing can be predicted for it."
@@ -88,9 +92,27 @@ fn means(device: &v1::Device) -> String {
     )
 }
 
-fn given(deployment: &v1::Deployment, outcome: &v1::DeviceOutcome) -> String {
+/// How long ago a device was heard of that is away.
+fn last_heard(device: &v1::Device) -> Option<String> {
+    (device.status == "Offline" && device.last_seen_unix_ms > 0).then(|| ago(device.last_seen_unix_ms))
+}
+
+fn given(device: &v1::Device, deployment: &v1::Deployment, outcome: &v1::DeviceOutcome) -> String {
     let v1::DeviceOutcome { state, reason, .. } = outcome;
-    let head = format!("{} (generation {}): {state}. {reason}.", deployment.name, deployment.generation);
+    // What a device that is away does now is not known.
+    let state = match last_heard(device).filter(|_| state == "Active") {
+        Some(heard) => format!("away for {heard}, was Active"),
+        None => state.clone(),
+    };
+    let mut head = format!("{} (generation {}): {state}. {reason}.", deployment.name, deployment.generation);
+    if outcome.state == "NoFit" {
+        head += &match device.active_digest.as_str() {
+            "" => " It serves nothing.".to_owned(),
+            model => {
+                format!(" It goes on serving model {} (generation {}).", short(model), device.generation)
+            }
+        };
+    }
     let Some(planned) = outcome.planned else { return head };
     let accuracy =
         outcome.test_accuracy.map(|share| format!(", right for {} of its test images", percent(share)));

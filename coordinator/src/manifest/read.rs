@@ -100,6 +100,7 @@ fn refuse(text: &str, error: &YamlError) -> ManifestError {
             value(format!("'{variant}' is not known; allowed: {}", expected.join(", ")))
         }
         YamlError::InvalidScalar { ty, .. } => value(format!("must be {}", describe_type(ty))),
+        YamlError::Budget { .. } => syntax("the text is larger, or nested deeper, than any manifest is"),
         YamlError::Eof { .. } => syntax("the text ends where a deployment should stand"),
         YamlError::MultipleDocuments { .. } => {
             syntax("a second document begins; a manifest holds one deployment")

@@ -1,6 +1,7 @@
 //! Sorts a rollout's devices by what they mean for it, and says in plain words what it waits for or why it stopped.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use proto::DeviceId;
 
@@ -203,8 +204,9 @@ impl<'a> Survey<'a> {
             && has_next_wave
         {
             let baking = names(self.baking.iter().map(|&(id, _)| id));
-            let minutes = until.saturating_sub(now_unix_ms) as f64 / 60_000.0;
-            return Some(format!("{here}: {baking} serves the new model; the next wave in {minutes:.1} min"));
+            let seconds = Duration::from_secs(until.saturating_sub(now_unix_ms).div_ceil(1000));
+            let left = humantime::format_duration(seconds);
+            return Some(format!("{here}: {baking} serves the new model; the next wave in {left}"));
         }
         if has_next_wave && let Some(held) = self.held(rollout, self.reached) {
             return Some(format!("{here}: {held}"));

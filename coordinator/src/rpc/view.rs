@@ -281,7 +281,14 @@ fn bare_state(outcome: &Outcome, online: bool) -> (&'static str, String) {
         Outcome::Fitted => ("Fitted", "its model is ready; its wave has not come".to_owned()),
         Outcome::Assigned { .. } if online => ("Assigned", "it was told and is changing over".to_owned()),
         Outcome::Assigned { .. } => ("Assigned", "it is away and changes over when it comes back".to_owned()),
-        Outcome::Active { .. } => ("Active", "it serves the largest network within its budget".to_owned()),
+        Outcome::Active { .. } if online => {
+            ("Active", "it serves the largest network within its budget".to_owned())
+        }
+        Outcome::Active { .. } => (
+            "Active",
+            "it is away; it served the largest network within its budget when it was last heard of"
+                .to_owned(),
+        ),
         Outcome::Failed { reason } => ("Failed", reason.clone()),
     }
 }

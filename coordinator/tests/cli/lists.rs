@@ -108,3 +108,18 @@ fn a_device_is_explained_in_sentences() {
     let line = reconvene(&fake.url, &["explain", "cam-1"]).stderr;
     assert!(line.contains("write device/NAME, as in device/cam-7"), "{line}");
 }
+
+#[test]
+fn of_a_device_that_is_away_is_told_what_it_was() {
+    let mut replies = fleet::replies();
+    replies.devices[0].status = "Offline".to_owned();
+    replies.devices[1].active_digest = fleet::digest();
+    replies.devices[1].generation = 2;
+    let fake = Fake::start(replies);
+    let text = reconvene(&fake.url, &["explain", "device/cam-1"]).data();
+    assert!(text.starts_with("cam-1 is away, last heard of 3h ago: x86_64"), "{text}");
+    assert!(text.contains("fashion-mnist (generation 1): away for 3h, was Active. "), "{text}");
+    let text = reconvene(&fake.url, &["explain", "device/hub-2"]).data();
+    let model = &fleet::digest()[..12];
+    assert!(text.contains(&format!("It goes on serving model {model} (generation 2).")), "{text}");
+}

@@ -1,5 +1,6 @@
 //! Bad input: one clear line that names the thing and the next step, and its own exit code.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use proto::v1;
@@ -135,4 +136,45 @@ fn a_backup_replaces_no_file_unasked() {
     let forced = reconvene(&fake.url, &["backup", "--out", path, "--force"]);
     assert!(forced.code != 0 && !forced.stderr.contains("there already"), "{forced:?}");
     assert_eq!(std::fs::read(&file).unwrap(), b"an older one");
+}
+
+/// An address where each connection is answered with `bytes`, and closed.
+fn answering(bytes: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let _ = connection.read(&mut [0; 1024]);
+            let _ = connection.write_all(bytes);
+        }
+    });
+    address
+}
+
+#[test]
+fn a_port_that_speaks_otherwise_is_named_with_the_way_there() {
+    // A TLS alert: a handshake was expected.
+    let encrypted = answering(&[21, 3, 3, 0, 2, 2, 10]);
+    let line = reconvene(&format!("http://{encrypted}"), &["get", "devices"]).complaint(69);
+    let hint = "what answers there may want encryption: name it as https://HOST:PORT, with --identity DIR";
+    assert!(line.ends_with(hint), "{line}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+    for (file, text) in [
+        ("ca.pem", made.cert.pem()),
+        ("cert.pem", made.cert.pem()),
+        ("key.pem", made.signing_key.serialize_pem()),
+    ] {
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
+    let folder = folder.path().to_str().unwrap();
+    let plain = answering(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    let arguments = ["--identity", folder, "get", "devices"];
+    let line = reconvene(&format!("https://{plain}"), &arguments).complaint(69);
+    let hint = "what answers there does not encrypt: name it as http://, and leave --identity out";
+    assert!(line.ends_with(hint), "{line}");
+    let line = reconvene(&nobody().replace("http://", "https://"), &arguments).complaint(69);
+    assert!(line.ends_with("start it with `reconvene serve`, or name it with --server"), "{line}");
 }

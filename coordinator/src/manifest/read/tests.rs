@@ -337,3 +337,9 @@ fn growing_is_off_and_has_bounds() {
             .contains("spec.rollout.grow: is not allowed with trainer external")
     );
 }
+
+#[test]
+fn a_text_that_is_too_much_is_refused_in_words() {
+    let text = read(&format!("{MINIMAL}status: [{}0]\n", "0,".repeat(300_000))).unwrap_err().to_string();
+    assert!(text.ends_with("the text is larger, or nested deeper, than any manifest is"), "{text}");
+}

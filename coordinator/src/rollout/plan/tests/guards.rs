@@ -27,7 +27,7 @@ fn the_next_wave_waits_until_the_one_before_has_served_for_a_while() {
     fleet.active(&first);
     let step = next(&fleet.rollout(), fleet.now);
     assert_eq!((step.assign.len(), step.wake_unix_ms), (0, Some(fleet.now + 30_000)));
-    let reason = format!("wave 1 of 2: {first} serves the new model; the next wave in 0.5 min");
+    let reason = format!("wave 1 of 2: {first} serves the new model; the next wave in 30s");
     assert_eq!(step.status, Status::Waiting { reason });
     fleet.now += 30_000;
     assert_eq!(next(&fleet.rollout(), fleet.now).assign.len(), 2);
