@@ -32,9 +32,11 @@ use crate::fresh::Fresh;
 use crate::identity::admissions::Admissions;
 use crate::identity::authorities::Authorities;
 use crate::identity::authority::AuthorityError;
+use crate::identity::issued;
 use crate::identity::turnstile::Turnstile;
 use crate::jobs::log::JobLogs;
 use crate::jobs::queue::{self, Queue};
+use crate::jobs::workers::Workers;
 use crate::listener::{self, Door, Encryption};
 use crate::local::{self, LocalListener};
 use crate::probes::{ProbeError, ProbeSet};
@@ -142,11 +144,11 @@ impl App {
     pub fn open(config: Config) -> Result<Self, AppError> {
         let path = &config.state_dir;
         let mut maker = std::fs::DirBuilder::new();
-        maker
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|source| AppError::StateDir { path: path.clone(), source })?;
+        maker.recursive(true).mode(0o700);
+        // The second is this user's, also where root makes the first operator.
+        for path in [path.clone(), issued::folder(path)] {
+            maker.create(&path).map_err(|source| AppError::StateDir { path, source })?;
+        }
         let store = SledStore::open(&path.join("store"))?;
         let signer = Arc::new(signing::open(path)?);
         let blobs = BlobStore::open(path.join("artifacts"))?;
@@ -278,6 +280,7 @@ impl App {
             fleet: Fleet::default(),
             board: Board::new(),
             queue: Queue::new(store.clone()),
+            workers: Workers::default(),
             logs,
             probes,
             subjects: Subjects::default(),

@@ -10,6 +10,7 @@ mod backup;
 mod completion;
 mod connect;
 mod dataset;
+mod delete;
 mod describe;
 mod destination;
 mod device;
@@ -84,12 +85,14 @@ pub(crate) struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// List devices, models, datasets, deployments, jobs, artifacts or telemetry
+    /// List devices, models, datasets, deployments, jobs, workers, artifacts or telemetry
     Get(get::GetArgs),
     /// Tell everything about one thing
     Describe(describe::DescribeArgs),
     /// Create or change a deployment
     Apply(apply::ApplyArgs),
+    /// Forget a deployment; its devices keep what they serve
+    Delete(delete::DeleteArgs),
     /// Tell what applying a manifest would change
     Diff(diff::DiffArgs),
     /// Tell what each device would get from a deployment, and why
@@ -110,7 +113,7 @@ enum Verb {
     Device(device::DeviceArgs),
     /// List the fleet's certificate authorities, and exchange the present one for the next
     Authority(authority::AuthorityArgs),
-    /// Make operators' certificates, renew them and take them back
+    /// Make operators' certificates, list them, renew them and take them back
     Operator(operator::OperatorArgs),
     /// Stop a job that scores or trains
     Job(job::JobArgs),
@@ -166,6 +169,7 @@ pub(crate) async fn run() -> ExitCode {
         Verb::Get(args) => get::run(args, &context).await,
         Verb::Describe(args) => describe::run(args, &context).await,
         Verb::Apply(args) => apply::run(args, &context).await,
+        Verb::Delete(args) => delete::run(args, &context).await,
         Verb::Diff(args) => diff::run(args, &context).await,
         Verb::Plan(args) => plan::run(args, &context).await,
         Verb::Watch(args) => watch::run(args, &context).await,

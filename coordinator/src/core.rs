@@ -17,6 +17,7 @@ use crate::identity::admissions::Admissions;
 use crate::identity::authorities::Authorities;
 use crate::jobs::log::JobLogs;
 use crate::jobs::queue::Queue;
+use crate::jobs::workers::Workers;
 use crate::probes::ProbeSet;
 use crate::rollout::driver::{Poke, Subjects};
 use crate::store::{AssignmentRecord, StoreHandle};
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) board: Board,
     /// Long work, for workers.
     pub(crate) queue: Queue,
+    /// Who does it.
+    pub(crate) workers: Workers,
     /// What they said of it.
     pub(crate) logs: JobLogs,
     /// The models that devices time.

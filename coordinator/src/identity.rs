@@ -9,6 +9,7 @@ pub mod admissions;
 pub mod authorities;
 pub mod authority;
 pub mod enroll;
+pub mod issued;
 pub mod secret;
 pub mod succession;
 pub mod turnstile;

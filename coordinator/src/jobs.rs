@@ -4,6 +4,7 @@ pub(crate) mod log;
 pub(crate) mod offer;
 pub(crate) mod outcome;
 pub mod queue;
+pub(crate) mod workers;
 
 use std::time::Duration;
 
@@ -64,6 +65,7 @@ impl JobRecord {
             state: JobState::Queued { not_before_unix_ms: now_unix_ms },
             tries: 0,
             leases: 0,
+            worker: None,
             created_unix_ms: now_unix_ms,
             changed_unix_ms: now_unix_ms,
         }
@@ -120,6 +122,7 @@ impl JobRecord {
             return None;
         }
         self.leases += 1;
+        self.worker = Some(worker.clone());
         let (lease, until_unix_ms) = (self.leases, after(now_unix_ms, LEASE));
         self.set(JobState::Leased { worker: worker.clone(), lease, until_unix_ms }, now_unix_ms);
         Some(lease)

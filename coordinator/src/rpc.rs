@@ -5,6 +5,7 @@ mod add;
 mod artifact;
 mod authority;
 mod backup;
+mod delete;
 mod elsewhere;
 mod enrollment;
 pub(crate) mod guard;

@@ -5,6 +5,7 @@ pub mod artifact;
 pub mod assignment;
 pub mod audit;
 pub mod dataset;
+pub mod deleted;
 pub mod deployment;
 pub mod derivation;
 pub mod device;
@@ -29,6 +30,7 @@ pub use artifact::{ArtifactRecord, Footprint, LayerRecord, Serving};
 pub use assignment::{AssignmentOrder, AssignmentRecord};
 pub use audit::AuditQuery;
 pub use dataset::DatasetRecord;
+pub use deleted::DeletedRecord;
 pub use deployment::{
     Applied, Before, DeploymentPhase, DeploymentRecord, Outcome, OutcomeRecord, PredictedLatency, Undone,
 };
@@ -96,6 +98,15 @@ pub trait Store: Send + Sync {
         generation: Generation,
         change: &mut dyn FnMut(&mut DeploymentRecord),
     ) -> Result<DeploymentRecord, StoreError>;
+
+    /// Removes a deployment, if `may` says so of it as it stands; the next one of its name goes on counting where it ended.
+    /// `None` where it may not.
+    fn remove_deployment(
+        &self,
+        name: &str,
+        may: &mut dyn FnMut(&DeploymentRecord) -> bool,
+        now_unix_ms: u64,
+    ) -> Result<Option<DeploymentRecord>, StoreError>;
 
     /// One deployment.
     fn deployment(&self, name: &str) -> Result<Option<DeploymentRecord>, StoreError>;

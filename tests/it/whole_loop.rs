@@ -67,6 +67,21 @@ async fn a_budget_that_nothing_meets_is_a_state_of_its_own() {
     assert_eq!((outcome.state.as_str(), deployment.no_fit, deployment.active), ("NoFit", 1, 1));
     assert!(outcome.reason.contains("param"), "{}", outcome.reason);
     assert!(scene.operator.device("tiny").await.unwrap().unwrap().active_digest.is_empty());
+
+    // Once it is deleted, who served goes on, and the next of its name goes on counting.
+    let had = scene.operator.device("roomy").await.unwrap().unwrap().active_digest;
+    let deleted = scene.operator.delete(DEPLOYMENT).await.unwrap();
+    assert_eq!((deleted.generation, deleted.serving), (deployment.generation, vec!["roomy".to_owned()]));
+    assert!(scene.operator.deployment(DEPLOYMENT).await.unwrap().is_none());
+    assert_eq!(scene.operator.device("roomy").await.unwrap().unwrap().active_digest, had);
+    let again = scene.complete(&manifest).await;
+    assert_eq!((again.generation, again.active), (deployment.generation + 1, 1));
+    let entries = scene.operator.audit().await.unwrap();
+    let entry = entries.iter().find(|entry| entry.action == "delete").unwrap();
+    assert!(
+        entry.before.starts_with("generation 1: ") && entry.after.starts_with("deleted; 1 "),
+        "{entry:?}"
+    );
 }
 
 /// A device's inference API.

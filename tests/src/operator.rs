@@ -146,6 +146,16 @@ impl Operator {
         Ok(self.client.clone().apply(request).await.context("cannot apply the manifest")?.into_inner())
     }
 
+    /// Forgets a deployment that is not under way.
+    ///
+    /// # Errors
+    /// The coordinator's status.
+    pub async fn delete(&self, name: &str) -> Result<v1::DeleteDeploymentResponse> {
+        let request = v1::DeleteDeploymentRequest { name: name.to_owned(), force: false };
+        let answer = self.client.clone().delete_deployment(request).await;
+        Ok(answer.context("cannot delete the deployment")?.into_inner())
+    }
+
     /// Pauses, resumes, aborts, retries or undoes a rollout.
     ///
     /// # Errors

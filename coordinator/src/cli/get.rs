@@ -19,7 +19,7 @@ Examples:
   reconvene get deployments -o json | jq '.items[].status.phase'
   reconvene get deployment fashion -o yaml > fashion.yaml   the manifest and its status, to be applied again")]
 pub(crate) struct GetArgs {
-    /// devices (dev), models, datasets, deployments (deploy), jobs, artifacts (art) or telemetry (tel)
+    /// devices (dev), models, datasets, deployments (deploy), jobs, workers, artifacts (art) or telemetry (tel)
     #[arg(value_enum, hide_possible_values = true)]
     kind: Kind,
     #[command(flatten)]
@@ -46,6 +46,7 @@ pub(crate) async fn run(args: &GetArgs, context: &Context) -> Result<(), CliErro
         Kind::Models => show::<v1::Model>(&args.list, context).await,
         Kind::Deployments => show::<v1::Deployment>(&args.list, context).await,
         Kind::Jobs => show::<v1::Job>(&args.list, context).await,
+        Kind::Workers => show::<v1::Worker>(&args.list, context).await,
         Kind::Artifacts => show::<v1::Artifact>(&args.list, context).await,
         Kind::Telemetry => show::<v1::TelemetrySummary>(&args.list, context).await,
     }

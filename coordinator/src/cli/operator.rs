@@ -13,20 +13,22 @@ use coordinator::durable;
 use coordinator::identity::Role;
 use coordinator::identity::authorities::Authorities;
 use coordinator::identity::authority::Credentials;
+use coordinator::identity::issued::Issued;
 use coordinator::jobs::queue::OWN;
 use coordinator::local::USER;
 use proto::{DeviceId, v1};
 use rcgen::{CertificateParams, KeyPair};
 
-use super::Context;
 use super::connect::soon;
 use super::error::CliError;
+use super::{Context, get};
 
 /// What to do about operators.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   reconvene operator create alice --role admin --out alice
+  reconvene operator list
   reconvene --identity alice operator renew
   reconvene operator revoke bob
   reconvene --server https://fleet.example.org:7370 --identity alice get devices")]
@@ -40,6 +42,9 @@ enum OperatorVerb {
     /// Make a certificate, on the coordinator's host
     #[command(after_help = "Example:\n  reconvene operator create alice --role admin --out alice")]
     Create(CreateArgs),
+    /// List the newest certificate of each name and role, until when it is valid, and whether that name was revoked
+    #[command(after_help = "Example:\n  reconvene operator list -o wide")]
+    List(get::ListArgs),
     /// Get a new certificate for the one that --identity names, with the same key, before it expires or its authority retires
     #[command(
         after_help = "Example:\n  reconvene --server https://fleet.example.org:7370 --identity alice operator renew"
@@ -63,7 +68,7 @@ struct Target {
 struct CreateArgs {
     /// Who: 1 to 63 of a-z 0-9 - .
     name: String,
-    /// viewer looks; operator deploys; admin lets devices in and keeps them out
+    /// viewer looks; operator deploys; admin lets devices in and keeps them out; worker scores and trains, and sees nothing else
     #[arg(long, default_value = "viewer", value_parser = |text: &str| text.parse::<Role>())]
     role: Role,
     /// The coordinator's configuration file
@@ -77,6 +82,7 @@ struct CreateArgs {
 pub(crate) async fn run(args: &OperatorArgs, context: &Context) -> Result<(), CliError> {
     let (verb, Target { name }) = match &args.verb {
         OperatorVerb::Create(args) => return create(args, context),
+        OperatorVerb::List(args) => return get::show::<v1::Operator>(args, context).await,
         OperatorVerb::Renew => return renew(context).await,
         OperatorVerb::Revoke(target) => ("revoke", target),
         OperatorVerb::Reinstate(target) => ("reinstate", target),
@@ -119,6 +125,10 @@ fn create(args: &CreateArgs, context: &Context) -> Result<(), CliError> {
     {
         let path = args.out.join(file);
         write(&path, text).map_err(|source| CliError::Unwritable { path, source })?;
+    }
+    let noted = Issued::of(&name, args.role, &certificate).map(|issued| issued.note(&config.state_dir));
+    if let Some(Err(error)) = noted {
+        context.terminal.say(&format!("warning: `reconvene operator list` does not show it: {error}"));
     }
     context.terminal.data(&format!("operator/{name} ({}) in {}", args.role, args.out.display()))
 }

@@ -31,6 +31,9 @@ pub(crate) enum Kind {
     /// What workers do.
     #[value(alias = "job")]
     Jobs,
+    /// Those who score and train.
+    #[value(alias = "worker")]
+    Workers,
     /// Derived models, named by their digest.
     #[value(aliases = ["artifact", "art"])]
     Artifacts,
@@ -153,6 +156,8 @@ resource!(Device, "device", "devices", Exact, DEVICES, id, list_devices -> devic
 resource!(Model, "model", "models", Exact, MODELS, name, list_models -> models);
 resource!(Dataset, "dataset", "datasets", Exact, DATASETS, name, list_datasets -> datasets);
 resource!(Job, "job", "jobs", Exact, JOBS, name, list_jobs -> jobs);
+resource!(Worker, "worker", "workers", Exact, WORKERS, name, list_workers -> workers);
+resource!(Operator, "operator", "operators", Exact, OPERATORS, name, list_operators -> operators);
 resource!(Artifact, "artifact", "artifacts", Prefix, ARTIFACTS, digest, list_artifacts -> artifacts);
 resource!(Token, "token", "tokens", Exact, TOKENS, id, list_tokens -> tokens);
 resource!(PendingDevice, "pending device", "pending devices", Exact, PENDING, id, list_pending -> devices);

@@ -29,6 +29,17 @@ fn a_job_that_ends_its_workers_is_given_up_with_its_reason() {
 }
 
 #[test]
+fn who_had_a_job_last_is_known_after_its_end() {
+    let mut job = job();
+    assert_eq!(job.worker, None);
+    let lease = job.lease(&worker("a"), 0).unwrap();
+    job.lost(lease, "it ended", 0);
+    let lease = job.lease(&worker("b"), 0).unwrap();
+    assert!(job.done(lease, None, 0));
+    assert_eq!(job.worker, Some(worker("b")));
+}
+
+#[test]
 fn a_job_whose_files_cannot_be_had_is_given_up_with_the_reason() {
     let mut job = job();
     for _ in 0..TRIES {

@@ -138,7 +138,10 @@ impl Driver {
             wake_unix_ms = [wake_unix_ms, next.wake_unix_ms].into_iter().flatten().min();
             if let Err(error) = self.carry_out(deployment, next, &snapshot.jobs).await {
                 match error {
-                    StoreError::Superseded { .. } => self.core.poke.poke(), // applied anew meanwhile: look again
+                    // Applied anew or deleted meanwhile: look again.
+                    StoreError::Superseded { .. } | StoreError::Missing { kind: "deployment", .. } => {
+                        self.core.poke.poke();
+                    }
                     other => return Err(other),
                 }
             }

@@ -8,6 +8,7 @@ use crate::audit::Event;
 use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::identity::enroll::{KEY_DIGITS, Refusal, usable};
+use crate::identity::issued::Issued;
 use crate::jobs::queue::OWN;
 use crate::store::{IdentityRecord, OperatorRecord};
 
@@ -125,6 +126,31 @@ pub(super) async fn pending(core: &Core, name: &str) -> Result<v1::PendingList, 
         })
     };
     Ok(v1::PendingList { devices: of_name.filter_map(view).collect() })
+}
+
+/// Those that `name` selects of the operators of whom anything is known; all, where it is empty.
+pub(super) async fn operators(core: &Core, name: &str) -> Result<v1::OperatorList, Status> {
+    let own = core.state_dir.clone();
+    let issued = status::blocking(move || Issued::all(&own)).await?;
+    let issued =
+        issued.map_err(|error| status::internal(format!("reading the list of operators: {error}")))?;
+    let known = core.store.call(|store| store.operators()).await.map_err(status::store)?;
+    let is_revoked = |name: &DeviceId| known.iter().any(|it| it.name == *name && it.revoked);
+    let view = |it: &Issued| v1::Operator {
+        name: it.name.to_string(),
+        role: it.role.clone(),
+        made_unix_ms: it.made_unix_ms,
+        expires_unix_ms: it.expires_unix_ms,
+        revoked: is_revoked(&it.name),
+    };
+    let mut operators: Vec<v1::Operator> = issued.iter().map(view).collect();
+    for record in known.iter().filter(|record| issued.iter().all(|it| it.name != record.name)) {
+        let (name, revoked) = (record.name.to_string(), record.revoked);
+        operators.push(v1::Operator { name, revoked, ..v1::Operator::default() });
+    }
+    operators.retain(|operator| name.is_empty() || operator.name == name);
+    operators.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(v1::OperatorList { operators })
 }
 
 /// Takes an operator's certificates back, or lets them count again.

@@ -16,6 +16,7 @@ use crate::core::Core;
 use crate::identity::Peer;
 use crate::identity::authorities::{Authorities, RotationError};
 use crate::identity::authority::KeyRequest;
+use crate::identity::issued::Issued;
 use crate::identity::succession::{Member, Step};
 
 fn authorities(core: &Core) -> Result<Arc<Authorities>, Status> {
@@ -72,6 +73,12 @@ pub(super) async fn renew(
     let now = authorities(&core)?.now();
     let certificate = now.active.operator_again(&name, role, &request);
     let certificate = certificate.map_err(|error| Status::internal(chain(&error)))?;
+    if let Some(issued) = Issued::of(&name, role, &certificate) {
+        let own = core.state_dir.clone();
+        if let Err(error) = status::blocking(move || issued.note(&own)).await? {
+            tracing::warn!(operator = %name, %error, "the certificate is not in the list of operators");
+        }
+    }
     let by = format!("{role}, key {}, authority {}", key.short(), now.succession.active().number);
     note::note(&core, Event::new(name.as_str(), "renew", format!("operator/{name}")).changed("", by)).await?;
     Ok(v1::RenewOperatorResponse { certificate, authorities: now.succession.told() })

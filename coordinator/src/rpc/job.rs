@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::v1;
+use proto::{DeviceId, v1};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -13,6 +13,9 @@ use crate::board::JobId;
 use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::derive::{Subject, SubjectKey};
+use crate::identity::Role;
+use crate::identity::issued::Issued;
+use crate::jobs::workers::Heard;
 use crate::rollout::driver::{show_waiting, take_up};
 use crate::store::{JobRecord, JobState, Work};
 
@@ -31,19 +34,27 @@ pub(super) async fn list(core: &Core, name: &str) -> Result<v1::JobList, Status>
 fn view(core: &Core, job: &JobRecord) -> v1::Job {
     let id = JobId { deployment: job.deployment.clone(), title: job.work.title() };
     let shown = core.board.job(&id).filter(|_| job.is_open()).unwrap_or_default();
-    let (state, worker, message) = match &job.state {
-        JobState::Queued { .. } => ("Queued", "", shown.message),
-        JobState::Leased { worker, .. } => ("Running", worker.as_str(), shown.message),
-        JobState::Done { .. } => ("Done", "", String::new()),
-        JobState::Failed { reason } => ("Failed", "", reason.clone()),
-        JobState::Cancelled { by } => ("Cancelled", "", format!("by {by}")),
-        JobState::Unwanted => ("Unwanted", "", "no deployment wants it any more".to_owned()),
+    let (state, message) = match &job.state {
+        JobState::Queued { .. } => ("Queued", shown.message),
+        JobState::Leased { .. } => ("Running", shown.message),
+        JobState::Done { .. } => ("Done", String::new()),
+        JobState::Failed { reason } => ("Failed", reason.clone()),
+        JobState::Cancelled { by } => ("Cancelled", format!("by {by}")),
+        JobState::Unwanted => ("Unwanted", "no deployment wants it any more".to_owned()),
+    };
+    let worker = match &job.state {
+        JobState::Leased { worker, .. } => Some(worker),
+        // It waits for anybody.
+        JobState::Queued { .. } => None,
+        JobState::Done { .. } | JobState::Failed { .. } | JobState::Cancelled { .. } | JobState::Unwanted => {
+            job.worker.as_ref()
+        }
     };
     v1::Job {
         name: job.name.clone(),
         deployment: job.deployment.clone(),
         state: state.to_owned(),
-        worker: worker.to_owned(),
+        worker: worker.map(ToString::to_string).unwrap_or_default(),
         done: shown.done,
         total: shown.total,
         message,
@@ -51,6 +62,36 @@ fn view(core: &Core, job: &JobRecord) -> v1::Job {
         created_unix_ms: job.created_unix_ms,
         changed_unix_ms: job.changed_unix_ms,
     }
+}
+
+/// Those that `name` selects of the workers that were heard of; all, where it is empty.
+pub(super) async fn workers(core: &Core, name: &str) -> Result<v1::WorkerList, Status> {
+    let jobs = core.store.call(|store| store.jobs()).await.map_err(status::store)?;
+    let own = core.state_dir.clone();
+    // Of a list that cannot be read, no worker's certificate is known.
+    let issued = status::blocking(move || Issued::all(&own)).await?.unwrap_or_default();
+    let now = unix_ms();
+    let view = |(worker, heard): (DeviceId, Heard)| {
+        let has =
+            |job: &&JobRecord| matches!(&job.state, JobState::Leased { worker: it, .. } if *it == worker);
+        let job = jobs.iter().find(has);
+        let mut certificates = issued.iter().filter(|it| it.name == worker && it.role == Role::Worker.name());
+        let state = match job {
+            _ if heard.is_away(now) => "Away",
+            Some(_) => "Busy",
+            None => "Idle",
+        };
+        v1::Worker {
+            state: state.to_owned(),
+            since_unix_ms: heard.since_unix_ms,
+            heard_unix_ms: heard.last_unix_ms,
+            job: job.map(|job| job.name.clone()).unwrap_or_default(),
+            expires_unix_ms: certificates.next().map_or(0, |it| it.expires_unix_ms),
+            name: worker.to_string(),
+        }
+    };
+    let workers = core.workers.all().into_iter().map(view);
+    Ok(v1::WorkerList { workers: workers.filter(|it| name.is_empty() || it.name == name).collect() })
 }
 
 async fn find(core: &Core, name: &str) -> Result<JobRecord, Status> {

@@ -13,7 +13,9 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{access, add, authority, backup, elsewhere, guard, import, job, note, reach, status, token, view};
+use super::{
+    access, add, authority, backup, delete, elsewhere, guard, import, job, note, reach, status, token, view,
+};
 use crate::audit::Event;
 use crate::blob::BlobStore;
 use crate::clock::unix_ms;
@@ -285,6 +287,23 @@ impl OperatorService for OperatorRpc {
         let fit = move || fitting::fit(&planned, &probes, &spec, &candidates, &corrections, &[]);
         let fittings = status::blocking(fit).await?;
         Ok(Response::new(view::plan(manifest.metadata.name, &subject, &fittings, waiting)))
+    }
+
+    async fn delete_deployment(
+        &self,
+        request: Request<v1::DeleteDeploymentRequest>,
+    ) -> Reply<v1::DeleteDeploymentResponse> {
+        guard::allow(&request, Role::Operator)?;
+        let (core, by) = (self.core.clone(), guard::caller(&request));
+        self.to_the_end(delete::delete(core, by, request.into_inner())).await
+    }
+
+    async fn list_operators(&self, request: Request<v1::ListRequest>) -> Reply<v1::OperatorList> {
+        Ok(Response::new(access::operators(&self.core, &request.into_inner().name).await?))
+    }
+
+    async fn list_workers(&self, request: Request<v1::ListRequest>) -> Reply<v1::WorkerList> {
+        Ok(Response::new(job::workers(&self.core, &request.into_inner().name).await?))
     }
 
     async fn list_jobs(&self, request: Request<v1::ListRequest>) -> Reply<v1::JobList> {

@@ -51,7 +51,7 @@ impl WorkerService for WorkerRpc {
     type ReadDatasetStream = PartStream;
 
     async fn lease(&self, request: Request<v1::LeaseRequest>) -> Reply<v1::LeaseResponse> {
-        let worker = name(&request)?;
+        let worker = self.heard(&request)?;
         let v1::LeaseRequest { version, has_program, folders } = request.into_inner();
         let own = env!("CARGO_PKG_VERSION");
         if version != own {
@@ -70,6 +70,7 @@ impl WorkerService for WorkerRpc {
             if now >= until || !unwanted.is_empty() || self.core.shutdown.is_cancelled() {
                 return Ok(Response::new(v1::LeaseResponse { lease: None, task: String::new(), unwanted }));
             }
+            self.core.workers.hear(&worker, unix_ms()); // it waits
             tokio::select! {
                 () = changed => {}
                 () = tokio::time::sleep(LOOK) => {}
@@ -79,7 +80,7 @@ impl WorkerService for WorkerRpc {
     }
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Reply<v1::ReportResponse> {
-        let worker = name(&request)?;
+        let worker = self.heard(&request)?;
         let v1::ReportRequest { lease, done, total, message, lines } = request.into_inner();
         let lease = whole(lease)?;
         let (logs, number) = (self.core.logs.clone(), lease.number);
@@ -214,6 +215,13 @@ impl WorkerService for WorkerRpc {
 }
 
 impl WorkerRpc {
+    /// Who calls; it is there.
+    fn heard<T>(&self, request: &Request<T>) -> Result<DeviceId, Status> {
+        let worker = name(request)?;
+        self.core.workers.hear(&worker, unix_ms());
+        Ok(worker)
+    }
+
     /// The next job for that worker, if there is one.
     async fn offer(
         &self,

@@ -35,6 +35,9 @@ pub struct JobRecord {
     pub tries: u32,
     /// How often it was leased.
     pub leases: u64,
+    /// Which worker had it last.
+    #[serde(default)]
+    pub worker: Option<DeviceId>,
     /// When it was first asked for, milliseconds since 1970.
     pub created_unix_ms: u64,
     /// When its state changed last, milliseconds since 1970.

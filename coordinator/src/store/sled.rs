@@ -11,10 +11,10 @@ use gate::Gate;
 
 use super::record::{Record, decode, encode, text};
 use super::{
-    Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, AuditQuery, DatasetRecord, DeploymentPhase,
-    DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, IdentityRecord, Insertion, JobRecord,
-    ModelRecord, OperatorRecord, RestoreRecord, Store, StoreError, TelemetryRecord, TokenRecord, Visit,
-    audit, telemetry,
+    Applied, ArtifactRecord, AssignmentOrder, AssignmentRecord, AuditQuery, DatasetRecord, DeletedRecord,
+    DeploymentPhase, DeploymentRecord, DerivationKey, DerivationRecord, DeviceRecord, IdentityRecord,
+    Insertion, JobRecord, ModelRecord, OperatorRecord, RestoreRecord, Store, StoreError, TelemetryRecord,
+    TokenRecord, Visit, audit, telemetry,
 };
 use crate::audit::{AuditEntry, Event};
 use crate::manifest::DeploymentManifest;
@@ -29,6 +29,7 @@ const CACHE: u64 = 64 << 20;
 pub struct SledStore {
     devices: Tree,
     deployments: Tree,
+    deleted: Tree,
     derivations: Tree,
     jobs: Tree,
     artifacts: Tree,
@@ -64,6 +65,7 @@ impl SledStore {
         let store = Self {
             devices: tree(DeviceRecord::KIND)?,
             deployments: tree(DeploymentRecord::KIND)?,
+            deleted: tree(DeletedRecord::KIND)?,
             derivations: tree(DerivationRecord::KIND)?,
             jobs: tree(JobRecord::KIND)?,
             artifacts: tree(ArtifactRecord::KIND)?,
@@ -211,7 +213,7 @@ impl Store for SledStore {
             source,
         })?;
         let manifest_digest = Digest::of(&json);
-        let floor = self.floor()?;
+        let floor = self.floor()?.max(self.ended_at(name)?);
         let mut before = None;
         let record =
             self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
@@ -280,6 +282,15 @@ impl Store for SledStore {
             record.was_complete |= record.phase == DeploymentPhase::Complete;
             Ok(record)
         })
+    }
+
+    fn remove_deployment(
+        &self,
+        name: &str,
+        may: &mut dyn FnMut(&DeploymentRecord) -> bool,
+        now_unix_ms: u64,
+    ) -> Result<Option<DeploymentRecord>, StoreError> {
+        self.end_deployment(name, may, now_unix_ms)
     }
 
     fn deployment(&self, name: &str) -> Result<Option<DeploymentRecord>, StoreError> {
@@ -576,6 +587,7 @@ fn check_schema(db: &Db, folder: &Path) -> Result<(), StoreError> {
 
 mod disk;
 mod gate;
+mod remove;
 
 #[cfg(test)]
 mod tests;

@@ -145,6 +145,33 @@ fn a_rollout_is_controlled() {
 }
 
 #[test]
+fn a_deployment_is_deleted_and_its_devices_are_named() {
+    let fake = Fake::start(fleet::replies());
+    let line = reconvene(&fake.url, &["delete", "deployment", "fashion-mnist"]).complaint(1);
+    assert_eq!(line, "deployment 'fashion-mnist' is under way");
+    let run = reconvene(&fake.url, &["delete", "deploy", "fashion-mnist", "--force"]);
+    assert_eq!(run.stderr, "they go on with what they serve: cam-1\n");
+    assert_eq!(run.data(), "deployment/fashion-mnist deleted (generation 4)\n");
+    let line = reconvene(&fake.url, &["delete", "deployment", "x"]).complaint(3);
+    assert_eq!(line, "deployment 'x' not found; `reconvene get deployments` lists them");
+}
+
+#[test]
+fn operators_and_workers_are_listed() {
+    let fake = Fake::start(fleet::replies());
+    let words = |arguments: &[&str]| -> Vec<Vec<String>> {
+        let table = reconvene(&fake.url, &[arguments, &["--no-headers"]].concat()).data();
+        table.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+    let operators = words(&["operator", "list"]);
+    assert_eq!(operators, [["alice", "admin", "expired", "no"], ["bob", "-", "-", "yes"]]);
+    assert_eq!(words(&["get", "workers"]), [["gpu-1", "Busy", "train-3f9a2b71c04d", "-", "-", "-"]]);
+    let help = reconvene(&fake.url, &["operator", "create", "--help"]).data();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("worker scores and trains"), "{help}");
+}
+
+#[test]
 fn tokens_and_devices_are_controlled() {
     let fake = Fake::start(fleet::replies());
     let run =
@@ -249,7 +276,10 @@ fn what_get_prints_can_be_applied_again() {
         assert!(same.starts_with("deployment/fashion-mnist is as it is applied"), "{same}");
 
         let all = reconvene(&fake.url, &["get", "deployments", "-o", format]).data();
-        assert_eq!((&plain(&all)["kind"], plain(&all)["items"].as_array().unwrap().len()), (&"List".into(), 2));
+        assert_eq!(
+            (&plain(&all)["kind"], plain(&all)["items"].as_array().unwrap().len()),
+            (&"List".into(), 2)
+        );
         reconvene_reading(&all, &fake.url, &["apply", "-f", "-"]).data();
         assert_eq!(applied().len(), 2);
         let several = reconvene_reading(&all, &fake.url, &["plan", "-f", "-"]).complaint(65);

@@ -322,6 +322,48 @@ impl OperatorService for Service {
         Ok(Response::new(v1::ControlOperatorResponse { result: format!("{verb}d {name}") }))
     }
 
+    async fn delete_deployment(
+        &self,
+        request: Request<v1::DeleteDeploymentRequest>,
+    ) -> Result<Response<v1::DeleteDeploymentResponse>, Status> {
+        let v1::DeleteDeploymentRequest { name, force } = request.into_inner();
+        match (name.as_str(), force) {
+            ("fashion-mnist", true) => {
+                let serving = vec!["cam-1".to_owned()];
+                Ok(Response::new(v1::DeleteDeploymentResponse { generation: 4, serving }))
+            }
+            ("fashion-mnist", false) => {
+                Err(Status::failed_precondition("deployment 'fashion-mnist' is under way"))
+            }
+            _ => Err(Status::not_found("no such deployment")),
+        }
+    }
+
+    async fn list_operators(
+        &self,
+        r: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::OperatorList>, Status> {
+        let operator = |name: &str, role: &str, expires_unix_ms, revoked| v1::Operator {
+            name: name.to_owned(),
+            role: role.to_owned(),
+            expires_unix_ms,
+            revoked,
+            ..Default::default()
+        };
+        let all = [operator("alice", "admin", 5, false), operator("bob", "", 0, true)];
+        Ok(Response::new(v1::OperatorList { operators: named(&all, r, |it| &it.name) }))
+    }
+
+    async fn list_workers(&self, r: Request<v1::ListRequest>) -> Result<Response<v1::WorkerList>, Status> {
+        let worker = v1::Worker {
+            name: "gpu-1".to_owned(),
+            state: "Busy".to_owned(),
+            job: "train-3f9a2b71c04d".to_owned(),
+            ..Default::default()
+        };
+        Ok(Response::new(v1::WorkerList { workers: named(&[worker], r, |it| &it.name) }))
+    }
+
     async fn list_pending(&self, _: Request<v1::ListRequest>) -> Result<Response<v1::PendingList>, Status> {
         Ok(Response::new(v1::PendingList::default()))
     }

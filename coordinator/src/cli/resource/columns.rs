@@ -102,6 +102,23 @@ pub(super) const JOBS: &[Column<v1::Job>] = &[
     wide("CREATED", |j| Entry::text(ago(j.created_unix_ms))),
 ];
 
+pub(super) const WORKERS: &[Column<v1::Worker>] = &[
+    usual("NAME", |w| Entry::text(&w.name)),
+    usual("STATE", |w| Entry::state(&w.state)),
+    usual("JOB", |w| Entry::text(&w.job)),
+    usual("SINCE", |w| Entry::text(ago(w.since_unix_ms))),
+    usual("HEARD", |w| Entry::text(ago(w.heard_unix_ms))),
+    usual("EXPIRES", |w| Entry::text(expiry(w.expires_unix_ms))),
+];
+
+pub(super) const OPERATORS: &[Column<v1::Operator>] = &[
+    usual("NAME", |o| Entry::text(&o.name)),
+    usual("ROLE", |o| Entry::text(&o.role)),
+    usual("EXPIRES", |o| Entry::text(expiry(o.expires_unix_ms))),
+    usual("REVOKED", |o| Entry::text(if o.revoked { "yes" } else { "no" })),
+    wide("MADE", |o| Entry::text(ago(o.made_unix_ms))),
+];
+
 pub(super) const TELEMETRY: &[Column<v1::TelemetrySummary>] = &[
     usual("DEVICE", |t| Entry::text(&t.device_id)),
     usual("MODEL", |t| Entry::text(short(&t.digest))),
@@ -150,6 +167,11 @@ pub(super) const AUTHORITIES: &[Column<v1::Authority>] = &[
 fn until(unix_ms: u64) -> String {
     let moment = UNIX_EPOCH + Duration::from_millis(unix_ms);
     moment.duration_since(SystemTime::now()).map_or_else(|_| "expired".to_owned(), age)
+}
+
+/// The end of a certificate, where that is known.
+fn expiry(unix_ms: u64) -> String {
+    if unix_ms == 0 { String::new() } else { until(unix_ms) }
 }
 
 /// A latency, where anything was measured at all.

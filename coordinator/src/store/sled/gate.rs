@@ -33,6 +33,17 @@ impl Gate {
         tree.remove(key).map(drop).map_err(StoreError::Engine)
     }
 
+    /// Removes a record, if `old` is what it is still.
+    pub(super) fn forget_if(
+        &self,
+        tree: &Tree,
+        key: &[u8],
+        old: IVec,
+    ) -> Result<Result<(), CompareAndSwapError>, StoreError> {
+        let _open = self.pass()?;
+        tree.compare_and_swap(key, Some(old), None::<&[u8]>).map_err(StoreError::Engine)
+    }
+
     /// Shows `visit` the tree, the key and the bytes of every record, while no write happens.
     pub(super) fn all(&self, db: &Db, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let _closed = self.close()?;

@@ -346,3 +346,27 @@ fn every_write_goes_through_the_gate() {
         assert!(!engine.contains(word), "{word}");
     }
 }
+
+#[test]
+fn a_deployment_that_is_made_anew_goes_on_counting() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path()).unwrap();
+    store.apply_deployment(&manifest(1), "one", 1).unwrap();
+    store.apply_deployment(&manifest(2), "two", 2).unwrap();
+    assert_eq!(store.remove_deployment("mnist", &mut |_| false, 3).unwrap(), None);
+    let removed = store.remove_deployment("mnist", &mut |it| it.text == "two", 3).unwrap().unwrap();
+    assert_eq!(removed.generation, Generation(2));
+    let copy = killed(folder.path());
+    let store = SledStore::open(copy.path()).unwrap();
+    assert_eq!(store.deployments().unwrap(), []);
+    let again = store.remove_deployment("mnist", &mut |_| true, 4);
+    assert!(matches!(again, Err(StoreError::Missing { kind: "deployment", .. })), "{again:?}");
+    let late = store.update_deployment("mnist", Generation(2), &mut |_| {});
+    assert!(
+        matches!(late, Err(StoreError::Missing { kind: "deployment", .. })),
+        "a late update revives nothing"
+    );
+    let applied = store.apply_deployment(&manifest(1), "one", 5).unwrap();
+    assert_eq!(applied.record().generation, Generation(3));
+    assert!(matches!(applied, Applied::Created(_)));
+}

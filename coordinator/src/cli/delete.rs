@@ -1,0 +1,50 @@
+//! `reconvene delete`: forgets a deployment.
+
+use proto::v1;
+
+use super::Context;
+use super::connect::soon;
+use super::error::CliError;
+
+/// A kind that can be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Subject {
+    #[value(aliases = ["deployments", "deploy"])]
+    Deployment,
+}
+
+/// What to delete.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Its devices are told nothing: each keeps what it serves, also across restarts, until another deployment that selects it gives
+it something else. Models and telemetry stay. One under way is refused; abort it first, or use --force: devices that were told
+already still change over.
+
+Examples:
+  reconvene delete deployment fashion
+  reconvene delete deploy fashion --force")]
+pub(crate) struct DeleteArgs {
+    /// deployment (deploy)
+    #[arg(value_enum, hide_possible_values = true)]
+    kind: Subject,
+    /// Its name
+    name: String,
+    /// Also while its devices are fitted or told
+    #[arg(long)]
+    force: bool,
+}
+
+pub(crate) async fn run(args: &DeleteArgs, context: &Context) -> Result<(), CliError> {
+    let DeleteArgs { kind: Subject::Deployment, name, force } = args;
+    let mut client = context.server.connect().await?;
+    let request = v1::DeleteDeploymentRequest { name: name.clone(), force: *force };
+    let reply = client.delete_deployment(soon(request)).await.map_err(|status| match status.code() {
+        tonic::Code::NotFound => CliError::NotFound { kind: "deployment", name: name.clone() },
+        _ => context.server.refusal(status),
+    })?;
+    let v1::DeleteDeploymentResponse { generation, serving } = reply.into_inner();
+    if !serving.is_empty() {
+        context.terminal.say(&format!("they go on with what they serve: {}", serving.join(", ")));
+    }
+    context.terminal.data(&format!("deployment/{name} deleted (generation {generation})"))
+}

@@ -1,0 +1,48 @@
+//! The end of a deployment, as an operator wants it. Its devices are told nothing: each goes on with what it serves, and any
+//! other deployment that selects it may have it from then on.
+
+use proto::v1;
+use tonic::Status;
+
+use super::{note, status};
+use crate::audit::Event;
+use crate::clock::unix_ms;
+use crate::core::Core;
+use crate::store::{DeploymentPhase, DeploymentRecord, Outcome, StoreError};
+
+pub(super) async fn delete(
+    core: Core,
+    by: String,
+    v1::DeleteDeploymentRequest { name, force }: v1::DeleteDeploymentRequest,
+) -> Result<v1::DeleteDeploymentResponse, Status> {
+    let wanted = name.clone();
+    let removed = core.store.call(move |store| {
+        let removed = store.remove_deployment(&wanted, &mut |record| force || has_ended(record), unix_ms());
+        match removed {
+            Err(StoreError::Missing { .. }) => Ok(Err(false)),
+            Ok(None) => Ok(Err(true)),
+            Ok(Some(record)) => Ok(Ok(record)),
+            Err(error) => Err(error),
+        }
+    });
+    let record = removed.await.map_err(status::store)?.map_err(|is_there| match is_there {
+        false => Status::not_found(format!("no deployment '{name}'")),
+        true => Status::failed_precondition(format!(
+            "deployment '{name}' is under way; `reconvene rollout abort {name}` ends it first, --force deletes it as it is"
+        )),
+    })?;
+    let DeploymentRecord { generation, outcomes, text, message, .. } = record;
+    let serving = outcomes.iter().filter(|(_, outcome)| matches!(outcome.state, Outcome::Active { .. }));
+    let serving: Vec<String> = serving.map(|(id, _)| id.to_string()).collect();
+    tracing::info!(deployment = name, %generation, "deployment deleted");
+    core.board.clear(&name);
+    let event = Event::new(by, "delete", format!("deployment/{name}"));
+    let after = format!("deleted; {} devices keep what they serve", serving.len());
+    note::note(&core, event.changed(format!("generation {generation}: {message}\n{text}"), after)).await?;
+    core.poke.poke();
+    Ok(v1::DeleteDeploymentResponse { generation: generation.0, serving })
+}
+
+fn has_ended(record: &DeploymentRecord) -> bool {
+    matches!(record.phase, DeploymentPhase::Complete | DeploymentPhase::Failed { .. })
+}
