@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::Invalid;
+use crate::invalid::quoted;
 
 /// A device's name: 1 to 63 of `a-z 0-9 - .`, beginning and ending with a letter or digit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,7 +36,7 @@ impl FromStr for DeviceId {
         } else {
             Err(Invalid::new(
                 "device_id",
-                format!("'{text}' is not 1 to 63 of a-z 0-9 - . with a letter or digit at both ends"),
+                format!("{} is not 1 to 63 of a-z 0-9 - . with a letter or digit at both ends", quoted(text)),
             ))
         }
     }
@@ -91,7 +92,8 @@ impl FromStr for Digest {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let refuse = || Invalid::new("digest", format!("'{text}' is not 64 lower-case hexadecimal digits"));
+        let refuse =
+            || Invalid::new("digest", format!("{} is not 64 lower-case hexadecimal digits", quoted(text)));
         let digit = |b: u8| match b {
             b'0'..=b'9' => Ok(b - b'0'),
             b'a'..=b'f' => Ok(b - b'a' + 10),
@@ -175,6 +177,18 @@ mod tests {
         for bad in ["", "-a", "a-", "A", "a b", "a/b", "ä", &"x".repeat(64)] {
             assert!(bad.parse::<DeviceId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_generation_that_no_coordinator_gives_is_refused() {
+        for good in [0, 1, 1_764_000_000_000, 1 << 60] {
+            assert_eq!(Generation::claimed(good), Ok(Generation(good)));
+        }
+        for bad in [(1 << 60) + 1, u64::MAX] {
+            let refused = Generation::claimed(bad).unwrap_err();
+            assert_eq!(refused.to_string(), format!("invalid generation: {bad} was never given"));
+        }
+        assert_eq!(Generation(u64::MAX).next(), Generation(u64::MAX));
     }
 
     #[test]

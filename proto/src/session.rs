@@ -178,7 +178,7 @@ impl TryFrom<v1::AgentMessage> for AgentMessage {
             Kind::Profile(profile) => Self::Profile(profile.try_into()?),
             Kind::Heartbeat(beat) => Self::Heartbeat(Heartbeat {
                 holding: Holding::parse(beat.generation, &beat.active_digest)?,
-                engine: beat.engine,
+                engine: text("engine", beat.engine)?,
             }),
             Kind::Beat(v1::Beat {}) => Self::Beat,
             Kind::Progress(progress) => Self::Progress(progress.try_into()?),

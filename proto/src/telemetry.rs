@@ -39,6 +39,17 @@ pub struct SpoolPosition {
 /// A histogram's encoding is at most this long; a longer one is refused.
 const HISTOGRAM_LIMIT: usize = 256 << 10;
 
+/// No device counts more within one interval, whatever it counts: a year has 2^35 milliseconds.
+const FIGURE_LIMIT: u64 = 1 << 48;
+
+/// A count that can be added to others.
+fn figure(field: &'static str, count: u64) -> Result<u64, Invalid> {
+    if count > FIGURE_LIMIT {
+        return Err(Invalid::new(field, format!("{count} is more than any interval has")));
+    }
+    Ok(count)
+}
+
 impl TryFrom<v1::LatencyInterval> for LatencyInterval {
     type Error = Invalid;
 
@@ -48,12 +59,12 @@ impl TryFrom<v1::LatencyInterval> for LatencyInterval {
         }
         Ok(Self {
             digest: wire.digest.parse()?,
-            generation: Generation(wire.generation),
-            interval_ms: wire.interval_ms,
+            generation: Generation::claimed(wire.generation)?,
+            interval_ms: figure("interval_ms", wire.interval_ms)?,
             histogram: wire.histogram,
-            errors: wire.errors,
+            errors: figure("errors", wire.errors)?,
             rss: wire.rss_bytes.map(ByteSize),
-            cpu_ms: wire.cpu_ms,
+            cpu_ms: wire.cpu_ms.map(|ms| figure("cpu_ms", ms)).transpose()?,
             millicelsius: wire.millicelsius,
         })
     }
@@ -70,6 +81,33 @@ impl From<LatencyInterval> for v1::LatencyInterval {
             rss_bytes: interval.rss.map(|size| size.0),
             cpu_ms: interval.cpu_ms,
             millicelsius: interval.millicelsius,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_that_no_interval_has_are_refused_by_name() {
+        let sound = || v1::LatencyInterval {
+            digest: Digest::of(b"model").to_string(),
+            errors: FIGURE_LIMIT,
+            ..Default::default()
+        };
+        assert_eq!(LatencyInterval::try_from(sound()).unwrap().errors, FIGURE_LIMIT);
+        for (field, break_it) in [
+            ("errors", (|i| i.errors = FIGURE_LIMIT + 1) as fn(&mut v1::LatencyInterval)),
+            ("interval_ms", |i| i.interval_ms = u64::MAX),
+            ("cpu_ms", |i| i.cpu_ms = Some(u64::MAX)),
+            ("generation", |i| i.generation = (1 << 60) + 1),
+            ("digest", |i| i.digest.clear()),
+            ("histogram", |i| i.histogram = vec![0; HISTOGRAM_LIMIT + 1]),
+        ] {
+            let mut wire = sound();
+            break_it(&mut wire);
+            assert_eq!(LatencyInterval::try_from(wire).unwrap_err().field, field);
         }
     }
 }

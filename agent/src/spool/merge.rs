@@ -28,11 +28,11 @@ fn merge(older: &LatencyInterval, newer: &LatencyInterval) -> Option<LatencyInte
     Some(LatencyInterval {
         digest: older.digest,
         generation: older.generation,
-        interval_ms: older.interval_ms + newer.interval_ms,
+        interval_ms: older.interval_ms.saturating_add(newer.interval_ms),
         histogram: encode(&sum),
-        errors: older.errors + newer.errors,
+        errors: older.errors.saturating_add(newer.errors),
         rss: newer.rss.or(older.rss),
-        cpu_ms: older.cpu_ms.zip(newer.cpu_ms).map(|(older, newer)| older + newer),
+        cpu_ms: older.cpu_ms.zip(newer.cpu_ms).map(|(older, newer)| older.saturating_add(newer)),
         millicelsius: older.millicelsius.max(newer.millicelsius),
     })
 }

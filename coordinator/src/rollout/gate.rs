@@ -57,14 +57,18 @@ pub struct Judged {
     pub models: BTreeMap<Digest, Judgement>,
 }
 
-/// Requests, failed ones included.
+/// Requests, failed ones included. What a device says of its failures may be any number: sums stay at the highest.
 pub fn requests(wave: &[Measured]) -> u64 {
-    wave.iter().map(|device| device.after.count() + device.errors).sum()
+    sum(wave, |device| device.after.count().saturating_add(device.errors))
+}
+
+fn sum(wave: &[Measured], count: impl Fn(&Measured) -> u64) -> u64 {
+    wave.iter().map(count).fold(0, u64::saturating_add)
 }
 
 /// Judges a wave by what its devices measured.
 pub fn judge(gate: &GateSpec, wave: &[Measured]) -> Judgement {
-    let errors: u64 = wave.iter().map(|device| device.errors).sum();
+    let errors = sum(wave, |device| device.errors);
     let requests = requests(wave);
     if requests < gate.min_requests {
         return Judgement::Short { requests, wanted: gate.min_requests };
@@ -166,6 +170,13 @@ mod tests {
         assert_eq!(reason, "20 of 1000 requests failed, the gate allows 1 %");
         closed(judge(&GateSpec { errors: 0.0, ..GATE }, &with(1)));
         closed(judge(&GATE, &[Measured { errors: 400, ..Measured::default() }]));
+    }
+
+    #[test]
+    fn failures_beyond_all_numbers_close_it_too() {
+        let lying = || Measured { errors: u64::MAX, ..device(1.0, 1.0, 400) };
+        assert_eq!(requests(&[lying(), lying()]), u64::MAX);
+        closed(judge(&GATE, &[lying(), lying()]));
     }
 
     #[test]

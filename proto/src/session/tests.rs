@@ -93,6 +93,64 @@ fn coordinator_messages_round_trip() {
     }
 }
 
+fn hello() -> v1::Hello {
+    v1::Hello { device_id: "gw-1".into(), ..Default::default() }
+}
+
+/// What is said of a message of that kind.
+fn refusal(kind: v1::agent_message::Kind) -> Option<Invalid> {
+    AgentMessage::try_from(v1::AgentMessage { kind: Some(kind) }).err()
+}
+
+#[test]
+fn a_generation_that_was_never_given_is_refused_wherever_a_device_claims_it() {
+    use v1::agent_message::Kind;
+    let claim = |generation| {
+        let active_digest = digest().to_string();
+        [
+            Kind::Hello(v1::Hello { generation, ..hello() }),
+            Kind::Heartbeat(v1::Heartbeat { generation, active_digest, engine: String::new() }),
+            Kind::Progress(v1::Progress {
+                generation,
+                digest: digest().to_string(),
+                phase: v1::progress::Phase::Active.into(),
+                ..Default::default()
+            }),
+        ]
+    };
+    for kind in claim(1 << 60) {
+        assert_eq!(refusal(kind), None);
+    }
+    for kind in claim((1 << 60) + 1) {
+        assert_eq!(refusal(kind).unwrap().field, "generation");
+    }
+}
+
+#[test]
+fn labels_and_texts_of_a_hello_are_bounded() {
+    use v1::agent_message::Kind;
+    let with = |change: fn(&mut v1::Hello)| {
+        let mut hello = hello();
+        change(&mut hello);
+        refusal(Kind::Hello(hello)).map(|invalid| invalid.field)
+    };
+    fn labelled(hello: &mut v1::Hello, count: usize) {
+        hello.labels = (0..count).map(|n| (format!("key-{n}"), String::new())).collect();
+    }
+    assert_eq!(with(|h| labelled(h, LABELS)), None);
+    assert_eq!(with(|h| labelled(h, LABELS + 1)), Some("labels"));
+    assert_eq!(with(|h| h.labels = [("x".repeat(TEXT), "y".repeat(TEXT))].into()), None);
+    assert_eq!(with(|h| h.labels = [("x".repeat(TEXT + 1), String::new())].into()), Some("labels"));
+    assert_eq!(with(|h| h.labels = [("x".into(), "y".repeat(TEXT + 1))].into()), Some("labels"));
+    assert_eq!(with(|h| h.labels = [("x".into(), "\u{1b}[2J".into())].into()), Some("labels"));
+    assert_eq!(with(|h| h.agent_version = "v".repeat(TEXT)), None);
+    assert_eq!(with(|h| h.agent_version = "v".repeat(TEXT + 1)), Some("agent_version"));
+    assert_eq!(with(|h| h.serving_address = "a\nb".into()), Some("serving_address"));
+    assert_eq!(with(|h| h.device_id = "x".repeat(64)), Some("device_id"));
+    let engine = v1::Heartbeat { engine: "e".repeat(TEXT + 1), ..Default::default() };
+    assert_eq!(refusal(Kind::Heartbeat(engine)).unwrap().field, "engine");
+}
+
 #[test]
 fn messages_that_mean_nothing_are_refused_by_name() {
     assert_eq!(AgentMessage::try_from(v1::AgentMessage { kind: None }), Err(Invalid::missing("kind")));

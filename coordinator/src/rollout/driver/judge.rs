@@ -99,8 +99,9 @@ impl Driver {
             let measured = measured.collect::<Result<Vec<_>, StoreError>>()?;
             let requests = gate::requests(&measured);
             // Each look is a chance to err: one that passed is looked at again when there is half as much more to see.
-            let is_early =
-                |known: &Known| known.judgement == Judgement::Open && requests < known.requests * 3 / 2;
+            let is_early = |known: &Known| {
+                known.judgement == Judgement::Open && requests < known.requests.saturating_mul(3) / 2
+            };
             Ok(match known.filter(is_early) {
                 Some(known) => known,
                 None => {
@@ -143,7 +144,7 @@ impl Served {
             let digest = Some(interval.digest);
             if digest == self.digest && Some(interval.generation) == self.assignment {
                 add(&mut measured.after, &interval.histogram);
-                measured.errors += interval.errors;
+                measured.errors = measured.errors.saturating_add(interval.errors);
             } else if digest == self.before && self.assignment.is_some_and(|now| interval.generation < now) {
                 add(&mut measured.before, &interval.histogram);
             }

@@ -126,7 +126,7 @@ impl Tallies {
             if seen.insert(*position) && (interval.digest, interval.generation) == served {
                 // One that cannot be read is shown as errors in the telemetry's list; here it says nothing.
                 let _ = counted.tally.add(&interval.histogram);
-                counted.errors += interval.errors;
+                counted.errors = counted.errors.saturating_add(interval.errors);
             }
         }
         if let Some(packed) = counted.tally.packed().filter(|_| seen.stretches() <= STRETCHES) {

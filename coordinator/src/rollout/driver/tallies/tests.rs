@@ -125,3 +125,16 @@ fn a_device_whose_places_make_no_sense_is_read_anew() {
     assert_eq!(tallies.begin(&device(), served, &records).tally.count(), 3 * 199);
     assert!(tallies.get(&device(), served).is_none());
 }
+
+#[test]
+fn failures_beyond_all_numbers_stay_at_the_highest() {
+    let lying = |sequence| {
+        let mut record = record((SpoolPosition { epoch: 1, sequence }, 1, 5));
+        record.interval.errors = u64::MAX - 1;
+        record
+    };
+    let (mut tallies, served) = (Tallies::default(), (digest(1), Generation(1)));
+    assert_eq!(tallies.begin(&device(), served, &[lying(1), lying(2)]).errors, u64::MAX);
+    tallies.add(&device(), &[lying(3)]);
+    assert_eq!(tallies.get(&device(), served).unwrap().errors, u64::MAX);
+}
