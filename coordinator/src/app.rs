@@ -40,8 +40,9 @@ use crate::jobs::workers::Workers;
 use crate::listener::{self, Door, Encryption};
 use crate::local::{self, LocalListener};
 use crate::probes::{ProbeError, ProbeSet};
+use crate::refusals::Refusals;
 use crate::rollout::driver::{Driver, Poke, Subjects};
-use crate::rpc::{ArtifactRpc, EnrollmentRpc, OperatorRpc, SessionRpc, WorkerRpc, guard};
+use crate::rpc::{ArtifactRpc, EnrollmentRpc, OperatorRpc, Overheard, SessionRpc, WorkerRpc, guard};
 use crate::signing::{self, KeyError};
 use crate::store::{DerivationKey, DerivationState, SledStore, Store as _, StoreError, StoreHandle};
 use crate::worker::{WorkerSettings, local::supervise};
@@ -118,6 +119,10 @@ const ADDRESS_FILE: &str = "listen-address";
 const STREAMS: u32 = 64;
 /// A request to be enrolled is at most this long: anybody may send one.
 const ENROLLMENT: usize = 64 << 10;
+/// A message of a session is at most this long: an agent's whole spool, of which a message has one interval.
+const MESSAGE: usize = 1 << 20;
+/// A request for a file names it.
+const DOWNLOAD: usize = 4 << 10;
 /// What a worker found of a network, a line for each channel; its files come in chunks.
 const OUTCOME: usize = 64 << 20;
 /// An agent that lost its coordinator tries again at least so often.
@@ -209,7 +214,13 @@ impl App {
             tasks.spawn(supervise(settings, queue, children, stop.clone()));
         }
         tasks.spawn(driver.run());
-        let door = Door { encryption, admissions: admissions.clone(), turnstile: Turnstile::default() };
+        let refusals = operator.core.refusals.clone();
+        let door = Door {
+            encryption,
+            admissions: admissions.clone(),
+            turnstile: Turnstile::default(),
+            refusals: refusals.clone(),
+        };
         let incoming = listener::incoming(listener, (local, own_workers), door, &tasks, stop.clone());
         let (known, taken_back, of_work) = (admissions.clone(), admissions.clone(), admissions.clone());
         let of_workers = InterceptedService::new(
@@ -219,13 +230,18 @@ impl App {
         let of_operators = move |request| guard::operator(&taken_back, request);
         let of_devices = move |request| guard::device(&admissions, request);
         let of_confirmed = move |request| guard::confirmed(&known, request);
+        let session = SessionServiceServer::new(session).max_decoding_message_size(MESSAGE);
+        let of_sessions = InterceptedService::new(session, of_devices);
+        let artifact = ArtifactServiceServer::new(artifact).max_decoding_message_size(DOWNLOAD);
+        let of_downloads = InterceptedService::new(artifact, of_confirmed);
         let stopped = stop.clone();
         let serving = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .max_concurrent_streams(STREAMS)
-            .add_service(SessionServiceServer::with_interceptor(session, of_devices))
-            .add_service(ArtifactServiceServer::with_interceptor(artifact, of_confirmed))
+            .layer(Overheard(refusals))
+            .add_service(of_sessions)
+            .add_service(of_downloads)
             .add_service(OperatorServiceServer::with_interceptor(operator, of_operators))
             .add_service(of_workers)
             .add_service(EnrollmentServiceServer::new(enrollment).max_decoding_message_size(ENROLLMENT))
@@ -273,6 +289,7 @@ impl App {
             blobs: blobs.clone(),
             authorities,
             admissions: admissions.clone(),
+            refusals: Refusals::default(),
             fresh: Fresh::default(),
             signer,
             checkpoints,
@@ -290,7 +307,7 @@ impl App {
         };
         // An agent waits half a minute at most before it tries again.
         let return_time = AGENTS_WAIT.max(config.session.offline_after);
-        let session = SessionRpc { core: core.clone(), config: config.session };
+        let session = SessionRpc::new(core.clone(), config.session);
         let artifact = ArtifactRpc::new(blobs, tasks.clone());
         let worker = WorkerRpc { core: core.clone() };
         let operator = OperatorRpc { core: core.clone() };

@@ -19,6 +19,7 @@ use crate::jobs::log::JobLogs;
 use crate::jobs::queue::Queue;
 use crate::jobs::workers::Workers;
 use crate::probes::ProbeSet;
+use crate::refusals::Refusals;
 use crate::rollout::driver::{Poke, Subjects};
 use crate::store::{AssignmentRecord, StoreHandle};
 
@@ -35,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) authorities: Option<Arc<Authorities>>,
     /// Who may call.
     pub(crate) admissions: Admissions,
+    /// Who was refused what.
+    pub(crate) refusals: Refusals,
     /// Whose telemetry is new.
     pub(crate) fresh: Fresh,
     /// Signs assignments.

@@ -116,6 +116,7 @@ impl Fleet {
         if let Some(session) = self.lock().live.get(device)
             && session.outbox.try_send(Outgoing::Message(message)).is_err()
         {
+            tracing::warn!(%device, "the device takes no messages; its session is closed");
             session.closed.cancel();
         }
     }

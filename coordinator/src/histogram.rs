@@ -136,6 +136,11 @@ impl LatencyTally {
     }
 }
 
+/// Whether the histogram of one interval can be read, and added to others.
+pub fn check(encoded: &[u8]) -> Result<(), HistogramError> {
+    LatencyTally::default().add(encoded)
+}
+
 /// Decodes one interval. What the decoder takes on trust is checked before it sees a byte: sizes that it would allocate,
 /// and numbers that it would negate or add without care.
 fn decode(encoded: &[u8]) -> Result<Histogram<u64>, HistogramError> {

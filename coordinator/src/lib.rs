@@ -28,6 +28,7 @@ pub mod manifest;
 pub mod models;
 pub mod probes;
 pub mod refit;
+pub mod refusals;
 pub mod rollout;
 pub mod room;
 pub mod signing;

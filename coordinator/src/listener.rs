@@ -23,6 +23,7 @@ use crate::identity::authority::AuthorityError;
 use crate::identity::{Peer, Role};
 use crate::jobs::queue::OWN;
 use crate::local::{self, LocalListener};
+use crate::refusals::Who;
 
 mod door;
 
@@ -136,10 +137,10 @@ pub fn incoming(
     tasks.spawn(async move {
         let turns = Arc::new(Semaphore::new(HANDSHAKES));
         loop {
-            let stream = tokio::select! {
+            let (stream, address) = tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         tracing::warn!(%error, "a connection was not accepted");
                         tokio::time::sleep(REST).await;
@@ -158,6 +159,10 @@ pub fn incoming(
                 drop(turn);
                 match begun {
                     Ok(Ok(connection)) => drop(accepted.send(Ok(connection)).await),
+                    // What was said is no handshake, or shows a certificate of another authority; the rest just went away.
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                        door.refusals.refused(&Who::at(address.ip()), "connection", &error.to_string());
+                    }
                     Ok(Err(error)) => tracing::debug!(%error, "a connection was not begun"),
                     Err(_) => tracing::debug!("a handshake took too long"),
                 }

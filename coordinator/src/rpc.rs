@@ -14,6 +14,7 @@ mod job;
 mod note;
 mod operator;
 mod reach;
+mod refused;
 mod session;
 mod status;
 mod token;
@@ -21,8 +22,12 @@ mod upload;
 mod view;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use artifact::ArtifactRpc;
 pub(crate) use enrollment::EnrollmentRpc;
 pub(crate) use operator::OperatorRpc;
+pub(crate) use refused::Overheard;
 pub(crate) use session::SessionRpc;
 pub(crate) use worker::WorkerRpc;

@@ -31,7 +31,7 @@ pub enum CoordinatorMessage {
     Welcome(Welcome),
     /// What the device shall serve.
     Assignment(SignedAssignment),
-    /// This position and all lower ones of its epoch are stored durably.
+    /// This position and all lower ones of its epoch are stored durably, or can never be read.
     TelemetryAck(SpoolPosition),
 }
 

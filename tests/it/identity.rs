@@ -49,6 +49,20 @@ async fn a_device_joins_by_its_token_and_by_nothing_else() {
     fleet.status("gw-1", "Online").await;
     let known = fleet.admin(&["get", "devices", "-o", "name"]);
     assert_eq!(known.trim(), "device/gw-1", "nobody else came");
+
+    // They all try again and again; the coordinator's log has each once, and no secret.
+    let log = fleet.coordinator.log().unwrap();
+    for (device, why) in [
+        ("gw-2 (asks for", "the join token was used as often"),
+        ("gw-4 (asks for", "the join token is not known"),
+        ("gw-1 (key", "and it says that it is gw-9"),
+        ("gw-1 (asks for", "enrolled with another key"),
+    ] {
+        let lines = log.lines().filter(|line| line.contains(device) && line.contains(why));
+        assert_eq!(lines.count(), 1, "{device} {why}: {log}");
+    }
+    let secret = line.split_once('.').unwrap().1;
+    assert!(!log.contains(secret) && !log.contains(&"0".repeat(32)), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

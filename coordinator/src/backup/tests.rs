@@ -64,6 +64,7 @@ impl State {
             holding: HoldingRecord::default(),
             serving_address: String::new(),
             ended: None,
+            unreadable: None,
             last_seen_unix_ms: 1,
             registered_unix_ms: 1,
         };

@@ -14,6 +14,7 @@ use super::Encryption;
 use crate::identity::Peer;
 use crate::identity::admissions::Admissions;
 use crate::identity::turnstile::{Pass, Turnstile};
+use crate::refusals::Refusals;
 
 /// Who shows no certificate may enroll, which takes no longer.
 const STRANGER: Duration = Duration::from_secs(30);
@@ -27,6 +28,8 @@ pub struct Door {
     pub admissions: Admissions,
     /// How many come.
     pub turnstile: Turnstile,
+    /// Who was not let in.
+    pub refusals: Refusals,
 }
 
 impl Door {

@@ -17,11 +17,13 @@ use crate::identity::admissions::Admissions;
 use crate::identity::authority::KeyRequest;
 use crate::identity::succession::Step;
 use crate::identity::turnstile::Turnstile;
+use crate::refusals::Refusals;
 use crate::store::{OperatorRecord, SledStore, Store as _};
 
 struct Host {
     authorities: Arc<Authorities>,
     admissions: Admissions,
+    refusals: Refusals,
     address: std::net::SocketAddr,
     stop: CancellationToken,
     _folder: tempfile::TempDir,
@@ -34,7 +36,13 @@ impl Host {
         let authorities = Arc::new(Authorities::open(folder.path()).unwrap());
         let encryption = Arc::new(Encryption::new(authorities.clone(), vec!["fleet".to_owned()]).unwrap());
         let (admissions, turnstile) = (Admissions::default(), Turnstile::default());
-        let door = Door { encryption: Some(encryption), admissions: admissions.clone(), turnstile };
+        let refusals = Refusals::default();
+        let door = Door {
+            encryption: Some(encryption),
+            admissions: admissions.clone(),
+            turnstile,
+            refusals: refusals.clone(),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -46,11 +54,18 @@ impl Host {
                 echoes.spawn(async move { tokio::io::copy(&mut heard, &mut said).await });
             }
         });
-        Self { authorities, admissions, address, stop, _folder: folder }
+        Self { authorities, admissions, refusals, address, stop, _folder: folder }
     }
 
     /// A connection that was answered once, showing `certificate` of `key`.
     async fn connect(&self, certificate: &str, key: &KeyPair) -> TlsStream<TcpStream> {
+        let mut stream = self.shows(certificate, key).await;
+        assert!(is_open(&mut stream).await);
+        stream
+    }
+
+    /// A connection that shows `certificate` of `key`; whether it is let in is known when it is answered.
+    async fn shows(&self, certificate: &str, key: &KeyPair) -> TlsStream<TcpStream> {
         let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(der(self.authorities.now().active.certificate())).unwrap();
@@ -63,9 +78,7 @@ impl Host {
             .unwrap();
         let stream = TcpStream::connect(self.address).await.unwrap();
         let connector = TlsConnector::from(Arc::new(config));
-        let mut stream = connector.connect(ServerName::try_from("fleet").unwrap(), stream).await.unwrap();
-        assert!(is_open(&mut stream).await);
-        stream
+        connector.connect(ServerName::try_from("fleet").unwrap(), stream).await.unwrap()
     }
 
     async fn device(&self, key: &KeyPair) -> TlsStream<TcpStream> {
@@ -147,7 +160,8 @@ async fn an_operators_connection_ends_when_he_is_revoked_or_his_authority_is_ret
 async fn who_does_not_read_what_is_sent_is_ended_all_the_same() {
     let (near, _far) = tokio::io::duplex(16);
     let (admissions, turnstile) = (Admissions::default(), Turnstile::default());
-    let door = Door { encryption: None, admissions, turnstile };
+    let refusals = Refusals::default();
+    let door = Door { encryption: None, admissions, turnstile, refusals };
     let peer = || Peer::Device { id: "gw-1".parse().unwrap(), key: proto::Digest::of(b"key") };
     let mut silent = door.let_in(near, peer(), None);
     let (written, _newer) = tokio::join!(
@@ -156,4 +170,21 @@ async fn who_does_not_read_what_is_sent_is_ended_all_the_same() {
     );
     assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert_eq!(silent.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut, "and stays so");
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_of_the_fleet_is_logged_once() {
+    let (host, folder) = (Host::start().await, tempfile::tempdir().unwrap());
+    let foreign = Authorities::open(folder.path()).unwrap().now();
+    let made = foreign.active.operator(&"alice".parse().unwrap(), Role::Admin).unwrap();
+    for _ in 0..2 {
+        let mut stream = host.shows(&made.certificate, &KeyPair::from_pem(&made.key).unwrap()).await;
+        assert!(!is_open(&mut stream).await);
+        // What is no handshake at all is another reason.
+        let mut stream = TcpStream::connect(host.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await; // an alert, or a reset
+    }
+    assert_eq!(host.refusals.count(), 2);
 }

@@ -54,6 +54,7 @@ pub(super) async fn control_device(
     if banned != Some(false) {
         core.fleet.close(&device);
     }
+    core.refusals.forget(&device);
     core.poke.poke();
     let event = Event::new(by, &verb, format!("device/{device}"));
     note::note(&core, event.changed(was, result)).await?;
@@ -106,6 +107,7 @@ pub(super) async fn approve_device(
         Ok(if is_its(now.key) { Ok(now) } else { Err(other()) })
     });
     let approved = approved.await.map_err(status::store)??;
+    core.refusals.forget(&device);
     let key = approved.key.map(|key| format!("key {key}")).unwrap_or_default();
     note::note(&core, Event::new(by, "approve", format!("device/{device}")).changed("", key)).await?;
     Ok(v1::ApproveDeviceResponse {})

@@ -6,6 +6,7 @@ use proto::v1::enrollment_service_server::EnrollmentService;
 use proto::{DeviceId, Digest, v1};
 use tonic::{Request, Response, Status};
 
+use super::refused::Claim;
 use super::{guard, status};
 use crate::audit::Event;
 use crate::clock::unix_ms;
@@ -13,6 +14,7 @@ use crate::core::Core;
 use crate::identity::admissions::Admissions;
 use crate::identity::authority::KeyRequest;
 use crate::identity::enroll::{Refusal, Shown, decide, usable};
+use crate::refusals::Who;
 use crate::store::{IdentityRecord, Store, StoreError};
 
 /// Hands out certificates.
@@ -32,23 +34,22 @@ impl EnrollmentService for EnrollmentRpc {
             return Err(Status::failed_precondition("this coordinator does not encrypt, and enrolls nobody"));
         };
         let now = authorities.now();
+        let claim = Claim::of(&request);
         let v1::EnrollRequest { device_id, token, request } = request.into_inner();
         let device: DeviceId = device_id.parse().map_err(status::invalid)?;
         let asked = KeyRequest::read(&request).map_err(|error| {
             Status::invalid_argument(format!("the request: {}", crate::causes::chain(&error)))
         })?;
+        claim.is(Who::asking(&device, asked.key()));
         let (named, key, number) = (device.clone(), asked.key(), now.succession.active().number);
         let asks = Asks { device: named, key, authority: number, token };
         let admissions = self.core.admissions.clone();
         let decided = self.core.store.call(move |store| record(store, &admissions, &asks)).await;
-        if let Err(refusal) = decided.map_err(status::store)? {
-            tracing::warn!(%device, %refusal, "not enrolled");
-            return Err(refused(&refusal));
-        }
+        decided.map_err(status::store)?.map_err(|refusal| refused(&refusal))?;
         let certificate = now
             .active
             .device(&device, &asked, self.lifetime)
-            .map_err(|error| Status::internal(crate::causes::chain(&error)))?;
+            .map_err(|error| status::internal(crate::causes::chain(&error)))?;
         tracing::info!(%device, key = key.short(), "certificate issued");
         let lifetime_ms = self.lifetime.as_millis() as u64;
         let authorities = now.succession.told();

@@ -1,7 +1,6 @@
 //! One long-lived stream per agent: hello, profile, heartbeats, progress and telemetry in; assignments and
 //! acknowledgements out. Stores what it hears, then pokes the driver; decides nothing.
 
-use std::error::Error as _;
 use std::pin::Pin;
 
 use proto::session::{AgentMessage, CoordinatorMessage, Heartbeat, Hello, Phase, Welcome};
@@ -11,24 +10,38 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
+use super::refused::Claim;
 use super::{enrollment, guard, status};
 use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::config::SessionConfig;
 use crate::core::Core;
 use crate::fleet::{Outgoing, Presence, SessionKey};
-use crate::rollout::progress;
+use crate::histogram;
+use crate::refusals::Who;
+use crate::rollout::progress::{self, Report};
 use crate::store::{DeviceRecord, Insertion, Store, StoreError, TelemetryRecord};
 
 /// Messages on their way to one device; more are never needed, since an assignment replaces the one before.
 const OUTBOX: usize = 32;
 
+/// What the log calls them, where it is not the call that is refused.
+const CALL: &str = "SessionService/Session";
+
 #[derive(Clone)]
 pub(crate) struct SessionRpc {
-    pub(crate) core: Core,
-    pub(crate) config: SessionConfig,
+    core: Core,
+    config: SessionConfig,
+}
+
+/// One device that was let in, and the way to it.
+struct Guest {
+    device: DeviceId,
+    who: Who,
+    key: SessionKey,
+    outbox: mpsc::Sender<Outgoing>,
 }
 
 /// Why a session ended before the device closed it.
@@ -57,17 +70,23 @@ impl SessionService for SessionRpc {
     ) -> Result<Response<MessageStream>, Status> {
         let (metadata, extensions, mut inbound) = request.into_parts();
         let caller = Request::from_parts(metadata, extensions, ());
+        let peer = guard::peer(&caller);
         let hello = match timeout(self.config.offline_after, inbound.message()).await {
             Err(_) => return Err(Status::deadline_exceeded("no hello")),
-            Ok(message) => {
-                message?.ok_or_else(|| Status::invalid_argument("the stream ended before its hello"))?
-            }
+            Ok(Err(error)) => return Err(status::no_message(&error).map_or(error, status::invalid)),
+            Ok(Ok(None)) => return Err(Status::invalid_argument("the stream ended before its hello")),
+            Ok(Ok(Some(message))) => message,
         };
+        let claim = Claim::of(&caller);
+        if let Some(named) = named(&hello) {
+            claim.is(Who::of(&peer, Some(&named)));
+        }
         let hello = match AgentMessage::try_from(hello).map_err(status::invalid)? {
             AgentMessage::Hello(hello) => hello,
             _ => return Err(status::invalid(Invalid::new("kind", "a session begins with its hello"))),
         };
         let device = hello.device_id.clone();
+        let who = Who::of(&peer, Some(&device));
         let proven = guard::is_device(&caller, &device)?;
         let hello = self.admit(hello, proven).await?;
         let (outbox, inbox) = mpsc::channel(OUTBOX);
@@ -79,7 +98,8 @@ impl SessionService for SessionRpc {
             self.core.fleet.disconnect(&key);
             return Err(guard::banned(&device));
         }
-        self.core.tasks.spawn(self.clone().serve(device, key, inbound, outbox));
+        let guest = Guest { device, who, key, outbox };
+        self.core.tasks.spawn(self.clone().serve(guest, inbound));
         let stream = ReceiverStream::new(inbox).map(|outgoing| match outgoing {
             Outgoing::Message(message) => Ok(message.into()),
             Outgoing::Refusal(invalid) => Err(status::invalid(invalid)),
@@ -89,6 +109,10 @@ impl SessionService for SessionRpc {
 }
 
 impl SessionRpc {
+    pub(crate) fn new(core: Core, config: SessionConfig) -> Self {
+        Self { core, config }
+    }
+
     /// Lets a device in that may come, with the labels that its token gives it. `key` is the one that it proved.
     async fn admit(&self, hello: Hello, key: Option<Digest>) -> Result<Hello, Status> {
         let device = hello.device_id.clone();
@@ -150,30 +174,25 @@ impl SessionRpc {
     }
 
     /// Hears the device until it leaves, falls silent, is replaced, or the coordinator stops.
-    async fn serve(
-        self,
-        device: DeviceId,
-        key: SessionKey,
-        mut inbound: Streaming<v1::AgentMessage>,
-        outbox: mpsc::Sender<Outgoing>,
-    ) {
+    async fn serve(self, guest: Guest, mut inbound: Streaming<v1::AgentMessage>) {
         self.core.poke.poke();
+        let Guest { device, who, key, outbox } = &guest;
         let ended = tokio::select! {
             () = self.core.shutdown.cancelled() => End::Closed,
             () = key.closed.cancelled() => End::Closed,
-            ended = self.hear(&device, &key, &mut inbound, &outbox) => ended,
+            ended = self.hear(&guest, &mut inbound) => ended,
         };
         match ended {
             End::Closed => tracing::info!(%device, "session closed"),
             End::Silent => tracing::warn!(%device, "device fell silent"),
             End::Store(error) => tracing::error!(%device, error = chain(&error), "session given up"),
             End::Refused(invalid) => {
-                tracing::warn!(%device, %invalid, "device refused");
+                self.core.refusals.refused(who, CALL, &invalid.to_string());
                 let _ = outbox.try_send(Outgoing::Refusal(invalid)); // where its outbox is full, closing must do
             }
         }
-        if self.core.fleet.disconnect(&key) {
-            let seen = unix_ms();
+        if self.core.fleet.disconnect(key) {
+            let (device, seen) = (device.clone(), unix_ms());
             let noted = self.core.store.call(move |store| {
                 store.update_device(&device, &mut |record| record.last_seen_unix_ms = seen).map(drop)
             });
@@ -184,27 +203,22 @@ impl SessionRpc {
         }
     }
 
-    async fn hear(
-        &self,
-        device: &DeviceId,
-        key: &SessionKey,
-        inbound: &mut Streaming<v1::AgentMessage>,
-        outbox: &mpsc::Sender<Outgoing>,
-    ) -> End {
+    async fn hear(&self, guest: &Guest, inbound: &mut Streaming<v1::AgentMessage>) -> End {
         loop {
             let message = match timeout(self.config.offline_after, inbound.message()).await {
                 Err(_) => return End::Silent,
-                // What is no message; a connection that broke has a cause.
-                Ok(Err(status)) if status.code() == Code::Internal && status.source().is_none() => {
-                    return End::Refused(Invalid::new("message", status.message().to_owned()));
-                }
-                Ok(Err(_) | Ok(None)) => return End::Closed,
+                Ok(Err(error)) => return status::no_message(&error).map_or(End::Closed, End::Refused),
+                Ok(Ok(None)) => return End::Closed,
                 Ok(Ok(Some(message))) => message,
             };
-            self.core.fleet.update(key, |presence| presence.last_seen_unix_ms = unix_ms());
-            let handled = match AgentMessage::try_from(message) {
-                Ok(message) => self.handle(device, key, message, outbox).await,
-                Err(invalid) => Err(End::Refused(invalid)),
+            self.core.fleet.update(&guest.key, |presence| presence.last_seen_unix_ms = unix_ms());
+            let place = place(&message);
+            let handled = match (AgentMessage::try_from(message), place) {
+                (Ok(message), _) => self.handle(guest, message).await,
+                (Err(invalid), Some(place)) => {
+                    self.unreadable(guest, place, invalid.to_string()).await.map_err(End::from)
+                }
+                (Err(invalid), None) => Err(End::Refused(invalid)),
             };
             if let Err(ended) = handled {
                 return ended;
@@ -212,13 +226,8 @@ impl SessionRpc {
         }
     }
 
-    async fn handle(
-        &self,
-        device: &DeviceId,
-        key: &SessionKey,
-        message: AgentMessage,
-        outbox: &mpsc::Sender<Outgoing>,
-    ) -> Result<(), End> {
+    async fn handle(&self, guest: &Guest, message: AgentMessage) -> Result<(), End> {
+        let Guest { device, who, key, .. } = guest;
         match message {
             AgentMessage::Hello(_) => Err(End::Refused(Invalid::new("kind", "a second hello"))),
             AgentMessage::Profile(profile) => Ok(self.profiled(device, profile).await?),
@@ -234,18 +243,25 @@ impl SessionRpc {
                 if matches!(report.phase, Phase::Downloading { .. } | Phase::Verifying) {
                     return Ok(()); // of the moment: shown, not stored
                 }
-                let device = device.clone();
-                self.core
+                let (of, told) = (device.clone(), report.generation);
+                let recorded = self
+                    .core
                     .store
-                    .call(move |store| progress::record(store, &device, &report, unix_ms()))
+                    .call(move |store| progress::record(store, &of, &report, unix_ms()))
                     .await?;
+                if let Report::Stale(present) = recorded {
+                    let why =
+                        format!("a report of generation {told}: it has told of {present}, which it has now");
+                    self.core.refusals.refused(who, CALL, &why);
+                }
                 self.core.poke.poke();
                 Ok(())
             }
-            AgentMessage::Telemetry(position, interval) => {
-                self.measured(device, position, interval).await?;
-                // A full outbox means a stuck device; it sends the interval again when it is not acknowledged.
-                let _ = outbox.try_send(Outgoing::Message(CoordinatorMessage::TelemetryAck(position)));
+            AgentMessage::Telemetry(place, interval) => {
+                match histogram::check(&interval.histogram) {
+                    Ok(()) => self.measured(guest, place, interval).await?,
+                    Err(error) => self.unreadable(guest, place, chain(&error)).await?,
+                }
                 Ok(())
             }
         }
@@ -266,10 +282,11 @@ impl SessionRpc {
 
     async fn measured(
         &self,
-        device: &DeviceId,
+        guest: &Guest,
         position: SpoolPosition,
         interval: LatencyInterval,
     ) -> Result<(), StoreError> {
+        let device = &guest.device;
         let record =
             TelemetryRecord { device: device.clone(), position, interval, received_unix_ms: unix_ms() };
         if self.core.store.call(move |store| store.insert_telemetry(&record)).await?
@@ -279,7 +296,46 @@ impl SessionRpc {
         }
         // Nothing waits for it: the driver looks at it in its next round.
         self.core.fresh.mark(device, position);
+        guest.acknowledge(position);
         Ok(())
+    }
+
+    /// An interval that nobody can ever read is acknowledged, or the device would send it for ever and nothing after it. It is
+    /// not stored; that it came is.
+    async fn unreadable(&self, guest: &Guest, place: SpoolPosition, why: String) -> Result<(), StoreError> {
+        self.core.refusals.refused(&guest.who, "an interval of telemetry", &why);
+        let device = guest.device.clone();
+        let noted = self.core.store.call(move |store| {
+            store.update_device(&device, &mut |record| record.note_unreadable(place, &why)).map(drop)
+        });
+        noted.await?;
+        guest.acknowledge(place);
+        Ok(())
+    }
+}
+
+impl Guest {
+    fn acknowledge(&self, place: SpoolPosition) {
+        // A full outbox means a stuck device; it sends the interval again when it is not acknowledged.
+        let _ = self.outbox.try_send(Outgoing::Message(CoordinatorMessage::TelemetryAck(place)));
+    }
+}
+
+/// Who a hello says that it is of, whatever else of it means nothing.
+fn named(message: &v1::AgentMessage) -> Option<DeviceId> {
+    match &message.kind {
+        Some(v1::agent_message::Kind::Hello(hello)) => hello.device_id.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Which place of a device's spool a message is about, whatever else of it means nothing.
+fn place(message: &v1::AgentMessage) -> Option<SpoolPosition> {
+    match message.kind {
+        Some(v1::agent_message::Kind::Telemetry(v1::Telemetry { epoch, sequence, .. })) => {
+            Some(SpoolPosition { epoch, sequence })
+        }
+        _ => None,
     }
 }
 
@@ -291,6 +347,7 @@ fn registered(hello: &Hello, known: Option<DeviceRecord>) -> DeviceRecord {
         agent_version: hello.agent_version.clone(),
         registered_unix_ms: known.as_ref().map_or(now, |known| known.registered_unix_ms),
         ended: known.as_ref().and_then(|known| known.ended.clone()),
+        unreadable: known.as_ref().and_then(|known| known.unreadable.clone()),
         profile: known.and_then(|known| known.profile),
         holding: hello.holding.into(),
         serving_address: hello.serving_address.clone(),

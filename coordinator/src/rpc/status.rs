@@ -1,9 +1,12 @@
 //! Errors as status codes: the only place that makes one.
 
+use std::error::Error as _;
+use std::sync::Arc;
+
 use proto::Invalid;
 use pruner_core::zoo::UnknownNetwork;
-use tonic::Status;
 use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
 
 use crate::backup::BackupError;
 use crate::blob::BlobError;
@@ -173,7 +176,27 @@ pub(super) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + '
     tokio::task::spawn_blocking(f).await.map_err(|error| internal(error.to_string()))
 }
 
+/// The coordinator's own failure, which nobody is refused by.
 pub(super) fn internal(text: String) -> Status {
     tracing::error!(error = text, "a call failed");
-    Status::internal(text)
+    let mut status = Status::internal(text);
+    status.set_source(Arc::new(Failed));
+    status
+}
+
+/// Marks what was made by [`internal`].
+#[derive(Debug, thiserror::Error)]
+#[error("a call failed")]
+struct Failed;
+
+/// What is wrong with what was sent, where the decoder took it for no message, or for too long a one; `None` where a
+/// connection broke.
+pub(super) fn no_message(status: &Status) -> Option<Invalid> {
+    let is_too_long = status.code() == Code::OutOfRange && status.source().is_none();
+    (is_too_long || is_no_message(status)).then(|| Invalid::new("message", status.message()))
+}
+
+/// Whether what was sent is no message: the decoder's status, which names no cause. A connection that broke has one.
+pub(super) fn is_no_message(status: &Status) -> bool {
+    status.code() == Code::Internal && status.source().is_none()
 }

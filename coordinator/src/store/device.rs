@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proto::session::Holding;
-use proto::{DeviceId, Digest, Generation, HardwareProfile};
+use proto::{DeviceId, Digest, Generation, HardwareProfile, SpoolPosition};
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
@@ -24,6 +24,9 @@ pub struct DeviceRecord {
     /// How its last assignment ended, by its own account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<EndedRecord>,
+    /// What it measured and nobody can read; `None`: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<UnreadableRecord>,
     /// Where its inference API listens; empty where it does not.
     pub serving_address: String,
     /// Its last message, milliseconds since 1970.
@@ -39,6 +42,30 @@ pub struct EndedRecord {
     pub generation: Generation,
     /// Why it was given up; `None`: it serves.
     pub failure: Option<String>,
+}
+
+/// Intervals of telemetry that were acknowledged and not stored, because they cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableRecord {
+    /// How many.
+    pub intervals: u64,
+    /// The last one's place in the device's spool.
+    pub last: SpoolPosition,
+    /// What was wrong with that.
+    pub reason: String,
+}
+
+impl DeviceRecord {
+    /// Counts an interval that cannot be read; one that is sent again, for its acknowledgement was lost, counts once.
+    pub fn note_unreadable(&mut self, place: SpoolPosition, reason: &str) {
+        let known = self.unreadable.as_ref();
+        if known.is_some_and(|known| known.last.epoch == place.epoch && known.last.sequence >= place.sequence)
+        {
+            return;
+        }
+        let intervals = known.map_or(0, |known| known.intervals).saturating_add(1);
+        self.unreadable = Some(UnreadableRecord { intervals, last: place, reason: reason.to_owned() });
+    }
 }
 
 /// What a device serves.

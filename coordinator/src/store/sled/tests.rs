@@ -32,6 +32,7 @@ fn device(name: &str) -> DeviceRecord {
         holding: HoldingRecord::default(),
         serving_address: String::new(),
         ended: None,
+        unreadable: None,
         last_seen_unix_ms: 1,
         registered_unix_ms: 1,
     }
