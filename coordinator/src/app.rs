@@ -308,7 +308,7 @@ impl App {
         // An agent waits half a minute at most before it tries again.
         let return_time = AGENTS_WAIT.max(config.session.offline_after);
         let session = SessionRpc::new(core.clone(), config.session);
-        let artifact = ArtifactRpc::new(blobs, tasks.clone());
+        let artifact = ArtifactRpc::new(blobs, tasks.clone(), core.refusals.clone());
         let worker = WorkerRpc { core: core.clone() };
         let operator = OperatorRpc { core: core.clone() };
         let lifetime = config.tls.map(|tls| tls.device_lifetime).unwrap_or_default();

@@ -10,6 +10,7 @@ pub mod authorities;
 pub mod authority;
 pub mod enroll;
 pub mod issued;
+pub mod quota;
 pub mod secret;
 pub mod succession;
 pub mod turnstile;
@@ -107,6 +108,18 @@ impl Peer {
             _ => None,
         });
         holder.unwrap_or(Self::Unknown)
+    }
+
+    /// What is counted together: by its key, so whoever has an old certificate of a name is another one.
+    fn account(&self) -> String {
+        match self {
+            Self::Device { key, .. } => format!("device/{key}"),
+            Self::Operator { name, key, .. } => {
+                format!("operator/{name}/{}", key.map(|key| key.to_string()).unwrap_or_default())
+            }
+            Self::Unknown => "strangers".to_owned(),
+            Self::Plain => "plain".to_owned(),
+        }
     }
 
     fn named(uri: &str, key: Digest) -> Option<Self> {

@@ -38,16 +38,13 @@ pub struct Pass {
 impl Turnstile {
     /// One more connection of `peer`.
     pub fn enter(&self, peer: &Peer) -> Pass {
-        let (name, most) = match peer {
-            // By its key: whoever has an old one of that name ends none of these.
-            Peer::Device { key, .. } => (format!("device/{key}"), OF_DEVICE),
-            Peer::Operator { name, key, .. } => {
-                let key = key.map(|key| key.to_string()).unwrap_or_default();
-                (format!("operator/{name}/{key}"), OF_OPERATOR)
-            }
-            Peer::Unknown => ("strangers".to_owned(), OF_STRANGERS),
-            Peer::Plain => ("plain".to_owned(), usize::MAX),
+        let most = match peer {
+            Peer::Device { .. } => OF_DEVICE,
+            Peer::Operator { .. } => OF_OPERATOR,
+            Peer::Unknown => OF_STRANGERS,
+            Peer::Plain => usize::MAX,
         };
+        let name = peer.account();
         let evicted = CancellationToken::new();
         let mut open = self.lock();
         open.next += 1;

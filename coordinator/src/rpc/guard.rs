@@ -101,6 +101,13 @@ pub(super) fn is_device<T>(request: &Request<T>, device: &DeviceId) -> Result<Op
     }
 }
 
+/// As many calls of that kind are under way for the caller as it may have.
+pub(super) fn too_many(what: &str, most: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "{most} {what} are under way for this certificate, as many as may be; let one end first"
+    ))
+}
+
 pub(super) fn banned(device: &DeviceId) -> Status {
     Status::permission_denied(format!("device {device} is banned"))
 }

@@ -20,6 +20,7 @@ use crate::config::SessionConfig;
 use crate::core::Core;
 use crate::fleet::{Outgoing, Presence, SessionKey};
 use crate::histogram;
+use crate::identity::quota::{Quota, Turn};
 use crate::refusals::Who;
 use crate::rollout::progress::{self, Report};
 use crate::store::{DeviceRecord, Insertion, Store, StoreError, TelemetryRecord};
@@ -27,6 +28,8 @@ use crate::store::{DeviceRecord, Insertion, Store, StoreError, TelemetryRecord};
 /// Messages on their way to one device; more are never needed, since an assignment replaces the one before.
 const OUTBOX: usize = 32;
 
+/// Sessions of one device, those included of which a newer one has not been heard yet: as many as it may have connections.
+const OF_DEVICE: usize = 8;
 /// What the log calls them, where it is not the call that is refused.
 const CALL: &str = "SessionService/Session";
 
@@ -34,6 +37,7 @@ const CALL: &str = "SessionService/Session";
 pub(crate) struct SessionRpc {
     core: Core,
     config: SessionConfig,
+    quota: Quota,
 }
 
 /// One device that was let in, and the way to it.
@@ -42,6 +46,7 @@ struct Guest {
     who: Who,
     key: SessionKey,
     outbox: mpsc::Sender<Outgoing>,
+    _counts: Turn,
 }
 
 /// Why a session ended before the device closed it.
@@ -71,6 +76,7 @@ impl SessionService for SessionRpc {
         let (metadata, extensions, mut inbound) = request.into_parts();
         let caller = Request::from_parts(metadata, extensions, ());
         let peer = guard::peer(&caller);
+        let turn = self.quota.take(&peer).map_err(|most| guard::too_many("sessions", most))?;
         let hello = match timeout(self.config.offline_after, inbound.message()).await {
             Err(_) => return Err(Status::deadline_exceeded("no hello")),
             Ok(Err(error)) => return Err(status::no_message(&error).map_or(error, status::invalid)),
@@ -98,7 +104,7 @@ impl SessionService for SessionRpc {
             self.core.fleet.disconnect(&key);
             return Err(guard::banned(&device));
         }
-        let guest = Guest { device, who, key, outbox };
+        let guest = Guest { device, who, key, outbox, _counts: turn };
         self.core.tasks.spawn(self.clone().serve(guest, inbound));
         let stream = ReceiverStream::new(inbox).map(|outgoing| match outgoing {
             Outgoing::Message(message) => Ok(message.into()),
@@ -110,7 +116,7 @@ impl SessionService for SessionRpc {
 
 impl SessionRpc {
     pub(crate) fn new(core: Core, config: SessionConfig) -> Self {
-        Self { core, config }
+        Self { core, config, quota: Quota::new(OF_DEVICE, OF_DEVICE) }
     }
 
     /// Lets a device in that may come, with the labels that its token gives it. `key` is the one that it proved.
@@ -176,7 +182,7 @@ impl SessionRpc {
     /// Hears the device until it leaves, falls silent, is replaced, or the coordinator stops.
     async fn serve(self, guest: Guest, mut inbound: Streaming<v1::AgentMessage>) {
         self.core.poke.poke();
-        let Guest { device, who, key, outbox } = &guest;
+        let Guest { device, who, key, outbox, .. } = &guest;
         let ended = tokio::select! {
             () = self.core.shutdown.cancelled() => End::Closed,
             () = key.closed.cancelled() => End::Closed,
