@@ -163,6 +163,20 @@ fn a_full_spool_merges_unsent_intervals_and_loses_no_count() {
     assert_eq!(counted(&Spool::open(&disk.path(), ByteSize(4096)).unwrap()), 201 * 5);
 }
 
+#[test]
+fn figures_beyond_all_numbers_are_merged_into_the_highest() {
+    let most = || LatencyInterval {
+        interval_ms: u64::MAX,
+        errors: u64::MAX,
+        cpu_ms: Some(u64::MAX),
+        ..interval("m", 100)
+    };
+    let mut waiting = vec![most(), most()];
+    assert!(merge::oldest_pair(&mut waiting, 0));
+    let merged = &waiting[0];
+    assert_eq!((merged.interval_ms, merged.errors, merged.cpu_ms), (u64::MAX, u64::MAX, Some(u64::MAX)));
+}
+
 /// The disk refuses every append, and every new file until [`heal`].
 fn break_disk(spool: &mut Spool, disk: &Disk) {
     let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
