@@ -72,6 +72,7 @@ fn device(name: &str, profile: Option<HardwareProfile>) -> DeviceRecord {
         serving_address: String::new(),
         last_seen_unix_ms: 1,
         registered_unix_ms: 1,
+        unreadable: None,
     }
 }
 
