@@ -265,7 +265,7 @@ impl Bench {
     fn run_one(&self, model: &ServedModel, image: &[f32]) -> (Result<Vec<f32>, EngineError>, Duration) {
         let exclusive = lock(&self.turn);
         let started = Instant::now();
-        let result = model.engine.run(image);
+        let result = model.engine.run(image).and_then(finite);
         let elapsed = started.elapsed();
         drop(exclusive);
         self.images.fetch_add(1, Ordering::Relaxed);
@@ -273,6 +273,14 @@ impl Bench {
         let outcome = if result.is_ok() { Outcome::Answered(elapsed) } else { Outcome::Failed };
         record(&mut lock(&self.tallies), &model.installed, outcome);
         (result, elapsed)
+    }
+}
+
+/// The outputs, if they are numbers.
+fn finite(outputs: Vec<f32>) -> Result<Vec<f32>, EngineError> {
+    match outputs.iter().copied().enumerate().find(|(_, number)| !number.is_finite()) {
+        Some((index, number)) => Err(EngineError::NotFinite { index, number }),
+        None => Ok(outputs),
     }
 }
 

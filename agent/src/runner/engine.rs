@@ -79,6 +79,14 @@ pub enum EngineError {
     /// It failed while it ran.
     #[error("the engine failed while running the model: {0}")]
     Run(String),
+    /// It answers what is no number: JSON has no such, and whoever gets one has no answer either.
+    #[error("the model has no finite answer to this: number {index} is {number}")]
+    NotFinite {
+        /// Which number of the output.
+        index: usize,
+        /// What it is.
+        number: f32,
+    },
     /// The engine panicked.
     #[error("the engine panicked while {step} the model: {message}")]
     Panic {

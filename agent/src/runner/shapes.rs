@@ -13,6 +13,9 @@ pub enum ShapesError {
     /// The file is no model.
     #[error("the file cannot be read as a model")]
     Unread(#[from] prost::DecodeError),
+    /// One name for two values: which of them an operator gets is the engine's to say.
+    #[error("two values are named '{0}'")]
+    Twice(String),
     /// A shape is computed from the image.
     #[error(
         "how large the output of its {operator} '{output}' is depends on the image; only constant shapes are served"
@@ -39,6 +42,14 @@ struct Graph {
     nodes: Vec<Node>,
     #[prost(message, repeated, tag = "5")]
     initializers: Vec<Tensor>,
+    #[prost(message, repeated, tag = "11")]
+    inputs: Vec<Input>,
+}
+
+#[derive(prost::Message)]
+struct Input {
+    #[prost(string, tag = "1")]
+    name: String,
 }
 
 #[derive(prost::Message)]
@@ -62,10 +73,23 @@ const SHAPING: [&str; 7] = ["Pad", "ReduceMean", "Reshape", "Resize", "Slice", "
 
 /// Checks that no shape in an ONNX file, whose framing is sound, is computed from the image.
 pub fn check(bytes: &[u8]) -> Result<(), ShapesError> {
-    let Graph { nodes, initializers } = Model::decode(bytes)?.graph.unwrap_or_default();
-    let mut known: BTreeSet<&str> = initializers.iter().map(|tensor| tensor.name.as_str()).collect();
+    let Graph { nodes, initializers, inputs: images } = Model::decode(bytes)?.graph.unwrap_or_default();
+    let mut known = BTreeSet::new();
+    for Tensor { name } in &initializers {
+        if !known.insert(name.as_str()) {
+            return Err(ShapesError::Twice(name.clone()));
+        }
+    }
+    // An input may name a constant of the file as well: old files list them all.
+    let mut named: BTreeSet<&str> = images.iter().map(|input| input.name.as_str()).collect();
+    named.extend(&known);
     // Each node comes after those that it needs.
     for Node { inputs, outputs, operator } in &nodes {
+        for output in outputs.iter().filter(|output| !output.is_empty()) {
+            if !named.insert(output) {
+                return Err(ShapesError::Twice(output.clone()));
+            }
+        }
         let is_known = |name: &String| name.is_empty() || known.contains(name.as_str());
         if SHAPING.contains(&operator.as_str()) && !inputs.iter().skip(1).all(is_known) {
             let output = outputs.first().cloned().unwrap_or_default();
@@ -90,7 +114,8 @@ mod tests {
 
     fn checked(nodes: Vec<Node>) -> Result<(), ShapesError> {
         let initializers = vec![Tensor { name: "two".to_owned() }];
-        check(&Model { graph: Some(Graph { nodes, initializers }) }.encode_to_vec())
+        let inputs = vec![Input { name: "image".to_owned() }, Input { name: "two".to_owned() }];
+        check(&Model { graph: Some(Graph { nodes, initializers, inputs }) }.encode_to_vec())
     }
 
     #[test]
@@ -114,6 +139,27 @@ mod tests {
             let error = checked(nodes).unwrap_err().to_string();
             let expected = format!("how large the output of its {operator} 'y' is depends on the image");
             assert!(error.starts_with(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_value_is_defined_twice() {
+        let constant = || node("Identity", &["two"], "size");
+        let computed = || node("Reshape", &["image", "two"], "size");
+        let resize = || node("Resize", &["image", "", "size"], "y");
+        for nodes in [
+            vec![constant(), computed(), resize()],
+            vec![computed(), constant(), resize()],
+            vec![constant(), resize(), computed()],
+            vec![node("Identity", &["two"], "image")],
+            vec![node("Relu", &["image"], "two")],
+        ] {
+            let name = match nodes[0].outputs[0].as_str() {
+                "image" => "image",
+                "two" => "two",
+                _ => "size",
+            };
+            assert_eq!(checked(nodes), Err(ShapesError::Twice(name.to_owned())));
         }
     }
 

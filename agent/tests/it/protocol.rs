@@ -266,6 +266,9 @@ async fn what_has_no_answer_is_refused_in_words() {
     let status = GrpcInferenceServiceClient::new(channel).model_infer(asked).await.unwrap_err();
     assert_eq!(status.code(), Code::Internal, "{status:?}");
     assert!(status.message().contains("no finite answer"), "{status:?}");
+    let metrics = device.metrics().await;
+    let failed = metrics.lines().find(|line| line.contains("requests_failed_total{"));
+    assert!(failed.is_some_and(|line| line.ends_with(" 2")), "{failed:?}");
     // Which model is meant is looked at before what is asked of it.
     for (path, body, expected, named) in [
         ("/v2/models/other/infer", json!({}), 404, "it serves 'fashion'"),
