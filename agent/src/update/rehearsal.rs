@@ -101,7 +101,9 @@ pub fn perform(path: &Path, manifest: &ModelManifest, threads: usize) -> Result<
     confine(enough(std::fs::metadata(path).map_err(unread)?.len(), manifest, threads));
     let (done, ended) = mpsc::channel();
     let (path, manifest) = (path.to_owned(), manifest.clone());
-    std::thread::spawn(move || {
+    // Half of what the agent's own threads have: what is deep enough to end this one leaves those room.
+    let thread = std::thread::Builder::new().stack_size(STACK);
+    let begun = thread.spawn(move || {
         let engines = Engines::rten(threads);
         let checked = std::fs::read(&path)
             .map_err(unread)
@@ -109,6 +111,7 @@ pub fn perform(path: &Path, manifest: &ModelManifest, threads: usize) -> Result<
         // Nobody listens to one that came too late.
         drop(done.send(checked.map(drop)));
     });
+    begun.map_err(unread)?;
     ended.recv_timeout(check::LIMIT).unwrap_or_else(|missing| match missing {
         RecvTimeoutError::Timeout => Err(CheckError::Late),
         RecvTimeoutError::Disconnected => {
@@ -116,6 +119,9 @@ pub fn perform(path: &Path, manifest: &ModelManifest, threads: usize) -> Result<
         }
     })
 }
+
+/// Bytes of the stack that a model is tried on.
+const STACK: usize = 1 << 20;
 
 /// Bytes that a sound model in a file of `size` bytes has enough of, whatever is free at the moment: eight times its weights, a
 /// thousand times its image, for layers are wide at the start, and the stacks of the engine's threads.
