@@ -218,7 +218,8 @@ fn most(descriptors: Option<u64>) -> usize {
 async fn converse(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router, place: Place) {
     let Place { activity, connections } = &place;
     let mut http = Builder::new(TokioExecutor::new());
-    http.http1().max_buf_size(BUFFER);
+    // Who has asked may say that he will ask no more.
+    http.http1().max_buf_size(BUFFER).half_close(true);
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(PATIENCE)

@@ -1,5 +1,5 @@
-//! What requests bring with them: how much of it the agent holds at once, and how long it waits for it. Owns the count of
-//! bytes, and the ends of bodies that are too long, too slow or too many; reads nothing of what they say.
+//! What requests bring with them, and their answers: how much of it the agent holds at once, and how long it waits for it. Owns
+//! the count of bytes, and the ends of bodies that are too long, too slow or too many; reads nothing of what they say.
 
 use std::error::Error;
 use std::future::Future as _;
@@ -10,10 +10,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::BoxError;
-use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use http_body::{Frame, SizeHint};
 use tokio::time::Sleep;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -64,10 +65,11 @@ impl From<Refusal> for Cut {
     }
 }
 
-/// Counts what a request's body brings, until it is answered.
+/// Counts what a request's body brings, and its answer, until that was read: over HTTP/2 a client may ask much and read nothing.
 pub(super) async fn meter(State(intake): State<Intake>, request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
-        return next.run(request).await;
+        let share = Arc::new(Share { intake, bytes: AtomicUsize::new(0), most: 0 });
+        return share.until_read(next.run(request).await);
     }
     let most = intake.inference.longest();
     let path = request.uri().path();
@@ -79,7 +81,7 @@ pub(super) async fn meter(State(intake): State<Intake>, request: Request, next: 
     }
     // None in a router that no connection leads to.
     let ongoing = request.extensions().get::<Arc<Ongoing>>().cloned();
-    let share = Arc::new(Share { intake: intake.clone(), bytes: AtomicUsize::new(0), most, ongoing });
+    let share = Arc::new(Share { intake: intake.clone(), bytes: AtomicUsize::new(0), most });
     let (head, body) = request.into_parts();
     let body = Metered {
         body: body.into_data_stream(),
@@ -89,12 +91,12 @@ pub(super) async fn meter(State(intake): State<Intake>, request: Request, next: 
         receiving: None,
         patience: (!is_stream).then(|| Box::pin(tokio::time::sleep(PATIENCE))),
         stop: Box::pin(intake.inference.stop.clone().cancelled_owned()),
+        ongoing,
         share: share.clone(),
     };
     let response = next.run(Request::from_parts(head, Body::from_stream(body))).await;
-    // Until here its numbers took the place of its bytes.
-    drop(share);
-    response
+    // Until here its numbers took the place of its bytes; of these, what the answer repeats.
+    share.until_read(response)
 }
 
 /// The whole of a body, in one piece, which goes back to the system as one.
@@ -122,8 +124,6 @@ struct Share {
     intake: Intake,
     bytes: AtomicUsize,
     most: usize,
-    /// A stream of requests goes on after its answer has begun.
-    ongoing: Option<Arc<Ongoing>>,
 }
 
 impl Drop for Share {
@@ -133,17 +133,57 @@ impl Drop for Share {
 }
 
 impl Share {
+    /// Holds what the request has, and counts its answer, until the connection has taken the answer.
+    fn until_read(self: Arc<Self>, response: Response) -> Response {
+        let bytes = response.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+        match self.grow(bytes.unwrap_or(0)) {
+            Ok(()) => response.map(|body| Body::new(Answer { body, _share: self })),
+            Err(refusal) => refusal.into_response(),
+        }
+    }
+
     /// Counts bytes, up to the longest request's: of a stream no more is held at once.
     fn take(&self, bytes: usize) -> Result<(), Refusal> {
-        let bytes = bytes.min(self.most - self.bytes.load(Ordering::Relaxed));
+        self.grow(bytes.min(self.most - self.bytes.load(Ordering::Relaxed)))
+    }
+
+    fn grow(&self, bytes: usize) -> Result<(), Refusal> {
         let room = ROOM.max(LONGEST * self.most);
         let fits = |held: usize| Some(held + bytes).filter(|&held| held <= room);
         let taken = self.intake.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
         taken.map_err(|_| {
-            Refusal::Full(format!("the device is busy: it holds {room} bytes of requests already"))
+            Refusal::Full(format!(
+                "the device is busy: it holds {room} bytes of requests and answers already"
+            ))
         })?;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// An answer that counts until the connection has it.
+struct Answer {
+    body: Body,
+    _share: Arc<Share>,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -158,6 +198,8 @@ struct Metered {
     receiving: Option<Receiving>,
     patience: Option<Pin<Box<Sleep>>>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// A stream of requests goes on after its answer has begun.
+    ongoing: Option<Arc<Ongoing>>,
     share: Arc<Share>,
 }
 
@@ -202,7 +244,7 @@ impl Metered {
 
     /// Why no more is waited for.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Refusal> {
-        let ongoing = self.share.ongoing.as_deref();
+        let ongoing = self.ongoing.as_deref();
         self.receiving = self.receiving.take().or_else(|| ongoing.map(Ongoing::receiving));
         if self.stop.as_mut().poll(context).is_ready() {
             return Poll::Ready(Refusal::Unavailable("the agent is stopping".to_owned()));

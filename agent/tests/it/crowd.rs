@@ -105,7 +105,7 @@ async fn bodies_share_one_room() {
         said.starts_with("HTTP/1.1 503").then_some((waiting, said))
     })
     .await;
-    assert!(refusal.contains("holds 16777216 bytes of requests"), "{refusal}");
+    assert!(refusal.contains("holds 16777216 bytes of requests and answers"), "{refusal}");
     let channel = Endpoint::from_shared(format!("http://{}", device.api)).unwrap().connect().await.unwrap();
     let long =
         ModelInferRequest { raw_input_contents: vec![vec![0; 1_600_000].into()], ..Default::default() };
@@ -125,5 +125,16 @@ async fn bodies_share_one_room() {
         said.starts_with("HTTP/1.1 400").then_some(())
     })
     .await;
+    device.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_will_ask_no_more_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = alone(dir.path()).await;
+    let mut stream =
+        sent(device.api, b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    stream.shutdown().await.unwrap();
+    assert!(answer(stream).await.starts_with("HTTP/1.1 200"));
     device.stop().await;
 }
