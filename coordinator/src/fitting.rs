@@ -111,6 +111,8 @@ pub struct Fitting {
     pub id: DeviceId,
     /// Its class.
     pub class: ClassKey,
+    /// The place of the budget rule that is for it.
+    pub rule: Option<usize>,
     /// Its ceilings.
     pub budget: Budget,
     /// What its predictions were multiplied with.
@@ -221,9 +223,9 @@ pub fn fit(
     let mut groups: BTreeMap<(ClassKey, Option<usize>, Why), Vec<Member<'_>>> = BTreeMap::new();
     for candidate in candidates {
         let class = candidate.class.clone();
+        let rule = rule(spec, &candidate.labels, Some(&candidate.profile));
         match member((&subject.graph, &subject.cost), probes, spec, candidate, corrections) {
             Ok(member) => {
-                let rule = rule(spec, &candidate.labels, Some(&candidate.profile));
                 let alike = precedents.iter().filter(|p| p.class == class.id() && p.rule == rule);
                 let is_step = |p: &&&Precedent| {
                     candidate.growing.is_none_or(|growing| growing.is_step(p.plan.promised.macs))
@@ -234,6 +236,7 @@ pub fn fit(
                         fittings.push(Fitting {
                             id: candidate.id.clone(),
                             class,
+                            rule,
                             budget: member.budget,
                             correction: member.correction,
                             verdict,
@@ -247,6 +250,7 @@ pub fn fit(
                 fittings.push(Fitting {
                     id: candidate.id.clone(),
                     class,
+                    rule,
                     budget: Budget::default(),
                     correction: 1.0,
                     verdict,
@@ -254,13 +258,13 @@ pub fn fit(
             }
         }
     }
-    for ((class, ..), members) in groups {
+    for ((class, rule, _), members) in groups {
         let budget = members.iter().map(|member| member.budget).reduce(Budget::tightest).unwrap_or_default();
         let planned = plan(subject, probes, &members, &budget);
         for member in members {
             let verdict = verdict(&planned, &member.model);
             let (id, correction) = (member.candidate.id.clone(), member.correction);
-            fittings.push(Fitting { id, class: class.clone(), budget, correction, verdict });
+            fittings.push(Fitting { id, class: class.clone(), rule, budget, correction, verdict });
         }
     }
     fittings

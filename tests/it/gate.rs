@@ -181,4 +181,13 @@ async fn a_late_device_that_fails_is_no_failure_of_the_others() {
     assert!(held.message.contains("4 active, 1 failed, 1 held back"), "{}", held.message);
     let again = scene.operator.control_rollout(DEPLOYMENT, "retry").await.unwrap();
     assert_eq!((again.result.as_str(), again.generation), ("retried", held.generation));
+    wait_until("a late device to be told anew", LIMIT, async || {
+        let log = scene.operator.audit().await?;
+        let is_late =
+            |entry: &&v1::AuditEntry| entry.action == "assign" && entry.subject.starts_with("device/late-");
+        let told = log.iter().filter(is_late).count();
+        Ok(if told > 1 { Answer::Ready(()) } else { Answer::NotYet(format!("told {told} times")) })
+    })
+    .await
+    .unwrap();
 }

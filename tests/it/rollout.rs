@@ -1,7 +1,8 @@
 //! An operator's hand on rollouts: nothing is told while one is paused, and there is a way back from each end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use coordinator::manifest::BudgetRule;
 use fleet_tests::operator::describe;
 use fleet_tests::poll::{Answer, wait_until};
 use fleet_tests::simulated::{SimulatedDevice, SimulatedMeans};
@@ -101,4 +102,66 @@ async fn a_restart_skips_no_wave_while_nobody_is_back_yet() {
     // All are away; those of the third wave are told nothing before those of the second had time to come back.
     let next = until(&scene, "the second wave", |now| states(now) != "Active Fitted Fitted").await;
     assert_eq!(states(&next), "Active Assigned Fitted", "{}", describe(&next));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_keeps_its_devices_until_it_is_deleted() {
+    let scene = Scene::start().await;
+    let _devices = DEVICES
+        .map(|device| SimulatedDevice::start(SimulatedMeans::new(device), scene.coordinator.address()));
+    scene.known(DEVICES.len()).await;
+    let mut manifest = scene.manifest(Vec::new());
+    scene.settled(scene.apply(&manifest).await).await;
+    // Before it by name, and for every device.
+    manifest.metadata.name = "a".to_owned();
+    scene.apply(&manifest).await;
+    let of = async |name: &str, what: &str| {
+        wait_until(what, LIMIT, async || {
+            let deployment = scene.operator.deployment(name).await?.unwrap_or_default();
+            let text = describe(&deployment);
+            Ok(if text.contains(what) { Answer::Ready(deployment) } else { Answer::NotYet(text) })
+        })
+        .await
+        .unwrap()
+    };
+    let waits = of("a", "the 3 devices that match belong to other deployments").await;
+    assert_eq!((waits.phase.as_str(), waits.devices.len()), ("Pending", 0));
+    // It keeps them through a new generation too, whose outcomes are empty at first.
+    manifest.metadata.name = DEPLOYMENT.to_owned();
+    manifest.spec.training.seed = 9;
+    let kept = scene.settled(scene.apply(&manifest).await).await;
+    assert_eq!(kept.devices.len(), DEVICES.len());
+    assert_eq!(of("a", "belong to other deployments").await.devices.len(), 0);
+    scene.operator.delete(DEPLOYMENT).await.unwrap();
+    let taken = of("a", "3 active").await;
+    assert_eq!(taken.devices.len(), DEVICES.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_another_budget_is_for_gets_another_model() {
+    let scene = Scene::start().await;
+    let play = |tier: &str| {
+        let labels = [("tier".to_owned(), tier.to_owned())].into();
+        let means = SimulatedMeans { labels, ..SimulatedMeans::new("sim-1") };
+        SimulatedDevice::start(means, scene.coordinator.address())
+    };
+    let large = play("large");
+    scene.known(1).await;
+    let rule = |tier: &str, macs: &str| BudgetRule {
+        selector: BTreeMap::from([("tier".to_owned(), tier.to_owned())]).into(),
+        macs: Some(macs.parse().unwrap()),
+        ..BudgetRule::default()
+    };
+    let manifest = scene.manifest(vec![rule("small", "1/8"), rule("large", "1/2")]);
+    let generation = scene.apply(&manifest).await;
+    let macs = |deployment: &v1::Deployment| deployment.devices[0].planned.map_or(0, |planned| planned.macs);
+    let before = scene.settled(generation).await;
+    drop(large);
+    let _small = play("small");
+    let after = until(&scene, "a smaller network", |deployment| {
+        deployment.devices.iter().all(|outcome| outcome.state == "Active") && macs(deployment) < macs(&before)
+    })
+    .await;
+    assert!(macs(&after) * 3 < macs(&before), "{} -> {}", macs(&before), macs(&after));
+    assert_eq!((after.generation, after.phase.as_str()), (generation, "Complete"));
 }

@@ -1,6 +1,7 @@
 //! Devices that are played: they speak an agent's session with a real coordinator, and their times follow a formula, so that
 //! what a coordinator makes of times can be tested on a machine whose own times wander.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ use crate::operator::Operator;
 pub struct SimulatedMeans {
     /// Its name.
     pub device_id: String,
+    /// Its labels, beside `device`, which is its name.
+    pub labels: BTreeMap<String, String>,
     /// Milliseconds for a million multiply-accumulates, in the probes.
     pub ms_per_million: f64,
     /// Served times over those that the probes promise.
@@ -108,6 +111,7 @@ impl SimulatedMeans {
     pub fn new(device_id: &str) -> Self {
         Self {
             device_id: device_id.to_owned(),
+            labels: BTreeMap::new(),
             ms_per_million: 0.5,
             slower: 1.0,
             most_macs: None,
@@ -162,10 +166,12 @@ impl Memory {
 async fn play(means: &SimulatedMeans, coordinator: SocketAddr, memory: &mut Memory) -> Result<()> {
     let operator = Operator::new(coordinator)?;
     let (outbox, messages) = mpsc::channel::<v1::AgentMessage>(16);
+    let mut labels = means.labels.clone();
+    labels.insert("device".to_owned(), means.device_id.clone());
     let hello = Hello {
         device_id: means.device_id.parse()?,
         agent_version: "played".to_owned(),
-        labels: [("device".to_owned(), means.device_id.clone())].into(),
+        labels,
         holding: memory.serving.as_ref().map(|served| served.holding()).unwrap_or_default(),
         serving_address: String::new(),
     };

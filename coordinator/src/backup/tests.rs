@@ -29,6 +29,7 @@ fn id(name: &str) -> DeviceId {
 
 fn order(bytes: &[u8]) -> AssignmentOrder {
     AssignmentOrder {
+        attempt: 0,
         probation: Default::default(),
         deployment: "mnist".to_owned(),
         deployment_generation: Generation(1),

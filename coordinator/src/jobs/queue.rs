@@ -1,5 +1,6 @@
 //! The jobs as the control plane uses them: asked for, handed out, ended. Every change is one conditional write.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use proto::{DeviceId, Generation};
 use tokio::sync::Notify;
 
 use crate::clock::unix_ms;
-use crate::store::{JobRecord, JobState, Store, StoreError, StoreHandle, Work};
+use crate::store::{DeploymentRecord, JobRecord, JobState, Outcome, Store, StoreError, StoreHandle, Work};
 
 /// What the coordinator's own worker is called; no operator is.
 pub const OWN: &str = "local";
@@ -72,6 +73,31 @@ impl Queue {
         mut change: impl FnMut(&mut JobRecord) + Send + 'static,
     ) -> Result<(), StoreError> {
         self.store.call(move |store| store.update_job(&name, &mut change).map(drop)).await?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Trainings for devices of `deployment` that failed with them begin again.
+    pub(crate) async fn begin_failed_again(&self, deployment: &DeploymentRecord) -> Result<(), StoreError> {
+        let failed = deployment.outcomes.values().filter(|o| matches!(o.state, Outcome::Failed { .. }));
+        let names: BTreeSet<_> =
+            failed.filter_map(|outcome| outcome.derivation).map(|key| Work::Train(key).name()).collect();
+        self.store
+            .call(move |store| {
+                for name in &names {
+                    let begun = store.update_job(name, &mut |job| {
+                        if matches!(job.state, JobState::Failed { .. } | JobState::Cancelled { .. }) {
+                            job.queue_anew(unix_ms());
+                        }
+                    });
+                    match begun {
+                        Ok(_) | Err(StoreError::Missing { .. }) => {} // none was needed
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(())
+            })
+            .await?;
         self.wake();
         Ok(())
     }

@@ -9,9 +9,11 @@ mod work;
 
 pub(crate) use work::{show_waiting, take_up};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use proto::DeviceId;
 
 use tokio::sync::Notify;
 
@@ -21,8 +23,7 @@ use crate::core::Core;
 use crate::derive::{Subject, SubjectKey};
 use crate::fresh::News;
 use crate::store::{
-    ArtifactRecord, DeploymentPhase, DeploymentRecord, DerivationRecord, DeviceRecord, JobRecord, Store,
-    StoreError,
+    ArtifactRecord, DeploymentRecord, DerivationRecord, DeviceRecord, JobRecord, Store, StoreError,
 };
 
 /// Wakes the driver: something that it decides by has changed.
@@ -123,15 +124,16 @@ impl Driver {
         self.count(news, &mut memory.tallies).await?;
         let fresh = &news.keys().cloned().collect();
         let snapshot = self.core.store.call(Snapshot::read).await?;
-        let mut owned = BTreeSet::new();
+        let holders = holders(&snapshot);
+        let mut owned: BTreeSet<DeviceId> = BTreeSet::new();
         let mut wanted = BTreeSet::new();
         let mut wake_unix_ms = None;
         for deployment in &snapshot.deployments {
-            let next = self.advance(deployment, &snapshot, (&owned, fresh), memory).await?;
-            // One that failed lets go of its devices: another deployment may mend them.
-            let is_over =
-                matches!(next.record.phase, DeploymentPhase::Failed { .. }) && !next.record.undo_due;
-            if !is_over {
+            let is_others = |device: &DeviceId| {
+                owned.contains(device) || holders.get(device).is_some_and(|holder| *holder != deployment.name)
+            };
+            let next = self.advance(deployment, &snapshot, (&is_others, fresh), memory).await?;
+            if !next.record.is_over() {
                 owned.extend(next.record.outcomes.keys().cloned());
             }
             wanted.extend(next.derivations.keys().copied());
@@ -150,6 +152,17 @@ impl Driver {
         self.drop_unwanted(&snapshot.jobs, |key| wanted.contains(key)).await?;
         Ok(wake_unix_ms)
     }
+}
+
+/// The deployment that each device belongs to already: the first one by name that holds it.
+fn holders(snapshot: &Snapshot) -> BTreeMap<&DeviceId, &str> {
+    let mut holders = BTreeMap::new();
+    for deployment in snapshot.deployments.iter().filter(|deployment| !deployment.is_over()) {
+        for device in snapshot.devices.iter().filter(|device| deployment.holds(device)) {
+            holders.entry(&device.id).or_insert(deployment.name.as_str());
+        }
+    }
+    holders
 }
 
 /// How long the loop sleeps: until the next deadline, if that is before the next round.

@@ -82,6 +82,7 @@ mod tests {
 
     fn order(model: &[u8]) -> AssignmentOrder {
         AssignmentOrder {
+            attempt: 0,
             probation: Default::default(),
             deployment: "mnist".to_owned(),
             deployment_generation: Generation(1),

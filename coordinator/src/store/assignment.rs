@@ -13,6 +13,9 @@ pub struct AssignmentOrder {
     pub deployment: String,
     /// That deployment's generation.
     pub deployment_generation: Generation,
+    /// Counts an operator's words to try again with that generation.
+    #[serde(default)]
+    pub attempt: u32,
     /// The model.
     pub model: ModelManifest,
     /// What it has to stand on the device.
@@ -41,6 +44,7 @@ impl AssignmentRecord {
     pub fn fulfils(&self, order: &AssignmentOrder) -> bool {
         self.order.deployment == order.deployment
             && self.order.deployment_generation == order.deployment_generation
+            && self.order.attempt == order.attempt
             && self.digest() == order.model.artifact.digest
     }
 

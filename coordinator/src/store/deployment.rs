@@ -6,7 +6,7 @@ use proto::{DeviceId, Digest, Generation, Probation};
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
-use super::{DerivationKey, Growth};
+use super::{DerivationKey, DeviceRecord, Growth};
 use crate::class::ClassId;
 use crate::fitting::Broken;
 use crate::manifest::DeploymentManifest;
@@ -123,6 +123,12 @@ pub struct OutcomeRecord {
     /// What its predictions were multiplied with when it was fitted.
     #[serde(default = "uncorrected")]
     pub correction: f64,
+    /// The place of the budget rule that it was fitted by; `None`: no rule was for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<usize>,
+    /// Counts an operator's words to try again.
+    #[serde(default)]
+    pub attempt: u32,
     /// Why it was fitted again, each time.
     #[serde(default)]
     pub breaches: Vec<Breach>,
@@ -192,6 +198,21 @@ impl DeploymentRecord {
         })
     }
 
+    /// Whether a device is its own: what holds it keeps it, as long as it selects it. One that was applied anew holds what it had.
+    pub fn holds(&self, device: &DeviceRecord) -> bool {
+        let had = match &self.before {
+            Some(before) if self.outcomes.is_empty() => &before.outcomes,
+            _ => &self.outcomes,
+        };
+        let selector = &self.manifest.spec.selector;
+        had.contains_key(&device.id) && selector.matches(&device.labels, device.profile.as_ref())
+    }
+
+    /// Whether it lets go of its devices, so that another one may mend them.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, DeploymentPhase::Failed { .. }) && !self.undo_due
+    }
+
     /// The models of those that came after it was complete and were not told yet.
     pub fn held_back(&self) -> BTreeSet<Digest> {
         let untold = |outcome: &&OutcomeRecord| outcome.state == Outcome::Fitted && outcome.wave.is_none();
@@ -203,8 +224,8 @@ impl DeploymentRecord {
     pub fn begin_failed_again(&mut self) {
         for outcome in self.outcomes.values_mut() {
             if matches!(outcome.state, Outcome::Failed { .. }) {
-                let digest = outcome.digest;
-                *outcome = OutcomeRecord { digest, ..OutcomeRecord::waiting("it begins again") };
+                (outcome.wave, outcome.attempt) = (None, outcome.attempt.saturating_add(1));
+                outcome.begin_again("an operator tries again");
             }
         }
     }
@@ -326,6 +347,12 @@ impl OutcomeRecord {
         (self.derivation, self.assignment) = (None, None);
     }
 
+    /// It is fitted as if it were new, in the wave that it has; it can go back to what it serves.
+    pub fn begin_again(&mut self, reason: &str) {
+        let Self { digest, wave, attempt, .. } = *self;
+        *self = Self { digest, wave, attempt, ..Self::waiting(reason) };
+    }
+
     /// What it broke, where it is to be fitted again.
     pub fn broken(&self) -> Option<Broken> {
         let breach = self.breaches.last()?;
@@ -350,6 +377,8 @@ impl OutcomeRecord {
             predicted: None,
             wave: None,
             correction: uncorrected(),
+            rule: None,
+            attempt: 0,
             breaches: Vec::new(),
             growths: Vec::new(),
             held: None,

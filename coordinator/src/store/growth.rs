@@ -75,7 +75,7 @@ impl OutcomeRecord {
         let had = Had { digest: self.digest?, derivation, predicted, correction, budget };
         let mut growths = self.growths.clone();
         growths.push(Growth { room, at_unix_ms: now_unix_ms, macs, had, ended: None });
-        Some(Self { digest: self.digest, wave: self.wave, growths, ..fitted })
+        Some(Self { digest: self.digest, wave: self.wave, attempt: self.attempt, growths, ..fitted })
     }
 
     /// Its larger network is taken back, and it never grows again in this generation. `false` where it has none.

@@ -44,7 +44,7 @@ impl Driver {
         &self,
         deployment: &DeploymentRecord,
         snapshot: &Snapshot,
-        (owned, fresh): (&BTreeSet<DeviceId>, &BTreeSet<DeviceId>),
+        (is_others, fresh): (&(dyn Fn(&DeviceId) -> bool + Sync), &BTreeSet<DeviceId>),
         memory: &mut Memory,
     ) -> Result<Next, StoreError> {
         let mut next = Next {
@@ -60,7 +60,7 @@ impl Driver {
             return Ok(next);
         }
         self.find_breaches(&mut next.record, fresh, &mut memory.tallies).await?;
-        let unfitted = next.match_devices(snapshot, owned, &self.core.probes);
+        let unfitted = next.match_devices(snapshot, is_others, &self.core.probes);
         self.fit_devices(&mut next, snapshot, unfitted).await?;
         self.grow_devices(&mut next, snapshot, fresh, memory).await?;
         next.note_derivations(snapshot);
@@ -132,7 +132,8 @@ impl Driver {
         for fitting in fitted.await? {
             let (id, mut outcome, derivation) = decided(&spec, fitting);
             if let Some(before) = next.record.outcomes.get(&id) {
-                (outcome.wave, outcome.breaches) = (before.wave, before.breaches.clone());
+                (outcome.wave, outcome.attempt) = (before.wave, before.attempt);
+                outcome.breaches = before.breaches.clone();
                 outcome.growths = before.growths.clone();
                 // What it serves meanwhile: what it can go back to.
                 outcome.digest = before.digest;
@@ -166,6 +167,7 @@ impl Driver {
             let order = AssignmentOrder {
                 deployment: next.record.name.clone(),
                 deployment_generation: next.record.generation,
+                attempt: next.record.outcomes[&placement.device].attempt,
                 model: artifact.model(&next.record.name),
                 probation: next.record.probation(&placement.device),
             };
@@ -185,6 +187,10 @@ impl Driver {
             }
         }
         (next.record.phase, next.record.message) = phase(next, step.status);
+        // What was complete stays so, whatever a device does that comes later or is fitted again.
+        if next.record.was_complete && !matches!(next.record.phase, DeploymentPhase::Failed { .. }) {
+            next.record.phase = DeploymentPhase::Complete;
+        }
         if next.record.phase == DeploymentPhase::Complete && !next.record.was_complete {
             let told = next.record.outcomes.values().filter(|outcome| outcome.wave.is_some());
             next.record.proven = told.filter_map(|outcome| outcome.digest).collect();
@@ -224,7 +230,7 @@ impl Next {
     fn match_devices(
         &mut self,
         snapshot: &Snapshot,
-        owned: &BTreeSet<DeviceId>,
+        is_others: &dyn Fn(&DeviceId) -> bool,
         probes: &ProbeSet,
     ) -> Vec<Candidate> {
         let spec = &self.record.manifest.spec;
@@ -233,17 +239,20 @@ impl Next {
             .iter()
             .filter(|device| spec.selector.matches(&device.labels, device.profile.as_ref()));
         let (withheld, matched): (Vec<&DeviceRecord>, Vec<_>) =
-            selected.partition(|device| owned.contains(&device.id));
+            selected.partition(|device| is_others(&device.id));
         self.withheld = withheld.len();
         let ids: BTreeSet<&DeviceId> = matched.iter().map(|device| &device.id).collect();
         self.record.outcomes.retain(|id, _| ids.contains(id));
         let mut unfitted = Vec::new();
         for device in matched {
             let known = self.record.outcomes.get(&device.id);
-            if known.is_some_and(OutcomeRecord::is_fitted) {
-                continue;
+            let mut before = known.cloned().unwrap_or_else(|| OutcomeRecord::waiting(""));
+            if before.is_fitted() {
+                if before.rule == fitting::rule(spec, &device.labels, device.profile.as_ref()) {
+                    continue;
+                }
+                before.begin_again("another budget is for it now");
             }
-            let before = known.cloned().unwrap_or_else(|| OutcomeRecord::waiting(""));
             let outcome = match Candidate::of(device, probes) {
                 Ok(candidate) => {
                     let broken = before.broken();
@@ -314,7 +323,7 @@ pub(super) fn decided(
     fitting: Fitting,
 ) -> (DeviceId, OutcomeRecord, Option<(DerivationKey, PrunePlan)>) {
     let mut outcome = OutcomeRecord::waiting(String::new());
-    outcome.class = Some(fitting.class.id());
+    (outcome.class, outcome.rule) = (Some(fitting.class.id()), fitting.rule);
     (outcome.budget, outcome.correction) = (fitting.budget, fitting.correction);
     let mut derivation = None;
     outcome.state = match fitting.verdict {
@@ -347,7 +356,11 @@ fn awaited<'a>(keys: impl ExactSizeIterator<Item = &'a DerivationKey>) -> String
 /// How far the deployment has come, from what is still missing; and in words.
 fn phase(next: &Next, status: Status) -> (DeploymentPhase, String) {
     if next.record.outcomes.is_empty() && next.withheld > 0 {
-        let reason = format!("the {} devices that match belong to other deployments", next.withheld);
+        let reason = format!(
+            "the {} devices that match belong to other deployments, which keep them until they are deleted or select them \
+             no more",
+            next.withheld
+        );
         return (DeploymentPhase::Pending, reason);
     }
     if let Some(Undone { generation, reason: why }) = &next.record.undone {

@@ -84,7 +84,9 @@ impl Driver {
         let (name, generation) = (deployment.name.clone(), deployment.generation);
         let failed = move |store: &dyn Store| {
             store.update_deployment(&name, generation, &mut |record| {
-                record.phase = DeploymentPhase::Failed { reason: reason.clone() };
+                if !record.was_complete {
+                    record.phase = DeploymentPhase::Failed { reason: reason.clone() };
+                }
                 record.message = reason.clone();
                 let outcomes = record.outcomes.values_mut();
                 for outcome in outcomes.filter(|outcome| outcome.state == Outcome::Deriving) {

@@ -52,6 +52,7 @@ fn manifest(epochs: u32) -> DeploymentManifest {
 
 fn order(bytes: &[u8]) -> AssignmentOrder {
     AssignmentOrder {
+        attempt: 0,
         probation: Default::default(),
         deployment: "mnist".to_owned(),
         deployment_generation: Generation(1),
@@ -237,6 +238,8 @@ fn an_assignment_is_given_once_and_above_what_the_device_holds() {
     assert_eq!(store.assign(&id("a"), &order(b"two")).unwrap().generation, Generation(2));
     let newer = AssignmentOrder { deployment_generation: Generation(2), ..order(b"two") };
     assert_eq!(store.assign(&id("a"), &newer).unwrap().generation, Generation(3));
+    let newer = AssignmentOrder { attempt: 1, ..newer };
+    assert_eq!(store.assign(&id("a"), &newer).unwrap().generation, Generation(4), "it is to try again");
     let holding = HoldingRecord { generation: Generation(40), digest: None };
     store.register_device(&id("a"), &mut |_| DeviceRecord { holding, ..device("a") }).unwrap();
     assert_eq!(store.assign(&id("a"), &newer).unwrap().generation, Generation(41));
