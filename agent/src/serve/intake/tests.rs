@@ -18,7 +18,8 @@ fn router(stop: &CancellationToken) -> Router {
     let runner = Runner::start(&TaskTracker::new());
     let intake = Intake::new(Inference { runner, stop: stop.clone() });
     let read = async |body: Body| read(body).await.map(|body| body.len().to_string());
-    let router = Router::new().route("/", post(read)).route(CALL, post(read));
+    let long = async || vec![b'x'; ROOM / 2];
+    let router = Router::new().route("/", post(read)).route(CALL, post(read)).route("/long", post(long));
     router.layer(from_fn_with_state(intake, meter))
 }
 
@@ -52,6 +53,24 @@ async fn a_stream_of_requests_may_last_until_the_stop() {
     stop.cancel();
     let answer = poll_once(asked).await.unwrap().unwrap();
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn an_answer_counts_until_it_is_read_or_let_go() {
+    let router = router(&CancellationToken::new());
+    let asked = async || {
+        let asked = Request::post("/long").body(Body::empty()).unwrap();
+        router.clone().oneshot(asked).await.unwrap()
+    };
+    let unread = [asked().await, asked().await];
+    assert_eq!(unread.each_ref().map(Response::status), [StatusCode::OK; 2]);
+    assert_eq!(asked().await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let [first, second] = unread;
+    assert_eq!(read(first.into_body()).await.unwrap().len(), ROOM / 2);
+    let third = asked().await;
+    assert_eq!((third.status(), asked().await.status()), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE));
+    drop(second);
+    assert_eq!(asked().await.status(), StatusCode::OK);
 }
 
 /// What is there at once.

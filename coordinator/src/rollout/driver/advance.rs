@@ -23,6 +23,9 @@ use crate::store::{
     Outcome, OutcomeRecord, PredictedLatency, StoreError, Undone,
 };
 
+/// Whether a device belongs to another deployment.
+pub(super) type IsOthers<'a> = &'a (dyn Fn(&DeviceId) -> bool + Sync);
+
 /// What a round makes of one deployment.
 pub(super) struct Next {
     /// Its record as it shall be, but for the assignments.
@@ -44,7 +47,7 @@ impl Driver {
         &self,
         deployment: &DeploymentRecord,
         snapshot: &Snapshot,
-        (is_others, fresh): (&(dyn Fn(&DeviceId) -> bool + Sync), &BTreeSet<DeviceId>),
+        (is_others, fresh): (IsOthers<'_>, &BTreeSet<DeviceId>),
         memory: &mut Memory,
     ) -> Result<Next, StoreError> {
         let mut next = Next {
