@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, Digest, Invalid, v1};
+use crate::{ByteSize, DeviceId, Digest, Invalid, v1};
 
 /// A file that the coordinator serves by its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,12 +126,21 @@ impl TryFrom<v1::ModelManifest> for ModelManifest {
         if wire.name.is_empty() {
             return Err(Invalid::missing("name"));
         }
+        // A deployment's, which is written as a device's is.
+        if wire.name.parse::<DeviceId>().is_err() {
+            return Err(Invalid::new("name", "is no name of a deployment"));
+        }
         let self_test = wire.self_test.ok_or_else(|| Invalid::missing("self_test"))?;
         if self_test.input.len() as u64 != numbers || self_test.output.len() != wire.classes as usize {
             return Err(Invalid::new("self_test", "its lengths do not match input_shape and classes"));
         }
-        if self_test.output.is_empty() || self_test.tolerance.is_nan() || self_test.tolerance < 0.0 {
+        let SelfTest { input, output, tolerance } =
+            SelfTest { input: self_test.input, output: self_test.output, tolerance: self_test.tolerance };
+        if output.is_empty() || !tolerance.is_finite() || tolerance < 0.0 {
             return Err(Invalid::new("self_test", "needs an output and a tolerance that is not negative"));
+        }
+        if !input.iter().chain(&output).all(|number| number.is_finite()) {
+            return Err(Invalid::new("self_test", "not all of its numbers are finite"));
         }
         Ok(Self {
             name: wire.name,
@@ -140,11 +149,7 @@ impl TryFrom<v1::ModelManifest> for ModelManifest {
             mean: wire.mean,
             std: wire.std,
             classes: wire.classes,
-            self_test: SelfTest {
-                input: self_test.input,
-                output: self_test.output,
-                tolerance: self_test.tolerance,
-            },
+            self_test: SelfTest { input, output, tolerance },
         })
     }
 }

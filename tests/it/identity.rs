@@ -114,7 +114,8 @@ async fn a_banned_device_is_out_at_once_and_stays_out_over_a_restart() {
     let agent = fleet.agent("gw-1", "one", Some(&join));
     fleet.status("gw-1", "Online").await;
     assert_eq!(fleet.admin(&["device", "ban", "gw-1"]).trim(), "device/gw-1 banned");
-    fleet.status("gw-1", "Offline").await;
+    fleet.status("gw-1", "Banned").await;
+    assert!(fleet.admin(&["explain", "device/gw-1"]).contains("banned (`reconvene device unban gw-1`"));
     logs(&agent, "device gw-1 is banned").await;
     fleet.restart().await;
     drop(agent);

@@ -74,6 +74,9 @@ fn explain(
 fn means(device: &v1::Device) -> String {
     let v1::Device { id, class_id, arch, logical_cores, .. } = device;
     let status = match last_heard(device) {
+        _ if device.status == "Banned" => {
+            format!("banned (`reconvene device unban {id}` lets it in again)")
+        }
         Some(heard) => format!("away, last heard of {heard} ago"),
         None => device.status.to_lowercase(),
     };
@@ -92,9 +95,9 @@ fn means(device: &v1::Device) -> String {
     )
 }
 
-/// How long ago a device was heard of that is away.
+/// How long ago a device was heard of that is away, or shut out.
 fn last_heard(device: &v1::Device) -> Option<String> {
-    (device.status == "Offline" && device.last_seen_unix_ms > 0).then(|| ago(device.last_seen_unix_ms))
+    (device.status != "Online" && device.last_seen_unix_ms > 0).then(|| ago(device.last_seen_unix_ms))
 }
 
 fn given(device: &v1::Device, deployment: &v1::Deployment, outcome: &v1::DeviceOutcome) -> String {

@@ -47,7 +47,7 @@ pub(crate) fn tone(state: &str) -> Tone {
     match state {
         "Online" | "Active" | "Complete" => Tone::Good,
         "NoFit" => Tone::Warning,
-        "Offline" | "Away" | "Failed" => Tone::Bad,
+        "Offline" | "Away" | "Banned" | "Failed" => Tone::Bad,
         _ => Tone::Plain,
     }
 }

@@ -88,10 +88,15 @@ impl OperatorService for OperatorRpc {
     async fn list_devices(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeviceList> {
         let name = request.into_inner().name;
         let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;
-        let devices = devices
-            .into_iter()
-            .filter(|device| name.is_empty() || device.id.as_str() == name)
-            .map(|device| view::device(&device, self.core.fleet.presence(&device.id), &self.core.probes));
+        let devices = devices.into_iter().filter(|device| name.is_empty() || device.id.as_str() == name).map(
+            |device| {
+                let mut view = view::device(&device, self.core.fleet.presence(&device.id), &self.core.probes);
+                if self.core.admissions.is_banned(&device.id) {
+                    view.status = "Banned".to_owned();
+                }
+                view
+            },
+        );
         Ok(Response::new(v1::DeviceList { devices: devices.collect() }))
     }
 

@@ -170,3 +170,22 @@ fn messages_that_mean_nothing_are_refused_by_name() {
         assert_eq!(ModelManifest::try_from(wire).unwrap_err().field, field);
     }
 }
+
+#[test]
+fn a_model_is_named_as_deployments_are_and_tested_with_numbers() {
+    type Change = fn(&mut v1::ModelManifest);
+    let table: [(&str, Change); 6] = [
+        ("name", |wire| wire.name = "../../etc/x".to_owned()),
+        ("name", |wire| wire.name = "evil\u{1b}[31m".to_owned()),
+        ("name", |wire| wire.name = String::new()),
+        ("self_test", |wire| wire.self_test.as_mut().unwrap().tolerance = f32::INFINITY),
+        ("self_test", |wire| wire.self_test.as_mut().unwrap().input[0] = f32::NAN),
+        ("self_test", |wire| wire.self_test.as_mut().unwrap().output[0] = f32::NEG_INFINITY),
+    ];
+    for (field, change) in table {
+        let mut wire = v1::ModelManifest::from(manifest());
+        change(&mut wire);
+        let refused = ModelManifest::try_from(wire).unwrap_err();
+        assert_eq!(refused.field, field, "{refused}");
+    }
+}
