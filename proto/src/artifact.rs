@@ -130,12 +130,11 @@ impl TryFrom<v1::ModelManifest> for ModelManifest {
         if wire.name.parse::<DeviceId>().is_err() {
             return Err(Invalid::new("name", "is no name of a deployment"));
         }
-        let self_test = wire.self_test.ok_or_else(|| Invalid::missing("self_test"))?;
-        if self_test.input.len() as u64 != numbers || self_test.output.len() != wire.classes as usize {
+        let v1::SelfTest { input, output, tolerance } =
+            wire.self_test.ok_or_else(|| Invalid::missing("self_test"))?;
+        if input.len() as u64 != numbers || output.len() != wire.classes as usize {
             return Err(Invalid::new("self_test", "its lengths do not match input_shape and classes"));
         }
-        let SelfTest { input, output, tolerance } =
-            SelfTest { input: self_test.input, output: self_test.output, tolerance: self_test.tolerance };
         if output.is_empty() || !tolerance.is_finite() || tolerance < 0.0 {
             return Err(Invalid::new("self_test", "needs an output and a tolerance that is not negative"));
         }
