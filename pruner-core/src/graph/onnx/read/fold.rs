@@ -45,17 +45,17 @@ pub(super) fn fold<'a>(call: &Call<'_, 'a>, budget: &mut usize) -> Option<Consta
         Some(())
     };
     let read = call.inputs.iter().flatten().map(|input| match input {
-        Value::Constant(constant) => constant.len(),
-        Value::Feature(_) => 0,
+        Value::Constant(constant) => walked(&constant.dims),
+        Value::Feature(_) => Some(0),
     });
-    take(read.sum())?;
+    take(read.sum::<Option<usize>>()?)?;
     let dims = match call.node.operator {
         "ConstantOfShape" => first.ints()?.into_iter().map(Dim::of).collect::<Option<Vec<Dim>>>()?,
         "Range" => Vec::new(),
         _ => shape::infer(call)?.into_iter().next()??.0,
     };
     let dims = known(&dims)?;
-    take(product(&dims)?)?;
+    take(walked(&dims)?)?;
     computed(call, dims)
 }
 
@@ -63,8 +63,10 @@ fn known(dims: &[Dim]) -> Option<Vec<usize>> {
     dims.iter().map(|dim| dim.known()).collect()
 }
 
-fn product(dims: &[usize]) -> Option<usize> {
-    dims.iter().try_fold(1_usize, |count, dim| count.checked_mul(*dim))
+/// How many steps a walk over a tensor takes at most, in whatever order: one of 2³¹ × 0 holds nothing, and its rows are
+/// there to be walked.
+fn walked(dims: &[usize]) -> Option<usize> {
+    dims.iter().try_fold(1_usize, |count, dim| count.checked_mul((*dim).max(1)))
 }
 
 /// The value of a `Constant`.
@@ -113,8 +115,8 @@ fn computed<'a>(call: &Call<'_, 'a>, dims: Vec<usize>) -> Option<Constant<'a>> {
             let value = call.node.attribute("value").and_then(|value| value.tensor.clone());
             let value = value.map(Constant::of_file);
             match value {
-                Some(value) => picked(&self::list(&value)?, vec![0; product(&dims)?])?,
-                None => List::Floats(vec![0.0; product(&dims)?]),
+                Some(value) => picked(&self::list(&value)?, vec![0; dims.iter().product()])?,
+                None => List::Floats(vec![0.0; dims.iter().product()]),
             }
         }
         "Range" => return range(call),

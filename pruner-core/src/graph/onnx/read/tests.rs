@@ -13,6 +13,7 @@ use super::*;
 use crate::graph::onnx::schema::{self, Attribute};
 
 /// A file in the making: an image `x` of [N, 4, 6, 6], and an output `y`.
+#[derive(Clone)]
 struct Made {
     nodes: Vec<schema::Node>,
     tensors: Vec<schema::Tensor>,

@@ -141,6 +141,35 @@ fn shapes_that_do_not_fit_are_refused_by_name() {
     assert!(wide.error().contains("node 'm' (MaxPool)"));
 }
 
+/// Nothing is in them, and their rows are many: found by the property below, at 16 GiB and more.
+#[test]
+fn tensors_of_nothing_are_not_walked_row_by_row() {
+    for dims in
+        [&[1 << 31, 0][..], &[0, 1 << 31], &[1 << 40, 0, 1], &[1 << 40, 1 << 40, 0], &[0, 1 << 62, 1 << 62]]
+    {
+        for operator in
+            ["Expand", "Add", "Concat", "Gather", "Transpose", "Slice", "Where", "Cast", "Neg", "Reshape"]
+        {
+            let mut made = made().ints("d", dims).ints("a", &[]).ints("b", &[]).ints("c", &[]);
+            made.tensors.push(tensor("empty", 7, dims, Vec::new()));
+            for inputs in
+                [["empty", "empty", "empty", "empty"], ["empty", "a", "b", "c"], ["a", "d", "empty", "c"]]
+            {
+                let made = Made { nodes: Vec::new(), ..made.clone() }.with(
+                    operator,
+                    &inputs,
+                    &["t"],
+                    vec![int("to", 6)],
+                );
+                let _ = decode(&made.node("Reshape", &["x", "t"], "y").bytes());
+            }
+        }
+        let made =
+            made().ints("d", dims).node("ConstantOfShape", &["d"], "t").node("Reshape", &["x", "t"], "y");
+        let _ = decode(&made.bytes());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 
