@@ -75,9 +75,15 @@ impl Dim {
     }
 }
 
-/// Numbers in all; none where they are too many or no multiple of the batch.
+/// Numbers in all; none where they are too many or no multiple of the batch. What stands beside a dimension of nothing
+/// is bounded too, since others multiply parts of the list.
 pub(super) fn count(dims: &[Dim]) -> Option<Dim> {
-    dims.iter().try_fold(Dim::Known(1), |count, dim| count.times(*dim))
+    let at_least_one = |dim: &Dim| match *dim {
+        Dim::Known(size) => Dim::Known(size.max(1)),
+        Dim::Batch(size) => Dim::Batch(size.max(1)),
+    };
+    let count = dims.iter().map(at_least_one).try_fold(Dim::Known(1), Dim::times)?;
+    if dims.iter().any(|dim| dim.size() == 0) { count.times(Dim::Known(0)) } else { Some(count) }
 }
 
 /// An integer that is known beforehand, but perhaps for the batch's size.

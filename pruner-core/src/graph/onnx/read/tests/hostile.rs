@@ -168,6 +168,11 @@ fn tensors_of_nothing_are_not_walked_row_by_row() {
             made().ints("d", dims).node("ConstantOfShape", &["d"], "t").node("Reshape", &["x", "t"], "y");
         let _ = decode(&made.bytes());
     }
+    // The same of a value of the image's.
+    let to = [0, 1, 1, i64::MAX, 2];
+    let made = made().opset(11).ints("none", &[]).ints("to", &to).ints("five", &[0, -1, 2, 2, 2]);
+    let made = made.node("Reshape", &["x", "five"], "r").node("Resize", &["r", "none", "none", "to"], "y");
+    let _ = decode(&made.bytes());
 }
 
 proptest! {
