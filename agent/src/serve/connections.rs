@@ -113,10 +113,25 @@ impl Activity {
 }
 
 impl Ongoing {
+    /// The connection that it came over.
+    pub(super) fn connection(&self) -> Connection {
+        Connection(self.activity.clone())
+    }
+
     /// The rest of its body is waited for, until what is returned is dropped.
     pub(super) fn receiving(&self) -> Receiving {
         self.activity.receiving.fetch_add(1, Ordering::Relaxed);
         Receiving(self.activity.clone())
+    }
+}
+
+/// One connection, for those who hold what it brought.
+pub(super) struct Connection(Arc<Activity>);
+
+impl Connection {
+    /// Ends it, whatever is going on.
+    pub(super) fn cut(&self) {
+        self.0.evicted.cancel();
     }
 }
 

@@ -4,8 +4,8 @@
 use std::error::Error;
 use std::future::Future as _;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http_body::{Frame, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
-use super::connections::{Ongoing, Receiving};
+use super::connections::{Connection, Ongoing, Receiving};
 use super::inference::{Inference, Refusal};
 
 /// For a body to arrive, from its request's head on. A stream of requests has no such limit.
@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// All bodies that are held may take this, or that many of the longest, whichever is more.
 const ROOM: usize = 16 << 20;
 const LONGEST: usize = 4;
+
+/// A client may let the agent wait for so long with what it holds; then it makes room for others, if they need it.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Of a body that is refused, what is read over and let go, so that its client reads the refusal instead of a reset.
 const READ_OVER: usize = 64 << 20;
@@ -40,13 +43,49 @@ const STREAM: &str = "/ModelStreamInfer";
 #[derive(Clone)]
 pub(super) struct Intake {
     held: Arc<AtomicUsize>,
+    /// Whose they are; of some that have ended, too.
+    shares: Arc<Mutex<Vec<Weak<Share>>>>,
     inference: Inference,
 }
 
 impl Intake {
     /// Nothing is held yet.
     pub(super) fn new(inference: Inference) -> Self {
-        Self { held: Arc::default(), inference }
+        Self { held: Arc::default(), shares: Arc::default(), inference }
+    }
+
+    /// Of a request that has brought nothing yet. None leads to a connection in a router that has none.
+    fn share(&self, most: usize, ongoing: Option<&Ongoing>) -> Arc<Share> {
+        let share = Arc::new(Share {
+            intake: self.clone(),
+            bytes: AtomicUsize::new(0),
+            most,
+            waited_since: Mutex::new(None),
+            connection: ongoing.map(Ongoing::connection),
+        });
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if shares.len() == shares.capacity() {
+            shares.retain(|share| share.strong_count() > 0);
+        }
+        shares.push(Arc::downgrade(&share));
+        share
+    }
+
+    /// Cuts the connection whose client has been waited for longest. Whether there was one: its bytes count no more, and leave
+    /// as soon as it is dropped.
+    fn make_room(&self) -> bool {
+        let shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited_for = shares.iter().filter_map(Weak::upgrade).filter_map(|share| {
+            let since = share.waited_since().filter(|since| since.elapsed() >= GRACE)?;
+            Some((since, share)).filter(|(_, share)| share.bytes.load(Ordering::Relaxed) > 0)
+        });
+        let Some((_, longest)) = waited_for.min_by_key(|(since, _)| *since) else { return false };
+        self.held.fetch_sub(longest.bytes.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        if let Some(connection) = &longest.connection {
+            connection.cut();
+        }
+        tracing::debug!("the client that was waited for longest makes room for another's request");
+        true
     }
 }
 
@@ -67,8 +106,9 @@ impl From<Refusal> for Cut {
 
 /// Counts what a request's body brings, and its answer, until that was read: over HTTP/2 a client may ask much and read nothing.
 pub(super) async fn meter(State(intake): State<Intake>, request: Request, next: Next) -> Response {
+    let ongoing = request.extensions().get::<Arc<Ongoing>>().cloned();
     if request.body().is_end_stream() {
-        let share = Arc::new(Share { intake, bytes: AtomicUsize::new(0), most: 0 });
+        let share = intake.share(0, ongoing.as_deref());
         return share.until_read(next.run(request).await);
     }
     let most = intake.inference.longest();
@@ -79,9 +119,7 @@ pub(super) async fn meter(State(intake): State<Intake>, request: Request, next: 
     if !is_grpc && declared > (most + READ_OVER) as u64 {
         return too_long(most).into_response();
     }
-    // None in a router that no connection leads to.
-    let ongoing = request.extensions().get::<Arc<Ongoing>>().cloned();
-    let share = Arc::new(Share { intake: intake.clone(), bytes: AtomicUsize::new(0), most });
+    let share = intake.share(most, ongoing.as_deref());
     let (head, body) = request.into_parts();
     let body = Metered {
         body: body.into_data_stream(),
@@ -124,6 +162,9 @@ struct Share {
     intake: Intake,
     bytes: AtomicUsize,
     most: usize,
+    /// Since when it has been the client's turn, if it is: to send, or to read.
+    waited_since: Mutex<Option<Instant>>,
+    connection: Option<Connection>,
 }
 
 impl Drop for Share {
@@ -136,6 +177,7 @@ impl Share {
     /// Holds what the request has, and counts its answer, until the connection has taken the answer.
     fn until_read(self: Arc<Self>, response: Response) -> Response {
         let bytes = response.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+        self.wait(true);
         match self.grow(bytes.unwrap_or(0)) {
             Ok(()) => response.map(|body| Body::new(Answer { body, _share: self })),
             Err(refusal) => refusal.into_response(),
@@ -150,14 +192,25 @@ impl Share {
     fn grow(&self, bytes: usize) -> Result<(), Refusal> {
         let room = ROOM.max(LONGEST * self.most);
         let fits = |held: usize| Some(held + bytes).filter(|&held| held <= room);
-        let taken = self.intake.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
-        taken.map_err(|_| {
-            Refusal::Full(format!(
-                "the device is busy: it holds {room} bytes of requests and answers already"
-            ))
-        })?;
+        while self.intake.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
+            if !self.intake.make_room() {
+                return Err(Refusal::Full(format!(
+                    "the device is busy: it holds {room} bytes of requests and answers already"
+                )));
+            }
+        }
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whose turn it is: a wait that goes on keeps its beginning.
+    fn wait(&self, for_client: bool) {
+        let mut since = self.waited_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = for_client.then(|| since.unwrap_or_else(Instant::now));
+    }
+
+    fn waited_since(&self) -> Option<Instant> {
+        *self.waited_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -213,6 +266,7 @@ impl Stream for Metered {
                 return this.wait(context).map(|refusal| Some(Err(Cut::from(refusal).into())));
             };
             this.receiving = None;
+            this.share.wait(false);
             match (part, this.cut.take()) {
                 (Some(Ok(bytes)), None) => match this.count(bytes.len()) {
                     Ok(()) => return Poll::Ready(Some(Ok(bytes))),
@@ -246,6 +300,7 @@ impl Metered {
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Refusal> {
         let ongoing = self.ongoing.as_deref();
         self.receiving = self.receiving.take().or_else(|| ongoing.map(Ongoing::receiving));
+        self.share.wait(true);
         if self.stop.as_mut().poll(context).is_ready() {
             return Poll::Ready(Refusal::Unavailable("the agent is stopping".to_owned()));
         }

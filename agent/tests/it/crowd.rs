@@ -95,22 +95,43 @@ async fn bodies_share_one_room() {
     let (device, _fake) = serving(&model, dir.path()).await;
     // Ten of these leave 0.8 MB of 16 MiB; each waits for its last byte.
     let whole = [head(1_600_000), vec![b' '; 1_600_000]].concat();
-    // One more may be read before the last of them, and have its room: then all begin anew.
-    let (mut waiting, refusal) = within("there is no room", async || {
+    let filled = async || {
         let mut waiting = Vec::new();
         for _ in 0..10 {
             waiting.push(sent(device.api, &whole[..whole.len() - 1]).await);
         }
+        waiting
+    };
+    // One more may be read before the last of them, or a second after the first, and have its room: then all begin anew.
+    let (mut waiting, refusal) = within("there is no room", async || {
+        let waiting = filled().await;
         let said = answer(sent(device.api, &whole).await).await;
         said.starts_with("HTTP/1.1 503").then_some((waiting, said))
     })
     .await;
     assert!(refusal.contains("holds 16777216 bytes of requests and answers"), "{refusal}");
+    // Whoever lets wait for longest makes room before long, and loses its connection.
+    let mut longest = waiting.remove(0);
+    within("there is room for another", async || {
+        let said = answer(sent(device.api, &whole).await).await;
+        said.starts_with("HTTP/1.1 400").then_some(())
+    })
+    .await;
+    let mut said = Vec::new();
+    let _closed_or_reset = longest.read_to_end(&mut said).await;
+    // One that is given up for its slowness is told so.
+    assert!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    drop(waiting);
     let channel = Endpoint::from_shared(format!("http://{}", device.api)).unwrap().connect().await.unwrap();
-    let long =
-        ModelInferRequest { raw_input_contents: vec![vec![0; 1_600_000].into()], ..Default::default() };
-    let status = GrpcInferenceServiceClient::new(channel).model_infer(long).await.unwrap_err();
-    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    let client = GrpcInferenceServiceClient::new(channel);
+    let mut waiting = within("there is no room for gRPC", async || {
+        let waiting = filled().await;
+        let long =
+            ModelInferRequest { raw_input_contents: vec![vec![0; 1_600_000].into()], ..Default::default() };
+        let status = client.clone().model_infer(long).await.unwrap_err();
+        (status.code() == Code::ResourceExhausted).then_some(waiting)
+    })
+    .await;
     // What fits is served all the while.
     let tensor =
         json!({ "name": "input", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": vec![0; 784] });

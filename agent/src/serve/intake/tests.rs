@@ -55,13 +55,15 @@ async fn a_stream_of_requests_may_last_until_the_stop() {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
-#[tokio::test]
+/// An answer that takes half of the room.
+async fn long(router: &Router) -> Response {
+    router.clone().oneshot(Request::post("/long").body(Body::empty()).unwrap()).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_counts_until_it_is_read_or_let_go() {
     let router = router(&CancellationToken::new());
-    let asked = async || {
-        let asked = Request::post("/long").body(Body::empty()).unwrap();
-        router.clone().oneshot(asked).await.unwrap()
-    };
+    let asked = || long(&router);
     let unread = [asked().await, asked().await];
     assert_eq!(unread.each_ref().map(Response::status), [StatusCode::OK; 2]);
     assert_eq!(asked().await.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -71,6 +73,30 @@ async fn an_answer_counts_until_it_is_read_or_let_go() {
     assert_eq!((third.status(), asked().await.status()), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE));
     drop(second);
     assert_eq!(asked().await.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lets_wait_longest_makes_room_for_others() {
+    let router = router(&CancellationToken::new());
+    let first = long(&router).await;
+    advance(GRACE / 2).await;
+    // A body that was begun holds some of the rest.
+    let mut begun = std::pin::pin!(router.clone().oneshot(begun("/")));
+    assert!(poll_once(begun.as_mut()).await.is_none());
+    assert_eq!(long(&router).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    advance(GRACE / 2).await;
+    let second = long(&router).await;
+    assert_eq!((first.status(), second.status()), (StatusCode::OK, StatusCode::OK));
+    // By now the body that was begun has, and its few bytes are what was lacking.
+    advance(GRACE / 2).await;
+    let third = long(&router).await;
+    assert_eq!(third.status(), StatusCode::OK);
+    assert_eq!(long(&router).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    // What has made room already gives none back.
+    drop(first);
+    assert_eq!(long(&router).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    drop(second);
+    assert_eq!(long(&router).await.status(), StatusCode::OK);
 }
 
 /// What is there at once.
