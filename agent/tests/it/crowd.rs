@@ -9,13 +9,14 @@ use proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
 use crate::device::{Device, call};
 use crate::model::Model;
 use crate::poll::within;
-use crate::protocol::serving;
+use crate::protocol::{request, serving};
 
 /// No coordinator: nothing serves.
 async fn alone(state: &std::path::Path) -> Device {
@@ -157,5 +158,30 @@ async fn who_will_ask_no_more_is_answered() {
         sent(device.api, b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     stream.shutdown().await.unwrap();
     assert!(answer(stream).await.starts_with("HTTP/1.1 200"));
+    device.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_count_until_others_need_their_room() {
+    let (model, dir) = (Model::of_seed(1), tempfile::tempdir().unwrap());
+    let (device, _fake) = serving(&model, dir.path()).await;
+    let channel = Endpoint::from_shared(format!("http://{}", device.api)).unwrap();
+    // It has no room for any answer, which repeats what the request was called.
+    let channel = channel.initial_stream_window_size(0).connect().await.unwrap();
+    let image = vec![vec![0; 4 * 784].into()];
+    let asked = ModelInferRequest { id: "x".repeat(1_000_000), raw_input_contents: image, ..request(&model) };
+    let whole = [head(1_600_000), vec![b' '; 1_600_000]].concat();
+    let mut asking = JoinSet::new();
+    let mut is_refused = false;
+    let cut = within("the connection is cut", async || {
+        let (mut client, asked) = (GrpcInferenceServiceClient::new(channel.clone()), asked.clone());
+        asking.spawn(async move { client.model_infer(asked).await });
+        is_refused |= answer(sent(device.api, &whole).await).await.starts_with("HTTP/1.1 503");
+        let status = asking.try_join_next()?.unwrap().unwrap_err();
+        (status.code() != Code::ResourceExhausted).then_some(status)
+    })
+    .await;
+    assert!(is_refused, "{cut:?}");
+    assert!(answer(sent(device.api, &whole).await).await.starts_with("HTTP/1.1 400"));
     device.stop().await;
 }

@@ -25,7 +25,7 @@ pub(crate) async fn serving(model: &Model, state: &Path) -> (Device, Fake) {
     (device, fake)
 }
 
-fn request(model: &Model) -> ModelInferRequest {
+pub(crate) fn request(model: &Model) -> ModelInferRequest {
     let shape = model.manifest.input_shape.map(i64::from);
     ModelInferRequest {
         model_name: "fashion".to_owned(),
