@@ -85,6 +85,9 @@ struct Snapshot {
     jobs: Vec<JobRecord>,
 }
 
+/// Which deployment a device belongs to.
+type Holders = BTreeMap<DeviceId, String>;
+
 /// A round at least this often, should a poke be lost.
 const ROUND: Duration = Duration::from_secs(5);
 /// A deadline that has passed and changed nothing does not make the loop spin.
@@ -124,17 +127,14 @@ impl Driver {
         self.count(news, &mut memory.tallies).await?;
         let fresh = &news.keys().cloned().collect();
         let snapshot = self.core.store.call(Snapshot::read).await?;
-        let holders = holders(&snapshot);
-        let mut owned: BTreeSet<DeviceId> = BTreeSet::new();
+        let mut holders = holders(&snapshot);
         let mut wanted = BTreeSet::new();
         let mut wake_unix_ms = None;
         for deployment in &snapshot.deployments {
-            let is_others = |device: &DeviceId| {
-                owned.contains(device) || holders.get(device).is_some_and(|holder| *holder != deployment.name)
-            };
-            let next = self.advance(deployment, &snapshot, (&is_others, fresh), memory).await?;
+            let next = self.advance(deployment, &snapshot, (&holders, fresh), memory).await?;
             if !next.record.is_over() {
-                owned.extend(next.record.outcomes.keys().cloned());
+                let owned = next.record.outcomes.keys().cloned();
+                holders.extend(owned.map(|device| (device, deployment.name.clone())));
             }
             wanted.extend(next.derivations.keys().copied());
             wake_unix_ms = [wake_unix_ms, next.wake_unix_ms].into_iter().flatten().min();
@@ -148,18 +148,18 @@ impl Driver {
                 }
             }
         }
-        memory.tallies.keep(&owned);
+        memory.tallies.keep(&holders);
         self.drop_unwanted(&snapshot.jobs, |key| wanted.contains(key)).await?;
         Ok(wake_unix_ms)
     }
 }
 
 /// The deployment that each device belongs to already: the first one by name that holds it.
-fn holders(snapshot: &Snapshot) -> BTreeMap<&DeviceId, &str> {
-    let mut holders = BTreeMap::new();
+fn holders(snapshot: &Snapshot) -> Holders {
+    let mut holders = Holders::new();
     for deployment in snapshot.deployments.iter().filter(|deployment| !deployment.is_over()) {
         for device in snapshot.devices.iter().filter(|device| deployment.holds(device)) {
-            holders.entry(&device.id).or_insert(deployment.name.as_str());
+            holders.entry(device.id.clone()).or_insert_with(|| deployment.name.clone());
         }
     }
     holders

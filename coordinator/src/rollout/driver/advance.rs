@@ -6,7 +6,7 @@ use proto::DeviceId;
 use pruner_core::plan::PrunePlan;
 
 use super::tallies::Tallies;
-use super::{Driver, Memory, Snapshot, regrow};
+use super::{Driver, Holders, Memory, Snapshot, regrow};
 use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::corrections::Corrections;
@@ -22,9 +22,6 @@ use crate::store::{
     AssignmentOrder, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationState, DeviceRecord,
     Outcome, OutcomeRecord, PredictedLatency, StoreError, Undone,
 };
-
-/// Whether a device belongs to another deployment.
-pub(super) type IsOthers<'a> = &'a (dyn Fn(&DeviceId) -> bool + Sync);
 
 /// What a round makes of one deployment.
 pub(super) struct Next {
@@ -47,7 +44,7 @@ impl Driver {
         &self,
         deployment: &DeploymentRecord,
         snapshot: &Snapshot,
-        (is_others, fresh): (IsOthers<'_>, &BTreeSet<DeviceId>),
+        (holders, fresh): (&Holders, &BTreeSet<DeviceId>),
         memory: &mut Memory,
     ) -> Result<Next, StoreError> {
         let mut next = Next {
@@ -63,7 +60,7 @@ impl Driver {
             return Ok(next);
         }
         self.find_breaches(&mut next.record, fresh, &mut memory.tallies).await?;
-        let unfitted = next.match_devices(snapshot, is_others, &self.core.probes);
+        let unfitted = next.match_devices(snapshot, holders, &self.core.probes);
         self.fit_devices(&mut next, snapshot, unfitted).await?;
         self.grow_devices(&mut next, snapshot, fresh, memory).await?;
         next.note_derivations(snapshot);
@@ -230,19 +227,16 @@ impl Next {
     }
 
     /// Gives every device that the selector matches an outcome; returns those that can be fitted now.
-    fn match_devices(
-        &mut self,
-        snapshot: &Snapshot,
-        is_others: &dyn Fn(&DeviceId) -> bool,
-        probes: &ProbeSet,
-    ) -> Vec<Candidate> {
+    fn match_devices(&mut self, snapshot: &Snapshot, holders: &Holders, probes: &ProbeSet) -> Vec<Candidate> {
         let spec = &self.record.manifest.spec;
         let selected = snapshot
             .devices
             .iter()
             .filter(|device| spec.selector.matches(&device.labels, device.profile.as_ref()));
-        let (withheld, matched): (Vec<&DeviceRecord>, Vec<_>) =
-            selected.partition(|device| is_others(&device.id));
+        let is_others = |device: &&DeviceRecord| {
+            holders.get(&device.id).is_some_and(|holder| *holder != self.record.name)
+        };
+        let (withheld, matched): (Vec<_>, Vec<_>) = selected.partition(is_others);
         self.withheld = withheld.len();
         let ids: BTreeSet<&DeviceId> = matched.iter().map(|device| &device.id).collect();
         self.record.outcomes.retain(|id, _| ids.contains(id));

@@ -1,11 +1,11 @@
 //! What each device has measured with the model that it serves, kept as a running tally: an interval is read once, when it
 //! comes, and all of a device's only once after a start or an assignment. The same as reading all of them each time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use proto::{DeviceId, Digest, Generation, SpoolPosition};
 
-use super::Driver;
+use super::{Driver, Holders};
 use crate::fresh::{New, News};
 use crate::histogram::LatencyTally;
 use crate::store::{OutcomeRecord, StoreError, TelemetryRecord};
@@ -73,8 +73,8 @@ impl Driver {
 
 impl Tallies {
     /// Forgets the devices that belong to no deployment.
-    pub(super) fn keep(&mut self, devices: &BTreeSet<DeviceId>) {
-        self.0.retain(|device, _| devices.contains(device));
+    pub(super) fn keep(&mut self, holders: &Holders) {
+        self.0.retain(|device, _| holders.contains_key(device));
     }
 
     /// How many requests the device has answered with what it was assigned, if they are counted.

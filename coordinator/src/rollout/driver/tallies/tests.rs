@@ -81,7 +81,7 @@ proptest! {
             match what {
                 0 => tallies = Tallies::default(), // the coordinator was killed
                 1 => fresh.put_back(news.clone()), // the round failed after it had counted
-                2 => tallies.keep(&BTreeSet::new()),
+                2 => tallies.keep(&Holders::new()),
                 _ => {}
             }
             count(&store, &news, &mut tallies);
