@@ -223,8 +223,11 @@ fn print(text: &str) -> Result<(), CliError> {
 
 /// Where the running agent listens; `None` where none runs.
 fn serving_address(state: &StateDir) -> Result<Option<SocketAddr>, FileError> {
-    let text = state::read(&state.serving_address())?;
-    Ok(text.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok()))
+    let path = state.serving_address();
+    let Some(text) = state::read(&path, state::RECORD)? else { return Ok(None) };
+    let address = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+    let refuse = || std::io::Error::new(std::io::ErrorKind::InvalidData, "it is no address");
+    address.map(Some).ok_or_else(|| FileError::of("understand", &path)(refuse()))
 }
 
 /// A table without lines, for rows of two columns or more.

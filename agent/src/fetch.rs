@@ -123,7 +123,9 @@ pub async fn fetch(
     on_bytes: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<PathBuf, FetchError> {
     let whole = folder.join(artifact.digest.to_string());
-    if state::read(&whole)?.is_some_and(|bytes| Digest::of(&bytes) == artifact.digest) {
+    if state::unless_damaged(state::read(&whole, artifact.size))?
+        .is_some_and(|bytes| Digest::of(&bytes) == artifact.digest)
+    {
         return Ok(whole);
     }
     check_memory(artifact.size, probe::memory_available())?;
@@ -218,8 +220,10 @@ impl Download<'_> {
     /// What the pieces must be: from the disk, or else from the coordinator.
     async fn pieces(&self) -> Result<Pieces, Setback> {
         let path = self.pieces_path();
+        let limit = ByteSize((self.artifact.size.0 / proto::PIECE_BYTES + 1) * 32);
         let parse = |bytes: &[u8]| Pieces::parse(bytes, self.artifact.size);
-        if let Some(Ok(known)) = state::read(&path)?.map(|bytes| parse(&bytes)) {
+        if let Some(Ok(known)) = state::unless_damaged(state::read(&path, limit))?.map(|bytes| parse(&bytes))
+        {
             return Ok(known);
         }
         let request = v1::PiecesRequest { digest: self.artifact.digest.to_string() };

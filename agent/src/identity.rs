@@ -112,7 +112,7 @@ impl Identity {
         let known = text(&folder.join("ca.pem"))?.filter(|known| connect::config(known, None).is_ok());
         let path = folder.join("certificate.json");
         let certificate =
-            state::read(&path)?.and_then(|json| serde_json::from_slice::<Certificate>(&json).ok());
+            state::unless_damaged(state::read_json::<Certificate>(&path))?;
         let joined_by = certificate.as_ref().and_then(|own| own.joined_by);
         let authorities = trusted(join.as_ref(), known, joined_by).ok_or(IdentityError::NoJoinFile)?;
         // One that is not of this key, or damaged, is as good as none: the key gets another.
@@ -261,7 +261,7 @@ fn refused(status: Status) -> IdentityError {
 }
 
 fn text(path: &std::path::Path) -> Result<Option<String>, IdentityError> {
-    let Some(bytes) = state::read(path)? else { return Ok(None) };
+    let Some(bytes) = state::read(path, state::RECORD)? else { return Ok(None) };
     String::from_utf8(bytes).map(Some).map_err(|error| damaged(path, &error))
 }
 

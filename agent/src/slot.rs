@@ -8,13 +8,17 @@
 //! only if its model has the digest that its manifest names, so a crash between any two steps leaves the slot empty
 //! or complete, and the pointer at a slot that was complete before.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use proto::{Digest, Generation, ModelManifest, Probation};
+use proto::{ByteSize, Digest, Generation, ModelManifest, Probation};
 use serde::{Deserialize, Serialize};
 
 use crate::causes::describe;
 use crate::state::{self, FileError, StateDir};
+
+/// A manifest holds the image of its self-test: as text, eight times what came in one message of at most 4 MiB, twice over.
+const MANIFEST: ByteSize = ByteSize(64 << 20);
 
 /// One of the two places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,9 +108,12 @@ impl Slots {
                 None
             })
         });
-        let pointer = readable(state::read(&root.join("active")));
-        let named =
-            pointer.and_then(|text| Slot::ALL.into_iter().find(|slot| slot.name().as_bytes() == text));
+        let named = read_pointer(&root).unwrap_or_else(|error| {
+            let error = describe(&error);
+            tracing::error!(error, "which slot is active is not known");
+            damage.push(error);
+            None
+        });
         let active = named.filter(|slot| contents[*slot as usize].is_some());
         Self { root, active, contents, damage }
     }
@@ -155,7 +162,8 @@ impl Slots {
     /// A slot's model, whose digest is checked once more.
     pub fn model_bytes(&self, slot: Slot) -> Result<Option<Vec<u8>>, FileError> {
         let Some(installed) = self.installed(slot) else { return Ok(None) };
-        let bytes = state::read(&model_path(&self.root, slot))?;
+        let size = installed.model.artifact.size;
+        let bytes = state::unless_damaged(state::read(&model_path(&self.root, slot), size))?;
         Ok(bytes.filter(|bytes| Digest::of(bytes) == installed.digest()))
     }
 
@@ -213,17 +221,20 @@ fn model_path(root: &Path, slot: Slot) -> PathBuf {
     folder(root, slot).join("model.onnx")
 }
 
-/// What a disk cannot read any more is as good as not there: the rest has to serve.
-fn readable<T>(read: Result<Option<T>, FileError>) -> Option<T> {
-    read.unwrap_or_else(|error| {
-        tracing::error!(error = describe(&error), "left out");
-        None
-    })
+/// The slot that the pointer names; `None` where there is no pointer yet.
+fn read_pointer(root: &Path) -> Result<Option<Slot>, FileError> {
+    let path = root.join("active");
+    let Some(text) = state::read(&path, state::RECORD)? else { return Ok(None) };
+    let named = Slot::ALL.into_iter().find(|slot| slot.name().as_bytes() == text);
+    let unknown = || io::Error::new(io::ErrorKind::InvalidData, "it names no slot");
+    named.map(Some).ok_or_else(|| FileError::of("understand", &path)(unknown()))
 }
 
 /// A slot's content, if it is whole and intact; `None` where nothing was ever installed.
 fn read_slot(root: &Path, slot: Slot) -> Result<Option<Installed>, Damage> {
-    let Some(json) = state::read(&folder(root, slot).join("manifest.json"))? else { return Ok(None) };
+    let Some(json) = state::read(&folder(root, slot).join("manifest.json"), MANIFEST)? else {
+        return Ok(None);
+    };
     let installed = serde_json::from_slice::<Installed>(&json).map_err(Damage::Manifest)?;
     let path = model_path(root, slot);
     let announced = installed.model.artifact.size.0;
@@ -232,7 +243,7 @@ fn read_slot(root: &Path, slot: Slot) -> Result<Option<Installed>, Damage> {
     if got != announced {
         return Err(Damage::Length { got, announced });
     }
-    let bytes = state::read(&path)?.ok_or(Damage::Missing)?;
+    let bytes = state::read(&path, installed.model.artifact.size)?.ok_or(Damage::Missing)?;
     if Digest::of(&bytes) != installed.digest() {
         return Err(Damage::Digest);
     }

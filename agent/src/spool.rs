@@ -26,6 +26,9 @@ use record::Record;
 /// The spool's file is kept below this.
 pub const LIMIT: ByteSize = ByteSize(1 << 20);
 
+/// Nor is a file read that is longer than this: what is on its way, and cannot be merged, may be above the limit for a while.
+const READABLE: ByteSize = ByteSize(8 * LIMIT.0);
+
 /// Intervals that wait for their acknowledgement, oldest first.
 #[derive(Debug)]
 pub struct Spool {
@@ -56,10 +59,10 @@ enum Medium {
 impl Spool {
     /// Reads the spool at `path`; a missing one begins a new epoch.
     pub fn open(path: &Path, limit: ByteSize) -> Result<Self, FileError> {
-        let bytes = state::read(path)?.unwrap_or_default();
+        let records = state::unless_damaged(read(path))?.unwrap_or_default();
         let mut spool = Self { medium: Medium::Doubtful, ..Self::in_memory(path, limit) };
         spool.epoch = 0;
-        for record in record::read_all(&bytes) {
+        for record in records {
             spool.replay(record);
         }
         if spool.epoch == 0 {
@@ -88,7 +91,7 @@ impl Spool {
 
     /// Intervals that wait in the spool at `path`, which another process may own: nothing is written.
     pub fn count_waiting(path: &Path) -> Result<usize, FileError> {
-        let records = record::read_all(&state::read(path)?.unwrap_or_default());
+        let records = read(path)?.unwrap_or_default();
         Ok(records.iter().filter(|record| matches!(record, Record::Interval(_))).count())
     }
 
@@ -256,6 +259,19 @@ impl Spool {
         state::replace(&self.path, &bytes)?;
         self.medium = Medium::File(open_for_append(&self.path)?);
         Ok(())
+    }
+}
+
+/// Every record up to a torn one; `None` where there is no file.
+fn read(path: &Path) -> Result<Option<Vec<Record>>, FileError> {
+    let Some(bytes) = state::read(path, READABLE)? else { return Ok(None) };
+    match record::read_all(&bytes) {
+        records if records.is_empty() && !bytes.is_empty() => {
+            let problem =
+                std::io::Error::new(std::io::ErrorKind::InvalidData, "it does not begin with a record");
+            Err(FileError::of("understand", path)(problem))
+        }
+        records => Ok(Some(records)),
     }
 }
 

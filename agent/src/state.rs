@@ -1,10 +1,19 @@
 //! Files of the state directory: where they are, and how one is replaced so that a crash leaves the old or the new
-//! one, never a mixture. Owns names and durability; never knows what a file means.
+//! one, never a mixture. Owns names, durability, and how much of a file is read; never knows what a file means.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use proto::ByteSize;
+use serde::de::DeserializeOwned;
+
+use crate::causes::describe;
+
+/// Of a key, a pointer, a record. The longest that the agent writes by itself, its profile or the times of its probes, has some
+/// dozen kilobytes; what is longer is none of its own, and would be read into the memory that the model needs.
+pub const RECORD: ByteSize = ByteSize(1 << 20);
 
 /// An operation on a file of the state directory that failed.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +28,11 @@ pub struct FileError {
 }
 
 impl FileError {
+    /// Whether the file was read and means nothing, or is longer than any that means something: another one may take its place.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge)
+    }
+
     /// Says what was tried on which file: for `map_err`.
     pub fn of(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
@@ -61,25 +75,54 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Reads a file; `None` where it does not exist. Whatever lies there, this never waits for anybody.
-pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
-    match read_whole(path) {
+/// Reads a file of no more than `limit`; `None` where it does not exist. Whatever lies there, this never waits for anybody.
+pub fn read(path: &Path, limit: ByteSize) -> Result<Option<Vec<u8>>, FileError> {
+    match read_bounded(path, limit) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::of("read", path)(error)),
     }
 }
 
-fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+/// Reads a record; `None` where it does not exist.
+///
+/// # Errors
+/// When it cannot be read, or, [`FileError::is_damage`], means nothing.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileError> {
+    let Some(json) = read(path, RECORD)? else { return Ok(None) };
+    let refuse = |error| FileError::of("understand", path)(io::Error::new(io::ErrorKind::InvalidData, error));
+    serde_json::from_slice(&json).map(Some).map_err(refuse)
+}
+
+/// What was read, where a damaged file is as good as none: it is said, and the next write replaces it.
+pub fn unless_damaged<T>(read: Result<Option<T>, FileError>) -> Result<Option<T>, FileError> {
+    read.or_else(|error| {
+        if !error.is_damage() {
+            return Err(error);
+        }
+        tracing::warn!(error = describe(&error), "a damaged file counts as none");
+        Ok(None)
+    })
+}
+
+fn read_bounded(path: &Path, limit: ByteSize) -> io::Result<Vec<u8>> {
     // A pipe would else be waited for until somebody writes into it.
     let without_waiting = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let mut file = fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
-    if !file.metadata()?.is_file() {
+    let found = file.metadata()?;
+    if found.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
+    }
+    if !found.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    // It may grow meanwhile, and some file systems do not know lengths.
+    if found.len() <= limit.0 && (&mut file).take(limit.0 + 1).read_to_end(&mut bytes)? as u64 <= limit.0 {
+        return Ok(bytes);
+    }
+    let problem = format!("it has more than {limit}, which no sound one has");
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, problem))
 }
 
 /// Bytes of a file; `None` where it does not exist.
@@ -179,6 +222,23 @@ impl StateDir {
         self.0.join("telemetry.spool")
     }
 
+    /// Every record that the agent keeps, beside what is in the slots.
+    pub fn records(&self) -> Result<Vec<PathBuf>, FileError> {
+        let mut records = Vec::new();
+        for folder in [self.0.clone(), self.identity()] {
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(FileError::of("read", &folder))?,
+            };
+            for entry in entries {
+                records.push(entry.map_err(FileError::of("read", &folder))?.path());
+            }
+        }
+        records.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        records.sort();
+        Ok(records)
+    }
+
     /// The address that the inference API is bound to while the agent runs.
     pub fn serving_address(&self) -> PathBuf {
         self.0.join("serving-address")
@@ -194,10 +254,29 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        for path in [pipe.as_path(), dir.path()] {
-            let error = read(path).unwrap_err();
-            assert_eq!(error.source.to_string(), "it is no regular file");
+        for (path, what) in [(pipe.as_path(), "it is no regular file"), (dir.path(), "it is a folder")] {
+            let error = read(path, RECORD).unwrap_err();
+            assert_eq!((error.source.to_string().as_str(), error.is_damage()), (what, false));
         }
-        assert!(read(&dir.path().join("nothing")).unwrap().is_none());
+        assert!(read(&dir.path().join("nothing"), RECORD).unwrap().is_none());
+    }
+
+    #[test]
+    fn no_more_is_read_than_a_sound_file_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        std::fs::write(&path, "12").unwrap();
+        assert_eq!(read(&path, ByteSize(2)).unwrap().unwrap(), b"12");
+        assert!(read(&path, ByteSize(1)).unwrap_err().is_damage());
+        // Far more than there is memory for.
+        File::create(&path).unwrap().set_len(1 << 42).unwrap();
+        let error = read_json::<u64>(&path).unwrap_err();
+        assert_eq!(error.source.to_string(), "it has more than 1.0Mi, which no sound one has");
+        assert_eq!(unless_damaged(read_json::<u64>(&path)).unwrap(), None);
+        // Endless, and without a length.
+        assert!(read(Path::new("/proc/self/maps"), ByteSize(1)).unwrap_err().is_damage());
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(unless_damaged(read_json::<u64>(&path)).unwrap(), None);
+        assert!(unless_damaged(read_json::<u64>(dir.path())).is_err());
     }
 }

@@ -1,13 +1,17 @@
 //! Whose assignments this device follows. Owns the keys: those that are configured, or else those that the first
 //! coordinator announced, which are on disk from then on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use proto::session::Assignment;
 use proto::{DeviceId, SignatureError, SignedAssignment, VerifyingKey};
 
 use crate::causes::describe;
 use crate::state::{self, FileError, StateDir};
+
+/// What is to be done where the keys on the disk are damaged.
+pub const LOST: &str = "no assignment is followed, for whose keys are trusted is lost: name them in coordinator_keys, or remove \
+                        trusted-keys.json, and the next coordinator is trusted at first sight";
 
 /// Why an assignment is not followed.
 #[derive(Debug, thiserror::Error)]
@@ -36,10 +40,7 @@ impl Trust {
             return Ok(Self { keys: configured.to_vec(), pinned: None });
         }
         let path = state.trusted_keys();
-        let keys = match state::read(&path)? {
-            None => Vec::new(),
-            Some(json) => serde_json::from_slice(&json).map_err(|error| damaged(&path, error))?,
-        };
+        let keys = state::read_json(&path)?.unwrap_or_default();
         Ok(Self { keys, pinned: Some(path) })
     }
 
@@ -85,10 +86,6 @@ impl Trust {
         }
         Ok(assignment)
     }
-}
-
-fn damaged(path: &Path, error: serde_json::Error) -> FileError {
-    FileError::of("understand", path)(std::io::Error::other(error))
 }
 
 #[cfg(test)]

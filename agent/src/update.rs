@@ -103,6 +103,8 @@ pub struct Updater {
     given_up: GivenUps,
     watch: Option<Watch>,
     term: Option<Term>,
+    /// The last comparison of engines, where the disk did not take it: it holds as long as the agent runs.
+    unsaved: Option<Comparison>,
 }
 
 /// When the model that is on probation is to be looked at; never, where none is.
@@ -129,8 +131,8 @@ impl Updater {
         progress: watch::Sender<Option<Progress>>,
         given_up: GivenUps,
     ) -> Self {
-        let mut updater =
-            Self { state, slots, testbed, channel, progress, given_up, watch: None, term: None };
+        let (watch, term, unsaved) = (None, None, None);
+        let mut updater = Self { state, slots, testbed, channel, progress, given_up, watch, term, unsaved };
         updater.resume_probation();
         updater
     }
@@ -309,7 +311,7 @@ impl Updater {
             return Err(error.into());
         }
         let bytes = match source {
-            Source::Coordinator => state::read(&staged)?,
+            Source::Coordinator => state::read(&staged, installed.model.artifact.size)?,
             Source::Other => self.slots.model_bytes(self.slots.inactive_slot())?,
             Source::Active => match self.slots.active_slot() {
                 Some(slot) => self.slots.model_bytes(slot)?,
@@ -335,7 +337,7 @@ impl Updater {
             Source::Coordinator => self.slots.install(&staged, installed.clone())?,
             Source::Other => self.slots.adopt(installed.clone())?,
         };
-        comparison.save(&self.slots.comparison(slot))?;
+        self.keep(comparison, slot);
         let (of, rules) = (held(&installed), installed.probation);
         let is_watched = !rules.duration().is_zero();
         let term = if is_watched { Some(Term::begin(&self.state, of, Stage::Probation)?) } else { None };
@@ -367,6 +369,13 @@ impl Updater {
         Ok(compared)
     }
 
+    /// Keeps the comparison of the model in `slot`; in memory where the disk does not take it.
+    fn keep(&mut self, comparison: Comparison, slot: Slot) {
+        let saved = comparison.save(&self.slots.comparison(slot));
+        let saved = unless(saved, "engines are compared again after the next start");
+        self.unsaved = if saved.is_some() { None } else { Some(comparison) };
+    }
+
     /// Compares the engines on the active model where no comparison holds: the device, or what may run on it, is another
     /// one than when the model was installed.
     async fn reconsider(&mut self) -> Result<(), UpdateError> {
@@ -374,13 +383,18 @@ impl Updater {
             return Ok(());
         };
         let installed = active.installed.clone();
+        let holds = |known: &Comparison| known.holds(installed.digest(), &self.testbed.engines);
+        if self.unsaved.as_ref().is_some_and(holds) {
+            return Ok(());
+        }
         if engine::known(&self.slots, installed.digest(), &self.testbed.engines).is_some() {
             return Ok(());
         }
         let Some(bytes) = self.slots.model_bytes(slot)? else { return Ok(()) };
         let comparison = self.compare(&installed, &bytes).await?;
-        comparison.save(&self.slots.comparison(slot))?;
-        let Some(best) = comparison.best().map(|best| best.choice) else { return Ok(()) };
+        let best = comparison.best().map(|best| best.choice);
+        self.keep(comparison, slot);
+        let Some(best) = best else { return Ok(()) };
         if best != active.engine.choice() {
             let engine = self.testbed.check_in(best, bytes, &installed.model).await?;
             self.testbed.runner.swap(ServedModel::new(installed, engine));

@@ -16,8 +16,7 @@ pub struct Published {
 impl Published {
     /// The last one; a file that means nothing is none.
     pub fn load(state: &StateDir) -> Result<Self, FileError> {
-        let stored = state::read(&state.profile())?;
-        Ok(stored.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default())
+        Ok(state::unless_damaged(state::read_json(&state.profile()))?.unwrap_or_default())
     }
 
     /// `profile` with its revision: the same as the last one's, or the next, which is then on disk.

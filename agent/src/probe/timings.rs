@@ -85,12 +85,15 @@ pub struct Timings {
 impl Timings {
     /// What is on disk, if it was measured under the present conditions; else nothing.
     pub fn load(state: &StateDir, engines: &Engines) -> Result<Self, FileError> {
+        let none = Self::none(engines);
+        let stored = state::unless_damaged(state::read_json::<Self>(&state.timings()))?;
+        Ok(stored.filter(|stored| stored.measured == none.measured).unwrap_or(none))
+    }
+
+    /// None yet.
+    pub fn none(engines: &Engines) -> Self {
         let measured = Measured { conditions: Conditions::now(engines), pause_us: timing::PAUSE.as_micros() };
-        let stored = state::read(&state.timings())?;
-        let stored = stored.and_then(|json| serde_json::from_slice::<Self>(&json).ok());
-        Ok(stored
-            .filter(|stored| stored.measured == measured)
-            .unwrap_or(Self { measured, timings: Vec::new() }))
+        Self { measured, timings: Vec::new() }
     }
 
     /// The time of one probe.

@@ -75,13 +75,17 @@ impl Conditions {
 impl Comparison {
     /// The one on disk, if it is of this model and holds under the present conditions.
     pub fn load(path: &Path, digest: Digest, engines: &Engines) -> Result<Option<Self>, FileError> {
-        Ok(Self::read(path)?
-            .filter(|known| known.digest == digest && known.conditions == Conditions::now(engines)))
+        Ok(state::unless_damaged(Self::read(path))?.filter(|known| known.holds(digest, engines)))
+    }
+
+    /// Whether it is of this model and holds under the present conditions.
+    pub fn holds(&self, digest: Digest, engines: &Engines) -> bool {
+        self.digest == digest && self.conditions == Conditions::now(engines)
     }
 
     /// The one on disk, whatever it holds for.
     pub fn read(path: &Path) -> Result<Option<Self>, FileError> {
-        Ok(state::read(path)?.and_then(|json| serde_json::from_slice(&json).ok()))
+        state::read_json(path)
     }
 
     /// Writes it to disk.

@@ -165,6 +165,8 @@ fn what_the_disk_cannot_read_is_as_good_as_not_there() {
     assert_eq!(slots.active_slot(), None);
     assert_eq!(slots.candidates(), [Slot::A]);
     assert_eq!(slots.installed(Slot::A).map(Installed::digest), Some(Digest::of(b"one")));
+    let [manifest, pointer] = slots.damage() else { panic!("{:?}", slots.damage()) };
+    assert!(manifest.starts_with("slot b: ") && pointer.ends_with("/active: it is a folder"), "{pointer}");
 }
 
 #[test]
@@ -186,7 +188,7 @@ fn what_is_damaged_is_said() {
             fs::remove_file(&model).unwrap();
             assert!(std::process::Command::new("mkfifo").arg(&model).status().unwrap().success());
         }),
-        ("it is no regular file", &|d| {
+        ("it is a folder", &|d| {
             fs::remove_file(d.path("slots/a/manifest.json")).unwrap();
             fs::create_dir(d.path("slots/a/manifest.json")).unwrap();
         }),

@@ -52,11 +52,12 @@ impl GivenUp {
 
 impl GivenUps {
     pub(super) fn load(state: &StateDir) -> Result<Found, FileError> {
-        let Some(json) = state::read(&path(state))? else { return Ok(Found::Whole(Self::default())) };
-        Ok(match serde_json::from_slice(&json) {
-            Ok(Stored::All(all)) => Found::Whole(Self(all)),
-            Ok(Stored::One(one)) => Found::Whole(Self(vec![one])),
-            Err(_) => Found::Damaged,
+        Ok(match state::read_json(&path(state)) {
+            Ok(None) => Found::Whole(Self::default()),
+            Ok(Some(Stored::All(all))) => Found::Whole(Self(all)),
+            Ok(Some(Stored::One(one))) => Found::Whole(Self(vec![one])),
+            Err(error) if error.is_damage() => Found::Damaged,
+            Err(error) => return Err(error),
         })
     }
 

@@ -14,6 +14,7 @@ use crate::causes::describe;
 use crate::runner::check::{self, CheckError, check_now};
 use crate::runner::engine::EngineError;
 use crate::runner::engines::Engines;
+use crate::state;
 
 /// The exit code of a rehearsal whose model is refused; standard error says why.
 pub const REFUSED: u8 = 65;
@@ -105,7 +106,9 @@ pub fn perform(path: &Path, manifest: &ModelManifest, threads: usize) -> Result<
     let thread = std::thread::Builder::new().stack_size(STACK);
     let begun = thread.spawn(move || {
         let engines = Engines::rten(threads);
-        let checked = std::fs::read(&path)
+        let read = state::read(&path, manifest.artifact.size).map_err(|error| error.source);
+        let checked = read
+            .and_then(|bytes| bytes.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
             .map_err(unread)
             .and_then(|bytes| check_now(bytes, &manifest, &engines, engines.usual()));
         // Nobody listens to one that came too late.

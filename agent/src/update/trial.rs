@@ -114,8 +114,7 @@ impl Trials {
 
     /// Everything that is noted; what means nothing is nothing.
     fn all(&self) -> Result<Vec<Trial>, FileError> {
-        let stored = state::read(&self.0)?.and_then(|json| serde_json::from_slice(&json).ok());
-        Ok(match stored {
+        Ok(match state::unless_damaged(state::read_json(&self.0))? {
             None => Vec::new(),
             Some(Stored::All(trials)) => trials,
             Some(Stored::One(trial)) => vec![trial],
