@@ -14,7 +14,6 @@ use tokio_util::task::TaskTracker;
 use crate::causes::describe;
 use crate::config::Config;
 use crate::identity::connect::Target;
-use crate::identity::join::JoinFile;
 use crate::identity::{Identity, IdentityError};
 use crate::metrics::Metrics;
 use crate::probe::task::Prober;
@@ -26,7 +25,7 @@ use crate::slot::Slots;
 use crate::spool::shared::SharedSpool;
 use crate::spool::{self, Spool};
 use crate::state::{self, FileError, StateDir};
-use crate::trust::Trust;
+use crate::trust::{self, Trust};
 use crate::update::trial::Trials;
 use crate::update::{self, GivenUps, Restored, Testbed, Updater};
 use crate::{report, serve, systemd};
@@ -94,11 +93,7 @@ impl App {
             );
         }
         let trust = Trust::open(&config.coordinator_keys, &state).unwrap_or_else(|error| {
-            tracing::error!(
-                error = describe(&error),
-                "no assignment is followed, for whose keys are trusted is lost: name them in coordinator_keys, or remove \
-                 trusted-keys.json, and the next coordinator is trusted at first sight"
-            );
+            tracing::error!(error = describe(&error), "{}", trust::LOST);
             Trust::nobody()
         });
         let slots = Slots::read(&state);
@@ -214,24 +209,13 @@ impl Parts<'_> {
             if join_file.is_some() {
                 tracing::warn!(
                     coordinator,
-                    "the join file is of no use: this address is not encrypted, https:// would be"
+                    "the join file is not used, for the address is http://; set coordinator to https:// where that one encrypts"
                 );
             }
             return Ok(None);
         }
         let target = Target::parse(coordinator)?;
-        let join = join_file.as_deref().and_then(|path| {
-            let unusable = |problem: &String| tracing::error!(file = %path.display(), problem, "the join file is of no use");
-            JoinFile::read(path).inspect_err(unusable).ok()
-        });
-        let identity = Identity::open(device_id.clone(), target, join, self.state.clone());
-        if let Err(error) = &identity {
-            tracing::error!(
-                error = describe(error),
-                "no coordinator is looked for until the agent is started again"
-            );
-        }
-        Ok(Some(identity))
+        Ok(Some(Identity::open(device_id.clone(), target, join_file.clone(), self.state.clone())))
     }
 
     /// Starts every task but the server.
@@ -266,11 +250,16 @@ impl Parts<'_> {
             channel: channel.clone(),
             profile: profile_tx,
         };
+        let (identity, nobody) = match identity {
+            None => (None, None),
+            Some(Ok(identity)) => (Some(identity), None),
+            Some(Err(error)) => (None, Some(error)),
+        };
         let session = Session {
             config: self.config.clone(),
             serving_address,
             trust,
-            identity: identity.and_then(Result::ok),
+            identity,
             channel,
             runner: self.runner.clone(),
             spool: self.spool.clone(),
@@ -283,7 +272,10 @@ impl Parts<'_> {
         };
         self.tasks.spawn(updater.run(assigned, stop.clone()));
         self.tasks.spawn(prober.run(wanted, stop.clone()));
-        self.tasks.spawn(session.run(stop.clone()));
+        match nobody {
+            None => self.tasks.spawn(session.run(stop.clone())),
+            Some(error) => self.tasks.spawn(session.stay_alone(error, stop.clone())),
+        };
         self.tasks.spawn(report::run(self.runner.clone(), self.spool.clone(), interval, stop.clone()));
         self.tasks.spawn(systemd::run(self.runner.clone(), pulse, stop.clone()));
         Ok(())

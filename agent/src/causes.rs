@@ -1,6 +1,10 @@
-//! Errors with their causes on one line, for logs and for the coordinator.
+//! Errors with their causes on one line, for logs and for the coordinator; and which of them a log has already.
 
 use std::error::Error;
+use std::time::{Duration, Instant};
+
+/// What goes on unchanged is said again after so long.
+const AGAIN: Duration = Duration::from_secs(3600);
 
 /// An error with its causes on one line, for logs and for the coordinator.
 pub fn describe(error: &dyn Error) -> String {
@@ -12,4 +16,41 @@ pub fn describe(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What was said last, so that what fails in the same way all day does not fill the log.
+#[derive(Debug, Default)]
+pub(crate) struct Said(Option<(String, Instant)>);
+
+impl Said {
+    /// Whether `text` is to be said at `now`: it is another one than the last, or that was long ago.
+    pub(crate) fn is_news(&mut self, text: &str, now: Instant) -> bool {
+        let is_known =
+            self.0.as_ref().is_some_and(|(last, at)| last == text && now.duration_since(*at) < AGAIN);
+        if !is_known {
+            self.0 = Some((text.to_owned(), now));
+        }
+        !is_known
+    }
+
+    /// It is over: the same is news again.
+    pub(crate) fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_change_is_said_once_an_hour() {
+        let (mut said, start) = (Said::default(), Instant::now());
+        let mut news = |text, seconds| said.is_news(text, start + Duration::from_secs(seconds));
+        let heard =
+            [news("a", 0), news("a", 30), news("b", 60), news("a", 90), news("a", 3600), news("a", 3690)];
+        assert_eq!(heard, [true, false, true, true, false, true]);
+        said.forget();
+        assert!(said.is_news("a", start + Duration::from_secs(3700)));
+    }
 }

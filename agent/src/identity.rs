@@ -4,7 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proto::v1::enrollment_service_client::EnrollmentServiceClient;
 use proto::{DeviceId, Digest, v1};
@@ -12,7 +12,7 @@ use rcgen::{CertificateParams, KeyPair};
 use serde::{Deserialize, Serialize};
 use tonic::Status;
 
-use crate::causes::describe;
+use crate::causes::{Said, describe};
 use crate::state::{self, FileError, StateDir};
 
 pub mod connect;
@@ -43,9 +43,18 @@ pub enum IdentityError {
     },
     /// There is nothing to trust the coordinator by.
     #[error(
-        "this device has not joined yet; put the file that `reconvene token create` prints into /etc/reconvene/join.d, or name it as join_file"
+        "this device has not joined yet; put the file that `reconvene token create` prints into /etc/reconvene/join.d, or name it as \
+         join_file, and start the agent again"
     )]
     NoJoinFile,
+    /// Nor does the join file say it.
+    #[error("this device has not joined yet, and its join file {} is of no use: {problem}; then start the agent again", path.display())]
+    JoinFile {
+        /// Which.
+        path: PathBuf,
+        /// Why, and what mends it.
+        problem: String,
+    },
     /// The coordinator is not there, or not whom the join file names.
     #[error("no encrypted connection to the coordinator: {0}")]
     Unreachable(String),
@@ -84,6 +93,8 @@ struct Held {
     /// The coordinator did not take the certificate, or was not there.
     doubted: bool,
     certificate: Option<Certificate>,
+    /// Why there is no newer one.
+    said: Said,
 }
 
 impl Identity {
@@ -94,7 +105,7 @@ impl Identity {
     pub fn open(
         device: DeviceId,
         target: Target,
-        join: Option<JoinFile>,
+        join: Option<PathBuf>,
         state: StateDir,
     ) -> Result<Self, IdentityError> {
         let folder = state.identity();
@@ -109,17 +120,30 @@ impl Identity {
             }
         };
         // One that is damaged is as good as none: the join file may help.
-        let known = text(&folder.join("ca.pem"))?.filter(|known| connect::config(known, None).is_ok());
-        let path = folder.join("certificate.json");
-        let certificate =
-            state::unless_damaged(state::read_json::<Certificate>(&path))?;
+        let known = or_none(text(&folder.join("ca.pem")));
+        let known = known.filter(|known| connect::config(known, None).is_ok());
+        let certificate = or_none(state::read_json::<Certificate>(&folder.join("certificate.json")));
         let joined_by = certificate.as_ref().and_then(|own| own.joined_by);
-        let authorities = trusted(join.as_ref(), known, joined_by).ok_or(IdentityError::NoJoinFile)?;
+        let (join, useless) = match join.map(|path| (JoinFile::read(&path), path)) {
+            None => (None, None),
+            Some((Ok(join), _)) => (Some(join), None),
+            Some((Err(problem), path)) => (None, Some(IdentityError::JoinFile { path, problem })),
+        };
+        let authorities = match (trusted(join.as_ref(), known, joined_by), useless) {
+            (None, useless) => return Err(useless.unwrap_or(IdentityError::NoJoinFile)),
+            (Some(authorities), useless) => {
+                if let Some(IdentityError::JoinFile { path, problem }) = useless {
+                    let path = path.display();
+                    tracing::warn!(%path, problem, "the join file is of no use; who this device has joined is known without it");
+                }
+                authorities
+            }
+        };
         // One that is not of this key, or damaged, is as good as none: the key gets another.
         let fits =
             |own: &Certificate| connect::config(&authorities, Some((&own.pem, key.serialize_pem()))).is_ok();
         let certificate = certificate.filter(fits);
-        let held = Mutex::new(Held { authorities, doubted: false, certificate });
+        let held = Mutex::new(Held { authorities, doubted: false, certificate, said: Said::default() });
         Ok(Self(Arc::new(Inner { device, target, state, join, key, held })))
     }
 
@@ -151,7 +175,10 @@ impl Identity {
         }
         match self.enroll().await {
             Err(error) if self.held().certificate.is_some() => {
-                tracing::warn!(error = describe(&error), "the old certificate has to do");
+                let error = describe(&error);
+                if self.held().said.is_news(&error, Instant::now()) {
+                    tracing::warn!(error, "the old certificate has to do");
+                }
                 Ok(())
             }
             other => other,
@@ -198,7 +225,8 @@ impl Identity {
         let request = CertificateParams::default().serialize_request(key);
         let request = request.map_err(|error| IdentityError::Unreachable(error.to_string()))?;
         let trusted = self.held().authorities.clone();
-        let unreachable = |error: &dyn std::error::Error| IdentityError::Unreachable(describe(error));
+        let unreachable =
+            |error: &(dyn std::error::Error + 'static)| IdentityError::Unreachable(connect::reason(error));
         let config = connect::config(&trusted, None).map_err(|error| unreachable(&error))?;
         let channel = connect::once(target, config).await.map_err(|error| unreachable(&error))?;
         let request = v1::EnrollRequest {
@@ -226,6 +254,7 @@ impl Identity {
         {
             let mut held = self.held();
             (held.certificate, held.doubted) = (Some(certificate), false);
+            held.said.forget();
             held.authorities.clone_from(&authorities);
         }
         // In this order: the certificate names the join file that is outweighed by what was written before it.
@@ -258,6 +287,14 @@ fn refused(status: Status) -> IdentityError {
         | Unimplemented => IdentityError::Refused(message),
         _ => IdentityError::Unreachable(message),
     }
+}
+
+/// What was read, where it could be: what is missing is asked for anew.
+fn or_none<T>(read: Result<Option<T>, impl Into<IdentityError>>) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        tracing::warn!(error = describe(&error.into()), "it counts as none");
+        None
+    })
 }
 
 fn text(path: &std::path::Path) -> Result<Option<String>, IdentityError> {

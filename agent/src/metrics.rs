@@ -33,6 +33,14 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Whether the coordinator is connected, and if not, why.
+    pub fn session(&self) -> serde_json::Value {
+        match self.pulse.is_connected() {
+            true => serde_json::json!({ "connected": true }),
+            false => serde_json::json!({ "connected": false, "why": self.pulse.why_not() }),
+        }
+    }
+
     /// All counts now.
     pub async fn text(&self) -> String {
         let waiting = self.spool.with(|spool| spool.len()).await;

@@ -1,5 +1,6 @@
 //! The local inference API: the Open Inference Protocol, version 2, REST and gRPC, for the one model of this device. Owns
-//! where it listens: a TCP address and, where one is wanted, a Unix socket; both speak both forms. Prometheus scrapes /metrics there.
+//! where it listens: a TCP address and, where one is wanted, a Unix socket; both speak both forms. Prometheus scrapes
+//! /metrics there, and `reconvene-agent status` reads /session.
 
 use std::fs;
 use std::io;
@@ -7,12 +8,12 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use axum::serve::ListenerExt as _;
+use axum::{Json, Router};
 use proto::inference::grpc_inference_service_server::{GrpcInferenceServiceServer, SERVICE_NAME};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
@@ -84,7 +85,9 @@ pub async fn run(listeners: Listeners, metrics: Metrics, stop: CancellationToken
 
 fn router(metrics: Metrics, stop: CancellationToken) -> Router {
     let inference = Inference { runner: metrics.runner.clone(), stop };
+    let of_session = metrics.clone();
     let text = async move || ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.text().await);
+    let session = async move || Json(of_session.session());
     let calls = Arc::new(inference.clone());
     let grpc = tower::service_fn(move |request: Request| {
         let longest = calls.longest();
@@ -95,6 +98,7 @@ fn router(metrics: Metrics, stop: CancellationToken) -> Router {
     });
     rest::router(inference.clone())
         .route("/metrics", get(text))
+        .route("/session", get(session))
         .route_service(&format!("/{SERVICE_NAME}/{{call}}"), grpc)
         .layer(from_fn_with_state(Intake::new(inference), intake::meter))
 }

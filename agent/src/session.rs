@@ -1,8 +1,9 @@
 //! The conversation with the coordinator: one stream, built up again whenever it breaks. Owns what is said and when;
 //! decides nothing about models. Wire types end here.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
@@ -17,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-use crate::causes::describe;
+use crate::causes::{Said, describe};
 use crate::config::Config;
+use crate::identity::connect::Target;
 use crate::identity::{self, Identity, IdentityError};
 use crate::runner::{Runner, ServedModel};
 use crate::spool::shared::SharedSpool;
@@ -67,6 +69,11 @@ enum SessionError {
     Greeting(#[source] Invalid),
     #[error("the coordinator's first message is no welcome")]
     NoWelcome,
+    #[error(
+        "the coordinator at {0} encrypts; set coordinator to https://{0}, and put the file that `reconvene token create` prints \
+         into /etc/reconvene/join.d, or name it as join_file"
+    )]
+    Encrypts(String),
 }
 
 /// A call that did not lead to a session.
@@ -80,7 +87,7 @@ fn refused(status: Status) -> SessionError {
 /// What a status says, and why where it was made here.
 fn said(status: &Status) -> String {
     match std::error::Error::source(status) {
-        Some(source) => format!("{}: {}", status.message(), describe(source)),
+        Some(source) => identity::connect::reason(source),
         None => status.message().to_owned(),
     }
 }
@@ -91,12 +98,19 @@ pub struct Pulse {
     start: Instant,
     last_ms: Arc<AtomicU64>,
     connected: Arc<AtomicBool>,
+    /// Why the last session ended, or none began.
+    why: Arc<Mutex<String>>,
 }
 
 impl Pulse {
     /// A pulse that beats now.
     pub fn new() -> Self {
-        Self { start: Instant::now(), last_ms: Arc::default(), connected: Arc::default() }
+        Self {
+            start: Instant::now(),
+            last_ms: Arc::default(),
+            connected: Arc::default(),
+            why: Arc::default(),
+        }
     }
 
     fn beat(&self) {
@@ -104,8 +118,18 @@ impl Pulse {
         self.last_ms.store(now, Ordering::Relaxed);
     }
 
-    fn connected(&self, is_it: bool) {
-        self.connected.store(is_it, Ordering::Relaxed);
+    fn connected(&self) {
+        self.connected.store(true, Ordering::Relaxed);
+    }
+
+    fn disconnected(&self, why: String) {
+        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        self.connected.store(false, Ordering::Relaxed);
+    }
+
+    /// Why there is no session, on one line; empty before the first attempt.
+    pub fn why_not(&self) -> String {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether a coordinator has welcomed this device, and the session lasts.
@@ -177,28 +201,30 @@ impl Session {
     /// Keeps a session up until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new();
+        let mut said = Said::default();
         loop {
             let started = Instant::now();
-            let Some(ended) = stop.run_until_cancelled(self.converse()).await else { return };
-            self.pulse.connected(false);
+            let Some(Err(ended)) = stop.run_until_cancelled(self.converse()).await else { return };
             if started.elapsed() >= SETTLED {
                 backoff.reset();
+                said.forget();
             }
             let wait = backoff.next_delay();
             if let (
                 Some(identity),
-                Err(SessionError::Call(_) | SessionError::Broken(_) | SessionError::Refused(_)),
+                SessionError::Call(_) | SessionError::Broken(_) | SessionError::Refused(_),
             ) = (&self.identity, &ended)
                 && started.elapsed() < SETTLED
             {
                 identity.doubt();
             }
-            if let Err(error) = ended {
-                tracing::warn!(
-                    error = describe(&error),
-                    wait_ms = wait.as_millis() as u64,
-                    "no session; trying again"
-                );
+            let Some(error) = stop.run_until_cancelled(self.understood(ended)).await else { return };
+            let (error, wait_ms) = (describe(&error), wait.as_millis() as u64);
+            self.pulse.disconnected(error.clone());
+            if said.is_news(&error, Instant::now()) {
+                tracing::warn!(error, wait_ms, "no session; trying again");
+            } else {
+                tracing::debug!(error, wait_ms, "no session yet");
             }
             self.pulse.beat();
             if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
@@ -207,8 +233,30 @@ impl Session {
         }
     }
 
+    /// Has no session until `stop`, for this device is nobody that a coordinator would know.
+    pub async fn stay_alone(self, why: IdentityError, stop: CancellationToken) {
+        let why = describe(&why);
+        tracing::error!(why, "no coordinator is looked for until the agent is started again");
+        self.pulse.disconnected(why);
+        let mut beat = tokio::time::interval(BEAT);
+        while stop.run_until_cancelled(beat.tick()).await.is_some() {
+            self.pulse.beat();
+        }
+    }
+
+    /// Why there was no session, where another look at the coordinator tells it better.
+    async fn understood(&self, error: SessionError) -> SessionError {
+        let is_plain =
+            self.identity.is_none() && matches!(error, SessionError::Call(_) | SessionError::Broken(_));
+        let Ok(target) = Target::parse(&self.config.coordinator) else { return error };
+        match is_plain && identity::connect::encrypts(&target).await {
+            true => SessionError::Encrypts(target.authority()),
+            false => error,
+        }
+    }
+
     /// One session, from hello to its end, which is never expected.
-    async fn converse(&mut self) -> Result<(), SessionError> {
+    async fn converse(&mut self) -> Result<Infallible, SessionError> {
         if let Some(identity) = &self.identity {
             identity.ensure().await?;
         }
@@ -222,7 +270,7 @@ impl Session {
         let response = call.await.map_err(|_| SessionError::Silent("answer"))?;
         let mut inbox = response.map_err(refused)?.into_inner();
         let welcome = self.welcome(&mut inbox).await?;
-        self.pulse.connected(true);
+        self.pulse.connected();
         let mut heartbeat =
             tokio::time::interval(Duration::from_millis(u64::from(welcome.heartbeat_interval_ms)));
         let mut pulse = tokio::time::interval(BEAT);

@@ -151,6 +151,130 @@ fn damaged_keys_and_an_open_address_are_warned_of() {
 }
 
 #[test]
+fn damaged_state_is_named_and_holds_up_no_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "[serve]\nlisten = '127.0.0.1:0'");
+    let state = dir.path().join("state");
+    let folders = ["active", "serving-address", "telemetry.spool", "slots/a/comparison.json", "probing.json"];
+    for folder in folders {
+        std::fs::create_dir_all(state.join(folder)).unwrap();
+    }
+    // Far more than there is memory for.
+    let huge = ["trusted-keys.json", "probe-timings.json", "given-up.json", "identity/certificate.json"];
+    std::fs::create_dir(state.join("identity")).unwrap();
+    for file in huge {
+        std::fs::File::create(state.join(file)).unwrap().set_len(1 << 40).unwrap();
+    }
+    let seen = || -> String {
+        let output = output(&["status", "--config", &config]);
+        assert!(output.status.success(), "{}", line(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let named = |said: &str| {
+        // What lies beside a model says nothing without one, and what is no address was replaced by a start if it could be.
+        for folder in folders.iter().filter(|folder| !folder.starts_with("slots")) {
+            assert!(said.contains(&format!("{folder}: it is a folder")), "{folder}: {said}");
+        }
+        assert!(said.contains("trusted-keys.json: it has more than 1.0Mi"), "{said}");
+        assert!(said.contains("name them in coordinator_keys, or remove trusted-keys.json"), "{said}");
+    };
+    let said = seen();
+    named(&said);
+    for file in huge {
+        assert!(said.contains(&format!("{file}: it has more than 1.0Mi")), "{file}: {said}");
+    }
+    let running = Running::start(&config);
+    named(&seen());
+    assert_eq!(running.terminate(), 0);
+}
+
+#[test]
+fn a_join_file_that_is_none_is_named_by_the_log_and_by_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let join = dir.path().join("join");
+    let text = format!("[serve]\nlisten = '{free}'");
+    let path = config(dir.path(), &text);
+    let plain = std::fs::read_to_string(&path).unwrap();
+    let encrypted = plain
+        .replace("http://", "https://")
+        .replace("[serve]", &format!("join_file = '{}'\n[serve]", join.display()));
+    std::fs::write(&path, encrypted).unwrap();
+    for (content, problem) in [
+        (None, "it does not exist"),
+        (Some(""), "it is empty; copy all that `reconvene token create` prints"),
+        (Some("garbage"), "its first line is not 'reconvene-join-1' and a token"),
+        (Some("reconvene-join-1 ab.cd"), "there is no authority's certificate"),
+        (
+            Some("reconvene-join-1 ab.cd\n-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----"),
+            "the authority's certificate: ",
+        ),
+    ] {
+        if let Some(content) = content {
+            std::fs::write(&join, content).unwrap();
+        }
+        let why = format!(
+            "this device has not joined yet, and its join file {} is of no use: {problem}",
+            join.display()
+        );
+        let mut child = agent(&["run", "--config", &path]).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut running = Running(child, log);
+        let said = running.says("no coordinator is looked for until the agent is started again");
+        assert!(said.contains(&why), "{said}");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let said = String::from_utf8(output(&["status", "--config", &path]).stdout).unwrap();
+            if said.contains(&format!("https://127.0.0.1:9, not connected: {why}")) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{said}");
+        }
+        running.signal(rustix::process::Signal::TERM);
+        assert!(running.0.wait().unwrap().success());
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut running.1, &mut rest).unwrap();
+        assert!(!rest.contains("no session"), "it was said already: {rest}");
+    }
+}
+
+#[test]
+fn a_coordinator_that_encrypts_is_told_once_from_one_that_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tls.local_addr().unwrap();
+    let path = config(dir.path(), "[serve]\nlisten = '127.0.0.1:0'");
+    let text = std::fs::read_to_string(&path).unwrap().replace("127.0.0.1:9", &address.to_string());
+    std::fs::write(&path, text).unwrap();
+    let (attempts, attempted) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in tls.incoming() {
+            let mut stream = stream.unwrap();
+            drop(std::io::Read::read(&mut stream, &mut [0; 256]));
+            // A fatal alert: what came is no handshake.
+            drop(std::io::Write::write_all(&mut stream, &[0x15, 3, 3, 0, 2, 2, 50]));
+            let _ = attempts.send(());
+        }
+    });
+    let mut running = Running::start(&path);
+    let why = format!(
+        "the coordinator at {address} encrypts; set coordinator to https://{address}, and put the file"
+    );
+    running.says(&why);
+    let status = String::from_utf8(output(&["status", "--config", &path]).stdout).unwrap();
+    assert!(status.contains(&format!("not connected: {why}")), "{status}");
+    // Each attempt is two connections: the call, and the question whether it encrypts.
+    for _ in 0..8 {
+        attempted.recv_timeout(Duration::from_secs(30)).unwrap();
+    }
+    running.signal(rustix::process::Signal::TERM);
+    assert!(running.0.wait().unwrap().success());
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut running.1, &mut rest).unwrap();
+    assert!(!rest.contains("no session"), "it was said already: {rest}");
+}
+
+#[test]
 fn the_profile_needs_nothing_and_parses() {
     let output = output(&["profile", "-o", "json"]);
     assert!(output.status.success());

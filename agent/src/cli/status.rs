@@ -5,17 +5,23 @@ use std::path::Path;
 
 use proto::{ByteSize, Digest, Generation};
 use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use super::{CliError, Format, serving_address, table};
+use crate::causes::describe;
 use crate::config::{self, Config};
 use crate::runner::choose::{Comparison, Contender};
 use crate::slot::{Installed, Slot, Slots};
 use crate::spool::Spool;
-use crate::state::{FileError, StateDir};
+use crate::state::{self, FileError, StateDir};
 use crate::systemd;
+use crate::trust::Trust;
 use crate::update::{is_on_probation, why_given_up};
 
 mod running;
+
+/// What mends most damage.
+const MENDED: &str = " (remove what is damaged while the agent is stopped: it makes it anew)";
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -26,6 +32,8 @@ struct Status {
     ready: bool,
     /// Whether the coordinator is connected; `None` where no agent runs.
     connected: Option<bool>,
+    /// Why it is not.
+    not_connected_because: Option<String>,
     serving_address: Option<String>,
     /// Unix sockets where the API is, too.
     sockets: Vec<String>,
@@ -35,7 +43,7 @@ struct Status {
     /// Whether the active model is new, and watched.
     on_probation: bool,
     previous: Option<Model>,
-    /// What lies in a slot and cannot serve, and why.
+    /// What lies in a slot and cannot serve, files that mean nothing, and why.
     damaged: Vec<String>,
     telemetry_waiting: usize,
 }
@@ -68,7 +76,14 @@ fn read(config: &Config) -> Result<Status, CliError> {
     let state = StateDir::existing(&config.state_dir);
     let slots = Slots::read(&state);
     let model = |slot: Slot| slots.installed(slot).map(|installed| Model::of(installed, &state));
-    let written = serving_address(&state)?;
+    let mut damage = Damage(slots.damage().to_vec());
+    for record in state.records()? {
+        damage.of(state::read_json::<IgnoredAny>(&record))?;
+    }
+    let written = damage.of(serving_address(&state))?.flatten();
+    if damage.of(Trust::open(&config.coordinator_keys, &state))?.is_none() {
+        damage.add(crate::trust::LOST);
+    }
     let running = running::find(&config.device_id, written, &config.serve);
     Ok(Status {
         device_id: config.device_id.to_string(),
@@ -77,19 +92,47 @@ fn read(config: &Config) -> Result<Status, CliError> {
         running: running.is_some(),
         ready: running.as_ref().is_some_and(|running| running.ready),
         connected: running.as_ref().map(|running| running.connected),
+        not_connected_because: running.as_ref().and_then(|running| running.why_not.clone()),
         serving_address: running.and_then(|running| running.address).map(|address| address.to_string()),
         sockets: sockets(config.serve.socket.as_deref()),
         active: slots.active_slot().and_then(model),
-        engines: engines(&slots)?,
+        engines: damage.of(engines(&slots))?.unwrap_or_default(),
         on_probation: slots.active().is_some_and(|active| is_on_probation(&state, active)),
         previous: slots
             .candidates()
             .into_iter()
             .find(|&slot| slots.active_slot() != Some(slot))
             .and_then(model),
-        damaged: slots.damage().to_vec(),
-        telemetry_waiting: Spool::count_waiting(&state.spool())?,
+        telemetry_waiting: damage.of(Spool::count_waiting(&state.spool()))?.unwrap_or_default(),
+        damaged: damage.0,
     })
+}
+
+/// What is found damaged, a line each.
+struct Damage(Vec<String>);
+
+impl Damage {
+    /// What was read; `None` where it cannot be.
+    ///
+    /// # Errors
+    /// Where this user may not read it: that is no damage.
+    fn of<T>(&mut self, read: Result<T, FileError>) -> Result<Option<T>, FileError> {
+        match read {
+            Err(error) if error.source.kind() == std::io::ErrorKind::PermissionDenied => Err(error),
+            Err(error) => {
+                self.add(&describe(&error));
+                Ok(None)
+            }
+            Ok(read) => Ok(Some(read)),
+        }
+    }
+
+    /// One file may be read in several ways.
+    fn add(&mut self, line: &str) {
+        if !self.0.iter().any(|known| known == line) {
+            self.0.push(line.to_owned());
+        }
+    }
 }
 
 /// The Unix sockets that are there: the configured one, and the service manager's, which is not asked, for that would start
@@ -131,10 +174,11 @@ fn as_table(status: &Status) -> String {
         (true, false) => "running, no model serves",
         (false, _) => "not running",
     };
-    let coordinator = match status.connected {
-        Some(true) => ", connected",
-        Some(false) => ", not connected",
-        None => "",
+    let coordinator = match (status.connected, &status.not_connected_because) {
+        (Some(true), _) => ", connected".to_owned(),
+        (Some(false), None) => ", not connected".to_owned(),
+        (Some(false), Some(why)) => format!(", not connected: {why}"),
+        (None, _) => String::new(),
     };
     let words =
         |words: &[String], none: &str| if words.is_empty() { none.to_owned() } else { words.join("; ") };
@@ -147,9 +191,9 @@ fn as_table(status: &Status) -> String {
         ("Active", model(&status.active) + if status.on_probation { ", new: on probation" } else { "" }),
         ("Engine", engines_line(&status.engines)),
         ("Previous", model(&status.previous)),
-        ("Damaged", words(&status.damaged, "none")),
+        ("Damaged", words(&status.damaged, "none") + if status.damaged.is_empty() { "" } else { MENDED }),
         ("Telemetry waiting", format!("{} intervals", status.telemetry_waiting)),
-        ("Coordinator", status.coordinator.clone() + coordinator),
+        ("Coordinator", status.coordinator.clone() + &coordinator),
         ("State", status.state_dir.clone()),
     ] {
         table.add_row([name.to_owned(), value]);

@@ -1,31 +1,97 @@
-//! Encrypted connections to the coordinator: TLS 1.3 and HTTP/2, with the certificate that the device has at the moment.
+//! Encrypted connections to the coordinator: TLS 1.3 and HTTP/2, with the certificate that the device has at the moment. Owns what
+//! is said of a coordinator that this device and its configuration do not fit.
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore, version};
 use tonic::transport::{Channel, Endpoint};
 
 use super::Identity;
+use crate::causes::describe;
 
 /// What a connection trusts and shows.
 pub(crate) type Config = Arc<ClientConfig>;
 
+/// What a client of HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The first byte of an alert, as TLS has it; no frame of HTTP/2 that a server begins with is so long.
+const ALERT: u8 = 0x15;
+
 /// To connect, and to shake hands.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why this device and the coordinator do not fit, which no new attempt mends; each says what does.
+#[derive(Debug, thiserror::Error)]
+enum Misfit {
+    #[error(
+        "the coordinator at {0} is not one that this device trusts; if it is the right one, put the file that its \
+         `reconvene token create` prints in place of the join file, and start the agent again"
+    )]
+    Foreign(String, #[source] rustls::Error),
+    #[error(
+        "the coordinator at {0} has a certificate for other names; set coordinator to one of those, or add this one to its \
+         configuration"
+    )]
+    Name(String, #[source] rustls::Error),
+    #[error(
+        "the certificate of the coordinator at {0} does not hold today; set this device's clock, or the coordinator's"
+    )]
+    Clock(String, #[source] rustls::Error),
+    #[error("what listens at {0} does not encrypt; set coordinator to http:// there, or to another port")]
+    Plain(String, #[source] rustls::Error),
+}
+
+impl Misfit {
+    fn of(error: rustls::Error, target: &Target) -> io::Error {
+        use CertificateError::{
+            BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+            NotValidYetContext, UnknownIssuer,
+        };
+        let at = target.authority();
+        io::Error::other(match &error {
+            rustls::Error::InvalidCertificate(problem) => match problem {
+                UnknownIssuer | BadSignature => Self::Foreign(at, error),
+                NotValidForName | NotValidForNameContext { .. } => Self::Name(at, error),
+                Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. } => {
+                    Self::Clock(at, error)
+                }
+                _ => return io::Error::other(error),
+            },
+            rustls::Error::InvalidMessage(_) => Self::Plain(at, error),
+            _ => return io::Error::other(error),
+        })
+    }
+}
+
+/// The error with its causes on one line; of a misfit nothing but what it says, for what was tried meanwhile helps nobody.
+pub(crate) fn reason(error: &(dyn Error + 'static)) -> String {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let within = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+        if let Some(misfit) = within.and_then(|error| error.downcast_ref::<Misfit>()) {
+            return describe(misfit);
+        }
+        cause = error.source();
+    }
+    describe(error)
+}
 
 /// Where a coordinator is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// `https://host:port`.
+    /// `https://host:port`, or `http://host:port`.
     pub url: String,
     /// A name or an address.
     pub host: String,
@@ -41,7 +107,14 @@ impl Target {
     pub fn parse(url: &str) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(url.to_owned())?;
         let host = endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        Ok(Self { url: url.to_owned(), host, port: endpoint.uri().port_u16().unwrap_or(443) })
+        let usual = if endpoint.uri().scheme_str() == Some("http") { 80 } else { 443 };
+        Ok(Self { url: url.to_owned(), host, port: endpoint.uri().port_u16().unwrap_or(usual) })
+    }
+
+    /// `host:port`, as an address has it.
+    pub(crate) fn authority(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 }
 
@@ -79,10 +152,24 @@ pub(super) fn config(trusted: &str, own: Option<(&str, String)>) -> io::Result<C
 async fn connect(target: Target, config: io::Result<Config>) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
     let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
     stream.set_nodelay(true)?;
-    let name = ServerName::try_from(target.host).map_err(io::Error::other)?;
+    let name = ServerName::try_from(target.host.clone()).map_err(io::Error::other)?;
     let connected = TlsConnector::from(config?).connect(name, stream);
     let connected = tokio::time::timeout(PATIENCE, connected).await;
-    Ok(TokioIo::new(connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
+    let connected = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+    Ok(TokioIo::new(connected.map_err(|error| match error.downcast::<rustls::Error>() {
+        Ok(error) => Misfit::of(error, &target),
+        Err(error) => error,
+    })?))
+}
+
+/// Whether the coordinator at `target` answers what is not encrypted as TLS does: with an alert.
+pub(crate) async fn encrypts(target: &Target) -> bool {
+    let asked = async {
+        let mut stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
+        stream.write_all(PREFACE).await?;
+        stream.read_u8().await
+    };
+    matches!(tokio::time::timeout(PATIENCE, asked).await, Ok(Ok(ALERT)))
 }
 
 /// A channel that is connected when it is first used and again when it broke, each time with what `identity` has then.
@@ -105,3 +192,6 @@ pub(super) async fn once(target: &Target, config: Config) -> Result<Channel, ton
         .connect_with_connector(tower::service_fn(move |_| connect(target.clone(), Ok(config.clone()))))
         .await
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,20 @@
 
 use std::path::Path;
 
-use proto::Digest;
+use proto::{ByteSize, Digest};
+
+use super::connect;
+use crate::causes::describe;
+use crate::state;
 
 /// The first word of such a file.
 const MAGIC: &str = "reconvene-join-1";
+
+/// What mends most of them.
+const NEXT: &str = "copy all that `reconvene token create` prints";
+
+/// A token and a few certificates take no more than a hundredth.
+const LONGEST: ByteSize = ByteSize(1 << 20);
 
 /// A join file, as `reconvene token create` prints it.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,7 +32,9 @@ impl JoinFile {
     /// # Errors
     /// What is wrong, for an operator.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        let bytes = state::read(path, LONGEST).map_err(|error| describe(&error.source))?;
+        let bytes = bytes.ok_or("it does not exist")?;
+        let text = String::from_utf8(bytes).map_err(|_| format!("it is no text; {NEXT}"))?;
         Self::parse(&text)
     }
 
@@ -33,16 +45,23 @@ impl JoinFile {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let (first, rest) = text.trim_start().split_once('\n').unwrap_or((text, ""));
-        let token = first.trim_end().strip_prefix(MAGIC).map(str::trim).filter(|token| !token.is_empty());
-        let token = token.ok_or_else(|| {
-            format!(
-                "its first line is not '{MAGIC}' and a token; `reconvene token create` prints such a file"
-            )
-        })?;
-        if !rest.contains("-----BEGIN CERTIFICATE-----") {
-            return Err("it holds no certificate; copy all that `reconvene token create` printed".to_owned());
+        let text = text.trim_start();
+        if text.is_empty() {
+            return Err(format!("it is empty; {NEXT}"));
         }
+        let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+        let token = first.trim_end().strip_prefix(MAGIC).map(str::trim);
+        let is_whole = |token: &&str| {
+            token.split_once('.').is_some_and(|(id, secret)| !id.is_empty() && !secret.is_empty())
+        };
+        let token = token.filter(is_whole);
+        let token = token.ok_or_else(|| format!("its first line is not '{MAGIC}' and a token; {NEXT}"))?;
+        if rest.contains(MAGIC) {
+            return Err("it holds more than one token, of which each has certificates of its own; keep one"
+                .to_owned());
+        }
+        let unusable = |error| format!("{}; {NEXT}", describe(&error));
+        connect::config(rest, None).map_err(unusable)?;
         Ok(Self { token: token.to_owned(), authorities: rest.to_owned() })
     }
 }
@@ -61,18 +80,36 @@ mod tests {
 
     #[test]
     fn a_join_file_is_a_token_and_a_certificate() {
-        let text = "reconvene-join-1 ab.secret\n-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n";
-        let join = JoinFile::parse(text).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+        let text = format!("\nreconvene-join-1 ab.secret\n{pem}");
+        let join = JoinFile::parse(&text).unwrap();
         assert_eq!(join.token, "ab.secret");
-        assert!(join.authorities.starts_with("-----BEGIN"));
+        assert_eq!(join.authorities.trim(), pem.trim());
         assert_eq!(format!("{join:?}"), "JoinFile(ab)", "the secret is in no log");
         for (wrong, why) in [
-            ("", "first line"),
-            ("reconvene-join-1\n-----BEGIN CERTIFICATE-----", "first line"),
-            ("reconvene-join-2 ab.secret\n-----BEGIN CERTIFICATE-----", "first line"),
-            ("reconvene-join-1 ab.secret", "no certificate"),
+            (" \n".to_owned(), "it is empty"),
+            ("garbage".to_owned(), "first line"),
+            (format!("reconvene-join-1\n{pem}"), "first line"),
+            (format!("reconvene-join-1 ab\n{pem}"), "first line"),
+            (format!("reconvene-join-2 ab.secret\n{pem}"), "first line"),
+            ("reconvene-join-1 ab.secret".to_owned(), "there is no authority's certificate"),
+            (text.replace("MII", "AAA"), "the authority's certificate: "),
+            (text.replace("-----END", ""), "the authority's certificate: "),
+            (text.repeat(2), "more than one token"),
         ] {
-            assert!(JoinFile::parse(wrong).unwrap_err().contains(why), "{wrong}");
+            let problem = JoinFile::parse(&wrong).unwrap_err();
+            assert!(problem.contains(why), "{wrong}: {problem}");
         }
+    }
+
+    #[test]
+    fn what_is_no_join_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("join");
+        assert_eq!(JoinFile::read(&path).unwrap_err(), "it does not exist");
+        assert_eq!(JoinFile::read(dir.path()).unwrap_err(), "it is a folder");
+        std::fs::write(&path, [0xff]).unwrap();
+        assert!(JoinFile::read(&path).unwrap_err().starts_with("it is no text"));
     }
 }

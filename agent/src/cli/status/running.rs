@@ -23,6 +23,8 @@ pub(super) struct Running {
     pub(super) ready: bool,
     /// Whether the coordinator is connected.
     pub(super) connected: bool,
+    /// Why it is not.
+    pub(super) why_not: Option<String>,
 }
 
 /// The agent of `device`: where it has written that it listens, or else where it was told to.
@@ -56,7 +58,15 @@ fn ask<S: Read + Write>(
     metrics.lines().find(|line| line.starts_with("reconvene_agent_info{") && line.contains(&is_its_own))?;
     let (status, _) = get(connect().ok()?, "/v2/health/ready")?;
     let connected = metrics.lines().any(|line| line == "reconvene_session_connected 1");
-    Some(Running { address, ready: status == 200, connected })
+    let why_not = if connected { None } else { why_not(connect().ok()?) };
+    Some(Running { address, ready: status == 200, connected, why_not })
+}
+
+/// Why the coordinator is not connected, where the agent knows.
+fn why_not(stream: impl Read + Write) -> Option<String> {
+    let (_, body) = get(stream, "/session")?;
+    let session: serde_json::Value = serde_json::from_str(&body).ok()?;
+    session["why"].as_str().filter(|why| !why.is_empty()).map(str::to_owned)
 }
 
 /// One question, as HTTP/1.0 has it: the connection ends with the answer. Status and body.
@@ -100,7 +110,7 @@ mod tests {
         let (address, thread) = listen(metrics);
         let serve = ServeConfig { listen: address, socket: None };
         let found = find(&device, None, &serve).unwrap();
-        assert_eq!(found, Running { address: Some(address), ready: true, connected: true });
+        assert_eq!(found, Running { address: Some(address), ready: true, connected: true, why_not: None });
         thread.join().unwrap();
 
         let (address, thread) = listen("reconvene_agent_info{version=\"1\",device=\"gw-2\"} 1\n");
