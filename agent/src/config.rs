@@ -145,9 +145,7 @@ fn load_with(
     path: &Path,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<Config, ConfigError> {
-    if !path.is_file() {
-        return Err(ConfigError::Missing { path: path.to_owned() });
-    }
+    check_file(path)?;
     let variables: HashMap<String, String> = environment.collect();
     let credentials = variables.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let origin = |key: &str| {
@@ -163,8 +161,11 @@ fn load_with(
     for part in std::iter::once(path.to_owned()).chain(drop_ins(path)?) {
         // Each by itself, so that what is wrong is looked for in the right file.
         let alone = config::Config::builder().add_source(toml(&part)).build();
-        let read = alone.and_then(config::Config::try_deserialize::<ConfigFile>);
-        read.map_err(|error| ConfigError::Unreadable { path: part.clone(), problem: one_line(&error) })?;
+        let refuse = |problem| ConfigError::Unreadable { path: part.clone(), problem };
+        let alone = alone.map_err(|error| refuse(one_line(&error)))?;
+        let coerced = in_another_kind("", &alone.cache);
+        alone.try_deserialize::<ConfigFile>().map_err(|error| refuse(one_line(&error)))?;
+        coerced.map_or(Ok(()), |problem| Err(refuse(problem)))?;
         all = all.add_source(toml(&part));
     }
     let file: ConfigFile = all
@@ -176,6 +177,41 @@ fn load_with(
     let config = file.check(&origin)?;
     let join_file = config.join_file.clone().or_else(|| credential(credentials.as_deref()?));
     Ok(Config { join_file, ..config })
+}
+
+/// That `path` is a file at all.
+fn check_file(path: &Path) -> Result<(), ConfigError> {
+    let problem = match path.metadata() {
+        Ok(found) if found.is_file() => return Ok(()),
+        Ok(found) if found.is_dir() => "it is a folder; give --config the path of an agent.toml".to_owned(),
+        Ok(_) => "it is no regular file; give --config the path of an agent.toml".to_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(ConfigError::Missing { path: path.to_owned() });
+        }
+        Err(error) => error.to_string(),
+    };
+    Err(ConfigError::Unreadable { path: path.to_owned(), problem })
+}
+
+/// A value that is read as another kind than it is written in, `threads = "2"`, with its key. The environment knows nothing but
+/// text, so that the library reads numbers in it; in a file that is a mistake, and of `device_id = 1.10` half is lost. Labels are
+/// text to whoever reads them, and may be numbers to whoever writes them.
+fn in_another_kind(key: &str, value: &config::Value) -> Option<String> {
+    use config::ValueKind::{Array, I64, I128, Nil, String, Table, U64, U128};
+    let is_number = key == "engine.threads";
+    match &value.kind {
+        Table(_) if key == "labels" => None,
+        Table(table) => {
+            let prefix = if key.is_empty() { key.to_owned() } else { format!("{key}.") };
+            table.iter().find_map(|(name, value)| in_another_kind(&format!("{prefix}{name}"), value))
+        }
+        Array(values) => values.iter().find_map(|value| in_another_kind(key, value)),
+        I64(_) | I128(_) | U64(_) | U128(_) if is_number => None,
+        Nil => None,
+        String(_) if !is_number => None,
+        _ if is_number => Some(format!("{key}: it is to be a whole number, without quotes")),
+        _ => Some(format!("{key}: it is to be text, in quotes")),
+    }
 }
 
 /// The join file that systemd hands over: `join`, or the first of a folder of them, `join_NAME`.

@@ -23,8 +23,8 @@ fn an_empty_file_is_the_default() {
 fn every_key_is_read_and_the_environment_wins() {
     let text = "device_id = 'gw-1'\ncoordinator = 'http://c:1'\nstate_dir = '/s'\n\
                 [labels]\nsite = 'berlin'\n[engine]\nthreads = 3\n[serve]\nlisten = '127.0.0.1:0'\n";
-    let config = check(text, &[]).unwrap();
-    assert_eq!(config.engine.threads, 3);
+    let config = check(&text.replace("'berlin'", "'berlin'\nfloor = 3"), &[]).unwrap();
+    assert_eq!((config.engine.threads, config.labels["floor"].as_str()), (3, "3"));
     assert_eq!(config.labels["site"], "berlin");
     assert_eq!(config.serve.listen.port(), 0);
     let overrides = [
@@ -45,6 +45,11 @@ fn what_is_wrong_is_named_on_one_line() {
         ("[engine]\nthread = 1", "thread"),
         ("[engine]\nthreads = 0", "engine.threads"),
         ("[engine]\nthreads = 'many'", "threads"),
+        ("[engine]\nthreads = '2'", "engine.threads: it is to be a whole number, without quotes"),
+        ("[engine]\nthreads = 2.5", "engine.threads: it is to be a whole number"),
+        ("[engine]\nthreads = true", "engine.threads: it is to be a whole number"),
+        ("device_id = 1.10", "device_id: it is to be text, in quotes"),
+        ("coordinator_keys = [1]", "coordinator_keys: it is to be text, in quotes"),
         ("[serve]\nlisten = 'here'", "serve.listen"),
         ("coordinator = 'c:1'", "coordinator"),
         ("device_id = 'A b'", "device_id"),
@@ -67,6 +72,9 @@ fn what_is_wrong_is_named_on_one_line() {
         load_with(Path::new("/nowhere.toml"), std::iter::empty()),
         Err(ConfigError::Missing { .. })
     ));
+    let folder = tempfile::tempdir().unwrap();
+    let message = load_with(folder.path(), std::iter::empty()).unwrap_err().to_string();
+    assert!(message.ends_with(": it is a folder; give --config the path of an agent.toml"), "{message}");
 }
 
 #[test]
