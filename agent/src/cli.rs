@@ -30,8 +30,8 @@ use crate::update::rehearsal;
         reconvene-agent profile -o json\n  \
         reconvene-agent status\n  \
         reconvene-agent infer --image shoe.png\n\n\
-        Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 64 bad config file, 65 bad image, 69 no answer,\n\
-        71 cannot listen there, 73 cannot use the state directory."
+        Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 64 bad config file, 65 bad image,\n\
+        69 no answer or no model yet, 71 cannot listen there, 73 cannot use the state directory."
 )]
 pub struct Cli {
     /// What to do.
@@ -165,11 +165,15 @@ impl CliError {
         match self {
             Self::NoState { .. } | Self::Infer(InferError::NotRunning { .. }) => 3,
             Self::Config(_) => 64,
-            Self::Infer(InferError::File(error)) if error.source.kind() == std::io::ErrorKind::NotFound => 3,
+            Self::Infer(InferError::File(error)) => match error.source.kind() {
+                std::io::ErrorKind::NotFound => 3,
+                std::io::ErrorKind::IsADirectory | std::io::ErrorKind::FileTooLarge => 65,
+                _ => 1,
+            },
             Self::Infer(InferError::Image { .. }) => 65,
             Self::Check(CheckError::Unread(_)) => 1,
             Self::Check(_) => rehearsal::REFUSED,
-            Self::Infer(InferError::Api(ApiError::Silent { .. })) => 69,
+            Self::Infer(InferError::Api(ApiError::Silent { .. }) | InferError::NoModel { .. }) => 69,
             Self::AddressInUse { .. } | Self::Listen { .. } | Self::Socket { .. } | Self::InTheWay { .. } => {
                 71
             }

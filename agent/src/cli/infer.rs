@@ -2,12 +2,14 @@
 //! input; speaks the protocol as any client does.
 
 use std::fmt;
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use image::imageops::FilterType;
 use image::{ImageReader, Limits};
+use proto::ByteSize;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -61,6 +63,15 @@ pub enum InferError {
     Channels {
         /// What the model takes.
         channels: usize,
+    },
+    /// It has nothing to ask.
+    #[error(
+        "the agent at {address} serves no model: it waits for an assignment of its coordinator; `reconvene-agent status` says \
+         whether that one is connected, and what is installed"
+    )]
+    NoModel {
+        /// Whom was asked.
+        address: String,
     },
     /// The agent's answer makes no sense.
     #[error("the agent at {address} does not say {what}")]
@@ -138,9 +149,10 @@ fn ask(arguments: &Arguments) -> Result<Seen, CliError> {
 fn see(api: &Api, image: &Path, top: usize) -> Result<Seen, InferError> {
     let silent = |what| InferError::Answer { address: api.address().to_owned(), what };
     let index = api.post("/v2/repository/index", &json!({}))?;
-    let Some(name) = index[0]["name"].as_str() else {
-        return Err(silent("what it serves; it waits for its first assignment"));
-    };
+    if index.as_array().is_some_and(Vec::is_empty) {
+        return Err(InferError::NoModel { address: api.address().to_owned() });
+    }
+    let name = index[0]["name"].as_str().ok_or_else(|| silent("what it serves"))?;
     let path = format!("/v2/models/{name}");
     let model: Model =
         serde_json::from_value(api.get(&path)?).map_err(|_| silent("how to normalise an image"))?;
@@ -164,7 +176,7 @@ fn see(api: &Api, image: &Path, top: usize) -> Result<Seen, InferError> {
 
 /// The picture in the model's size and normalisation: channels, rows, columns.
 fn load(path: &Path, [c, h, w]: [usize; 3], norm: &Normalisation) -> Result<Vec<f32>, InferError> {
-    let bytes = std::fs::read(path).map_err(FileError::of("read", path))?;
+    let bytes = read(path).map_err(FileError::of("read", path))?;
     let refuse = |source| InferError::Image { path: path.to_owned(), source };
     let mut reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| refuse(error.into()))?;
@@ -187,6 +199,17 @@ fn load(path: &Path, [c, h, w]: [usize; 3], norm: &Normalisation) -> Result<Vec<
         pixels.iter().skip(index).step_by(c).map(move |&pixel| (f32::from(pixel) / 255.0 - mean) / std)
     };
     Ok((0..c).flat_map(channel).collect())
+}
+
+/// An image may come through a pipe.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        let problem = format!("no image has more than {}", ByteSize(MOST_BYTES));
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, problem));
+    }
+    Ok(bytes)
 }
 
 /// The classes with the largest logits, and their softmax.
