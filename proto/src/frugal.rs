@@ -1,5 +1,5 @@
 //! A codec that looks at a message before it is decoded: an empty tensor is two bytes on the wire and hundreds in memory, so
-//! that the length of a message bounds nothing. Owns that check for the Open Inference Protocol, which strangers speak.
+//! that the length of a message bounds nothing. Owns that check, and what is said of bytes that are no message, for the Open Inference Protocol, which strangers speak.
 
 use std::marker::PhantomData;
 
@@ -52,7 +52,8 @@ impl<D: Decoder<Error = Status>> Decoder for Checked<D> {
         use prost::bytes::Buf as _;
         // The whole message lies in one piece.
         check(source.chunk()).map_err(Status::invalid_argument)?;
-        self.0.decode(source)
+        // tonic calls that its own failure; it is the sender's, and no reason to try again.
+        self.0.decode(source).map_err(|status| Status::invalid_argument(status.message()))
     }
 
     fn buffer_settings(&self) -> BufferSettings {

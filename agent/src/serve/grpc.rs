@@ -4,6 +4,7 @@ use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use axum::body::Body;
 use proto::inference as v2;
 use proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use proto::inference::model_infer_response::InferOutputTensor;
@@ -110,6 +111,13 @@ impl GrpcInferenceService for Inference {
     ) -> Answered<v2::RepositoryIndexResponse> {
         Ok(Response::new(self.index()))
     }
+}
+
+/// The answer to a call of a service that is not here, which tonic's own router would give.
+pub(super) fn unknown_service(path: &str) -> http::Response<Body> {
+    let shown = &path[..path.floor_char_boundary(80)];
+    Status::unimplemented(format!("{shown} is not served here; inference.GRPCInferenceService is"))
+        .into_http()
 }
 
 /// What the generated code says of calls that it does not know is a number alone.

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::inference::{self, BATCH_LIMIT, Inference, Refusal};
-use super::intake;
+use super::{grpc, intake};
 
 mod object;
 mod tensor;
@@ -71,9 +71,18 @@ pub(super) fn router(inference: Inference) -> Router {
             .route(&format!("{model}/infer"), post(infer));
     }
     router
-        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path; see /v2"))
+        .fallback(unknown)
         .method_not_allowed_fallback(async || refuse(StatusCode::METHOD_NOT_ALLOWED, "not with this method"))
         .with_state(inference)
+}
+
+/// What is nowhere: each asks in its own protocol.
+async fn unknown(uri: Uri, headers: HeaderMap) -> Response {
+    let of = headers.get(header::CONTENT_TYPE).map(|of| of.as_bytes());
+    match of.is_some_and(|of| of.starts_with(b"application/grpc")) {
+        true => grpc::unknown_service(uri.path()),
+        false => refuse(StatusCode::NOT_FOUND, "no such path; see /v2"),
+    }
 }
 
 async fn server(State(inference): State<Inference>) -> Json<v2::ServerMetadataResponse> {

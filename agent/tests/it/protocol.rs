@@ -8,8 +8,9 @@ use proto::inference::model_infer_request::InferInputTensor;
 use proto::inference::{InferTensorContents, ModelInferRequest, ModelStatisticsRequest};
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
-use tonic::Code;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use crate::device::Device;
 use crate::fake::{Fake, File};
@@ -237,13 +238,33 @@ async fn a_person_asks_what_is_in_a_picture() {
         let expected = answer["outputs"][0]["data"][index].as_f64().unwrap();
         assert!((class["logit"].as_f64().unwrap() - expected).abs() < 1e-4, "{class} {expected}");
     }
-    let text = dir.path().join("text.png");
+    let (text, huge) = (dir.path().join("text.png"), dir.path().join("huge.png"));
     std::fs::write(&text, "no picture").unwrap();
-    let output = infer(asked(&text).to_vec()).await;
-    assert_eq!(output.status.code(), Some(65), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
+    for (path, why) in [
+        (text.as_path(), "is no PNG or JPEG"),
+        (&huge, "no image has more than 256.0Mi"),
+        (dir.path(), "Is a directory"),
+    ] {
+        let output = infer(asked(path).to_vec()).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(65), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
     let nowhere = dir.path().join("nowhere.png");
     let output = infer(asked(&nowhere).to_vec()).await;
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let empty = Device::start(dir.path().join("empty"), "127.0.0.1:9".parse().unwrap()).await;
+    let output = infer(
+        ["--address", &empty.api.to_string(), "--image", picture.to_str().unwrap()]
+            .map(str::to_owned)
+            .to_vec(),
+    )
+    .await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("serves no model: it waits for an assignment of its coordinator"), "{said}");
+    empty.stop().await;
     let gone = device.api.to_string();
     device.stop().await;
     let output =
@@ -279,6 +300,71 @@ async fn what_has_no_answer_is_refused_in_words() {
         assert_eq!(status, expected, "{answer}");
         assert!(answer["error"].as_str().unwrap().contains(named), "{answer}");
     }
+    device.stop().await;
+}
+
+/// Bytes as they are, where a message is meant.
+#[derive(Default)]
+struct Bytes;
+
+impl Codec for Bytes {
+    type Encode = Vec<u8>;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Bytes {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        prost::bytes::BufMut::put_slice(buffer, &item);
+        Ok(())
+    }
+}
+
+impl Decoder for Bytes {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, _: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        Ok(Some(()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_and_unknown_services_are_refused_as_grpc_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::start().await;
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    let channel = Endpoint::from_shared(format!("http://{}", device.api)).unwrap().connect().await.unwrap();
+    for (path, code, named) in [
+        ("/inference.GRPCInferenceService/ModelInfer", Code::InvalidArgument, "failed to decode"),
+        ("/inference.GRPCInferenceService/ServerLive", Code::InvalidArgument, "failed to decode"),
+        ("/inference.GRPCInferenceService/Fly", Code::Unimplemented, "this call is not served here"),
+        (
+            "/grpc.health.v1.Health/Check",
+            Code::Unimplemented,
+            "/grpc.health.v1.Health/Check is not served here",
+        ),
+    ] {
+        let mut client = tonic::client::Grpc::new(channel.clone());
+        client.ready().await.unwrap();
+        let asked = tonic::Request::new(vec![0xff; 20]);
+        let status = client.unary(asked, path.parse().unwrap(), Bytes).await.unwrap_err();
+        assert_eq!(status.code(), code, "{path}: {status:?}");
+        assert!(status.message().contains(named), "{path}: {status:?}");
+    }
+    assert_eq!(device.get("/nowhere").await.0, 404);
     device.stop().await;
 }
 
