@@ -6,6 +6,7 @@ pub(crate) mod fold;
 pub mod onnx;
 pub mod op;
 pub mod shape;
+pub(crate) mod shown;
 pub mod tensor;
 pub mod weights;
 
@@ -143,19 +144,19 @@ pub enum GraphError {
     #[error("the graph has no operators")]
     Empty,
     /// The first node is not the only `Input`.
-    #[error("node '{node}': the input must be the first node and the only one")]
+    #[error("node '{}': the input must be the first node and the only one", shown::name(.node))]
     Input {
         /// Which node.
         node: String,
     },
     /// Two nodes of one name.
-    #[error("two nodes are named '{node}'")]
+    #[error("two nodes are named '{}'", shown::name(.node))]
     DuplicateName {
         /// The name.
         node: String,
     },
     /// A node reads one that does not come before it, or too few or too many.
-    #[error("node '{node}': {problem}")]
+    #[error("node '{}': {}", shown::name(.node), shown::sentence(.problem))]
     Inputs {
         /// Which node.
         node: String,
@@ -163,7 +164,7 @@ pub enum GraphError {
         problem: String,
     },
     /// The operator does not fit its input's shape.
-    #[error("node '{node}': {problem}")]
+    #[error("node '{}': {}", shown::name(.node), shown::sentence(.problem))]
     Shape {
         /// Which node.
         node: String,

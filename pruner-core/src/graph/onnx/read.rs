@@ -25,7 +25,7 @@ use self::file::{Described, File, Size};
 use self::lower::{Draft, Lowering, features};
 use self::order::{Maker, Order};
 use self::value::{Constant, Dim, Feature, Past, Value};
-use crate::graph::{Batch, Graph, Interface, Network, Node, NodeId, Op, Output, Shape, Weights};
+use crate::graph::{Batch, Graph, Interface, Network, Node, NodeId, Op, Output, Shape, Weights, shown};
 
 /// Beside twice what the file holds, so many numbers may be copied for nodes that share tensors, and for folding.
 const SPARE: usize = 1 << 24;
@@ -64,7 +64,8 @@ pub struct Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { node, operator, reason } = self;
-        write!(f, "node '{node}' ({operator}) is carried through unchanged: {reason}")
+        let (node, operator) = (shown::name(node), shown::name(operator));
+        write!(f, "node '{node}' ({operator}) is carried through unchanged: {}", shown::sentence(reason))
     }
 }
 
@@ -118,9 +119,11 @@ fn image<'a>(file: &File<'a>, order: &Order<'a>, options: Options) -> Result<(&'
         [only] => return described(only, options).map(|feature| (only.name, feature)),
         [] => "is missing: no output depends on one".to_owned(),
         several => {
-            let names: Vec<String> = several.iter().map(|input| format!("'{}'", input.name)).collect();
+            let names: Vec<String> =
+                several.iter().take(3).map(|input| format!("'{}'", shown::name(input.name))).collect();
             let advice = "only networks of one image are imported; export it with the others fixed";
-            format!("is not one but {}: {}; {advice}", names.len(), names.join(", "))
+            let more = if several.len() > names.len() { " and more" } else { "" };
+            format!("is not one but {}: {}{more}; {advice}", several.len(), names.join(", "))
         }
     };
     Err(ReadError::Input { problem })
@@ -128,7 +131,8 @@ fn image<'a>(file: &File<'a>, order: &Order<'a>, options: Options) -> Result<(&'
 
 /// The image as the file describes it.
 fn described(input: &Described<'_>, options: Options) -> Result<Feature, ReadError> {
-    let error = |problem: String| ReadError::Input { problem: format!("'{}' {problem}", input.name) };
+    let error =
+        |problem: String| ReadError::Input { problem: format!("'{}' {problem}", shown::name(input.name)) };
     match input.element {
         Some(Element::F32) => {}
         Some(element) => {
@@ -159,7 +163,7 @@ fn described(input: &Described<'_>, options: Options) -> Result<Feature, ReadErr
             (Size::Known(size), _) => size,
             (Size::Named(_), Some(given)) => given,
             (Size::Named(name), None) => {
-                let name = if name.is_empty() { "no name" } else { name };
+                let name = if name.is_empty() { "no name".into() } else { shown::name(name) };
                 let advice =
                     "export the network with fixed channels, rows and columns, or say the input's shape";
                 return Err(error(format!("leaves dimension {} open ({name}); {advice}", index + 2)));

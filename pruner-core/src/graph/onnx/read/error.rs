@@ -1,6 +1,6 @@
 //! Why a file is not imported, in words for who exported it. Owns the words; finds no problem itself.
 
-use crate::graph::GraphError;
+use crate::graph::{GraphError, shown};
 
 /// Why an ONNX file is not imported.
 #[derive(Debug, thiserror::Error)]
@@ -14,13 +14,13 @@ pub enum ReadError {
         problem: &'static str,
     },
     /// The file as a whole is not one that is read.
-    #[error("the file {problem}")]
+    #[error("the file {}", shown::sentence(.problem))]
     File {
         /// What it is or lacks, and what to do.
         problem: String,
     },
     /// A tensor is not one that is read.
-    #[error("tensor '{tensor}' {problem}")]
+    #[error("tensor '{}' {}", shown::name(.tensor), shown::sentence(.problem))]
     Tensor {
         /// Its name, or its node's.
         tensor: String,
@@ -28,7 +28,7 @@ pub enum ReadError {
         problem: String,
     },
     /// A node is not one that is read.
-    #[error("node '{node}' ({operator}) {problem}")]
+    #[error("node '{}' ({}) {}", shown::name(.node), shown::name(.operator), shown::sentence(.problem))]
     Node {
         /// Its name, or that of its first output.
         node: String,
@@ -38,13 +38,13 @@ pub enum ReadError {
         problem: String,
     },
     /// Two values share a name.
-    #[error("two values are named '{name}'; export the network again, each name once")]
+    #[error("two values are named '{}'; export the network again, each name once", shown::name(.name))]
     Duplicate {
         /// The name.
         name: String,
     },
     /// Something reads a value that nothing makes.
-    #[error("{reader} reads '{name}', which nothing in the file makes; export the network again")]
+    #[error("{reader} reads '{}', which nothing in the file makes; export the network again", shown::name(.name))]
     Undefined {
         /// Who.
         reader: String,
@@ -52,13 +52,13 @@ pub enum ReadError {
         name: String,
     },
     /// The graph's input is not one image.
-    #[error("the network's input {problem}")]
+    #[error("the network's input {}", shown::sentence(.problem))]
     Input {
         /// What is wrong, and what to do.
         problem: String,
     },
     /// A graph's output is not one that is read.
-    #[error("output '{output}' {problem}")]
+    #[error("output '{}' {}", shown::name(.output), shown::sentence(.problem))]
     Output {
         /// Its name.
         output: String,

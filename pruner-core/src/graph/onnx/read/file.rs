@@ -7,6 +7,7 @@ use super::ReadError;
 use super::element::Element;
 use super::tensor::Tensor;
 use super::wire::{Field, Span};
+use crate::graph::shown;
 
 /// Longest file, in bytes: protobuf's own limit.
 const LONGEST: usize = 1 << 31;
@@ -208,7 +209,9 @@ impl Parts {
             let attribute = self.attribute(span, node.title())?;
             if let Some(held) = attribute.held {
                 let advice = "export the network without it";
-                return Err(node.error(format!("holds {held} in '{}'; {advice}", attribute.name)));
+                return Err(
+                    node.error(format!("holds {held} in '{}'; {advice}", shown::name(attribute.name)))
+                );
             }
             node.attributes.push(attribute);
         }

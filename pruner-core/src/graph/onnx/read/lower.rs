@@ -16,7 +16,7 @@ use super::file::{Described, Node, is_own};
 use super::fold;
 use super::value::{Call, Constant, Dim, Feature, Past, Value, count};
 use crate::graph::tensor::TensorKind;
-use crate::graph::{self, NodeId, Op, Shape};
+use crate::graph::{self, NodeId, Op, Shape, shown};
 
 /// Most nodes of ours, for one node of a file may be many.
 const DRAFTS: usize = 1 << 17;
@@ -113,13 +113,15 @@ impl<'a> Lowering<'_, 'a> {
             .find(|name| self.uses.contains_key(*name) && !self.values.contains_key(*name));
         unmade.map_or(Ok(()), |name| {
             let advice = "run ONNX's shape inference over the file and import the result";
-            Err(node.error(format!("makes '{name}', whose shape is unknown; {advice}")))
+            Err(node.error(format!("makes '{}', whose shape is unknown; {advice}", shown::name(name))))
         })
     }
 
     fn operator(&mut self, call: &Call<'_, 'a>) -> Outputs {
         if !is_own(call.node.domain) {
-            return Err(format!("its operator is not ONNX's own but of '{}'", call.node.domain).into());
+            return Err(
+                format!("its operator is not ONNX's own but of '{}'", shown::name(call.node.domain)).into()
+            );
         }
         let extra = call.node.outputs.iter().skip(1).any(|name| self.uses.contains_key(name));
         if extra && call.node.operator != "Split" {

@@ -6,6 +6,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use super::ReadError;
 use super::file::{File, Node};
+use crate::graph::shown;
 
 /// Who makes a value.
 #[derive(Clone, Copy)]
@@ -30,7 +31,7 @@ pub(super) fn order<'a>(file: &File<'a>) -> Result<Order<'a>, ReadError> {
     for node in &file.nodes {
         for name in given(node) {
             if !makers.contains_key(name) {
-                let reader = format!("node '{}' ({})", node.title(), node.operator);
+                let reader = format!("node '{}' ({})", shown::name(node.title()), shown::name(node.operator));
                 return Err(ReadError::Undefined { reader, name: name.to_owned() });
             }
         }

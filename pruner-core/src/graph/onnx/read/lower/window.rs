@@ -4,7 +4,7 @@ use super::layers::padding;
 use super::{Lowering, Made, Outputs, Turn};
 use crate::graph::onnx::read::shape::{Moves, moves, pool_kernel, resized, scales};
 use crate::graph::onnx::read::value::{Call, Dim, Feature};
-use crate::graph::{Coordinates, Divisor, Interpolation, Op, Padding, Resize, Window};
+use crate::graph::{Coordinates, Divisor, Interpolation, Op, Padding, Resize, Window, shown};
 
 impl<'a> Lowering<'_, 'a> {
     /// Ceiling mode's further border is never the largest, so it is a border like another.
@@ -98,7 +98,7 @@ fn way(call: &Call<'_, '_>) -> Result<(Interpolation, Coordinates), Turn> {
     let is_linear = match node.text("mode", "nearest") {
         "nearest" => false,
         "linear" | "bilinear" => true,
-        mode => return Err(format!("its mode '{mode}' is unknown").into()),
+        mode => return Err(format!("its mode '{}' is unknown", shown::name(mode)).into()),
     };
     let linear_or = |nearest| if is_linear { Interpolation::Linear } else { nearest };
     if call.opset < 11 {
@@ -112,13 +112,13 @@ fn way(call: &Call<'_, '_>) -> Result<(Interpolation, Coordinates), Turn> {
         "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
         "asymmetric" => Coordinates::Asymmetric,
         "align_corners" => Coordinates::AlignCorners,
-        mode => return Err(format!("its coordinates '{mode}' are unknown").into()),
+        mode => return Err(format!("its coordinates '{}' are unknown", shown::name(mode)).into()),
     };
     let nearest = match node.text("nearest_mode", "round_prefer_floor") {
         "floor" => Interpolation::NearestFloor,
         "round_prefer_floor" => Interpolation::NearestPreferFloor,
         _ if is_linear => Interpolation::Linear,
-        mode => return Err(format!("its rounding '{mode}' is unknown").into()),
+        mode => return Err(format!("its rounding '{}' is unknown", shown::name(mode)).into()),
     };
     Ok((linear_or(nearest), coordinates))
 }

@@ -4,6 +4,7 @@
 use super::Known;
 use crate::graph::onnx::read::element::Element;
 use crate::graph::onnx::read::value::{Call, Dim};
+use crate::graph::shown;
 
 /// Longest kernel, step, dilation or border.
 const LONGEST: usize = 1 << 20;
@@ -128,7 +129,7 @@ impl Moves {
                 let (before, behind) = if automatic == "SAME_UPPER" { (less, more) } else { (more, less) };
                 (self.before[axis], self.behind[axis]) = (before, behind);
             }
-            other => return Err(format!("its padding '{other}' is unknown")),
+            other => return Err(format!("its padding '{}' is unknown", shown::name(other))),
         }
         let padded = length + self.before[axis] + self.behind[axis];
         let Some(room) = padded.checked_sub(extent) else {

@@ -45,6 +45,42 @@ fn sizes_that_lie_are_refused_by_name() {
 }
 
 #[test]
+fn names_of_megabytes_are_refused_and_carried_in_a_few_words() {
+    let long = "\u{2713}".repeat(1 << 20);
+    let cut = "\u{2713}".repeat(21) + "...";
+    assert_eq!(
+        made().node(&long, &["x"], "h").node("Relu", &["h"], "y").error(),
+        format!(
+            "node 'h' ({cut}) makes numbers whose shape is unknown; run ONNX's shape inference over the file and import the result"
+        )
+    );
+    let mode = text("auto_pad", &long);
+    let named = |change: &dyn Fn(&mut Made)| {
+        let mut made = small();
+        change(&mut made);
+        let said = match decode(&made.bytes()) {
+            Ok(import) => import.notes.iter().map(ToString::to_string).collect(),
+            Err(error) => error.to_string(),
+        };
+        assert!(said.len() < 1024, "{} bytes: {}", said.len(), &said[..300]);
+        said
+    };
+    assert!(named(&|made| made.nodes[1].input[0].clone_from(&long)).contains(&cut));
+    assert!(named(&|made| made.tensors[0].name = Some(long.clone())).contains("reads 'c.weight'"));
+    assert!(named(&|made| made.outputs[0].name = Some(long.clone())).contains(&cut));
+    assert!(
+        named(&|made| {
+            made.nodes[1].name = Some(long.clone());
+            made.nodes[1].op_type = Some("If".to_owned());
+        })
+        .contains(&cut)
+    );
+    named(&|made| made.nodes[1].domain = Some(long.clone()));
+    named(&|made| made.nodes[0].attribute.push(mode.clone()));
+    named(&|made| made.nodes[0].attribute[0] = ints("pads", &vec![1 << 40; 1 << 16]));
+}
+
+#[test]
 fn a_flood_of_small_parts_is_refused_before_it_takes_memory() {
     let mut graph = Vec::new();
     (0..(1 << 16) + 1).for_each(|_| field(&mut graph, 1, &[]));
