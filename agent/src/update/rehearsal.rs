@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 
-use proto::ModelManifest;
+use proto::{ByteSize, ModelManifest};
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
@@ -89,6 +89,11 @@ fn judge(output: &Output) -> Result<(), RehearsalError> {
         _ if first.starts_with("memory allocation of ") => Err(RehearsalError::Refused(format!(
             "it needs more memory than any sound model of its size: {first}"
         ))),
+        // So is the stack: the engine goes down a chain of operators one by one.
+        _ if first.ends_with("has overflowed its stack") => Err(RehearsalError::Refused(format!(
+            "its operators are in a longer row than any sound model's: the stack of {} does not hold them",
+            ByteSize(STACK as u64)
+        ))),
         _ => Err(RehearsalError::Died { status: output.status.to_string(), last_words: first.to_owned() }),
     }
 }
@@ -143,4 +148,6 @@ fn confine(limit: u64) {
     drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
     let limit = Some(limit);
     let _ = setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit });
+    // Its end is told by its status: a copy of its memory would only fill the disk.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }

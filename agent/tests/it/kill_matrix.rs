@@ -485,3 +485,29 @@ async fn a_model_that_ends_the_process_that_loads_it_does_not_end_the_agent() {
     let files = fs::read_dir(agent.state.join("staging")).unwrap().count();
     assert_eq!(files, 0, "it is not kept");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_is_too_deep_for_the_stack_does_not_end_the_agent() {
+    let Before { old, dir, .. } = Before::new().await;
+    for (depth, expected) in [
+        (500, None),
+        (20_000, Some("than any sound model's: the stack of 1.0Mi does not hold them")),
+        // The memory of 8 times its file may be gone before that.
+        (200_000, Some("than any sound model")),
+    ] {
+        let deep = Model::chain(depth);
+        let mut cell = Cell::new(dir.path(), &old, &deep).await;
+        let mut agent = Process::start(cell.folder.path(), Fate::Spared);
+        let ended = cell.ending("deep").await;
+        let (serves, given_up) = match (&ended, expected) {
+            (Ok(()), None) => (deep.digest(), false),
+            (Err(reason), Some(expected)) if reason.contains(expected) => (old.digest(), true),
+            _ => panic!("{depth}: {ended:?}"),
+        };
+        assert!(!agent.has_died(), "{depth}");
+        let metadata = agent.get("/v2/models/fashion").await.unwrap().1;
+        assert_eq!(metadata["parameters"]["digest"], serves.to_string(), "{depth}");
+        assert_eq!(agent.state.join("given-up.json").exists(), given_up, "{depth}: it is not tried again");
+        agent.stop().await;
+    }
+}

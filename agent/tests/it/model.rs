@@ -41,6 +41,36 @@ impl Model {
         Self { bytes, manifest }
     }
 
+    /// So many operators in a row, each of which leaves positive numbers as they are.
+    pub(crate) fn chain(length: usize) -> Self {
+        let image = [1, 2, 2];
+        let mut graph = Vec::new();
+        let mut node = |operator: &str, input: &str, output: &str| {
+            let fields = [(1, input), (2, output), (3, output), (4, operator)];
+            graph.extend(field(1, &fields.map(|(number, text)| field(number, text.as_bytes())).concat()));
+        };
+        for index in 0..length {
+            node("Relu", &format!("v{index}"), &format!("v{}", index + 1));
+        }
+        node("Flatten", &format!("v{length}"), "y");
+        graph.extend(field(2, b"chain"));
+        graph.extend(field(11, &value("v0", &[1, 2, 2])));
+        graph.extend(field(12, &value("y", &[4])));
+        // Version 8 of the format, version 17 of the operators.
+        let bytes = [vec![0x08, 8], field(7, &graph), field(8, &[0x10, 17])].concat();
+        let numbers = vec![1.0, 2.0, 3.0, 4.0];
+        let manifest = ModelManifest {
+            name: "fashion".into(),
+            artifact: ArtifactRef { digest: Digest::of(&bytes), size: ByteSize(bytes.len() as u64) },
+            input_shape: image,
+            mean: vec![0.0],
+            std: vec![1.0],
+            classes: 4,
+            self_test: SelfTest { input: numbers.clone(), output: numbers, tolerance: 1e-3 },
+        };
+        Self { bytes, manifest }
+    }
+
     pub(crate) fn digest(&self) -> Digest {
         self.manifest.artifact.digest
     }
@@ -54,4 +84,19 @@ impl Model {
             model: self.manifest.clone(),
         }
     }
+}
+
+/// A field of protobuf that has a length.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut head = vec![number << 3 | 2];
+    prost::encoding::encode_varint(bytes.len() as u64, &mut head);
+    [head.as_slice(), bytes].concat()
+}
+
+/// What ONNX says of a value: a batch of 32-bit numbers in these dimensions.
+fn value(name: &str, dims: &[u8]) -> Vec<u8> {
+    let batch = field(1, &field(2, b"N"));
+    let shape = dims.iter().fold(batch, |shape, &dim| [shape, field(1, &[0x08, dim])].concat());
+    let tensor = [vec![0x08, 1], field(2, &shape)].concat();
+    [field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat()
 }
