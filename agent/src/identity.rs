@@ -175,8 +175,10 @@ impl Identity {
         }
         match self.enroll().await {
             Err(error) if self.held().certificate.is_some() => {
+                // Of a coordinator that is not there the session says it.
+                let is_there = !matches!(error, IdentityError::Unreachable(_));
                 let error = describe(&error);
-                if self.held().said.is_news(&error, Instant::now()) {
+                if is_there && self.held().said.is_news(&error, Instant::now()) {
                     tracing::warn!(error, "the old certificate has to do");
                 }
                 Ok(())
@@ -283,8 +285,12 @@ fn refused(status: Status) -> IdentityError {
     };
     let message = status.message().to_owned();
     match status.code() {
-        AlreadyExists | FailedPrecondition | InvalidArgument | PermissionDenied | ResourceExhausted
-        | Unimplemented => IdentityError::Refused(message),
+        PermissionDenied => IdentityError::Refused(format!(
+            "{message}; unless it is banned there, a new file of `reconvene token create` in place of its join file lets it in"
+        )),
+        AlreadyExists | FailedPrecondition | InvalidArgument | ResourceExhausted | Unimplemented => {
+            IdentityError::Refused(message)
+        }
         _ => IdentityError::Unreachable(message),
     }
 }

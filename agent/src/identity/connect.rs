@@ -36,8 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 enum Misfit {
     #[error(
-        "the coordinator at {0} is not one that this device trusts; if it is the right one, put the file that its \
-         `reconvene token create` prints in place of the join file, and start the agent again"
+        "the coordinator at {0} is not one that this device trusts; if it is the right one, give this device the file that \
+         `reconvene token create` prints there as its join file, and start the agent again"
     )]
     Foreign(String, #[source] rustls::Error),
     #[error(

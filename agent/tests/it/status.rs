@@ -65,6 +65,14 @@ async fn status_says_who_serves_what_is_damaged_and_what_was_given_up() {
     .await;
     device.stop().await;
 
+    for slot in ["a", "b"] {
+        let path = state.join(format!("slots/{slot}/comparison.json"));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+    }
+    let text = status(&config, Format::Table).await;
+    assert!(text.contains("comparison.json: it is a folder (remove what is damaged"), "{text}");
+
     let given_up = json!([{ "generation": 1, "digest": old.digest(), "reason": "it killed three agents" }]);
     std::fs::write(state.join("given-up.json"), given_up.to_string()).unwrap();
     let text = status(&config, Format::Table).await;

@@ -63,7 +63,7 @@ async fn a_coordinator_that_does_not_fit_is_told_in_words_that_help() {
             "localhost",
             2099,
             &other,
-            "is not one that this device trusts; if it is the right one, put the file",
+            "is not one that this device trusts; if it is the right one, give this device the file",
         ),
         ("elsewhere", 2099, &own, "has a certificate for other names; set coordinator to one of those"),
         ("localhost", 2001, &own, "does not hold today; set this device's clock"),
