@@ -43,10 +43,11 @@ pub(super) async fn control(
     let authorities = authorities(&core)?;
     let step: Step = verb.parse().map_err(Status::invalid_argument)?;
     let taken = core.tasks.spawn_blocking(move || authorities.take(step, unix_ms())).await;
-    let taken = taken.map_err(|_| Status::internal("the step hit a defect; the log says where"))?;
+    let taken =
+        taken.map_err(|_| status::internal("the step hit a defect; the log says where".to_owned()))?;
     let now = taken.map_err(|error| match error {
         RotationError::Step(_) => Status::failed_precondition(error.to_string()),
-        RotationError::Authority(_) => Status::internal(chain(&error)),
+        RotationError::Authority(_) => status::internal(chain(&error)),
     })?;
     let changed = now.succession.changed_by(step);
     let event = Event::new(by, &verb, format!("authority/{}", changed.number));
@@ -72,7 +73,7 @@ pub(super) async fn renew(
     }
     let now = authorities(&core)?.now();
     let certificate = now.active.operator_again(&name, role, &request);
-    let certificate = certificate.map_err(|error| Status::internal(chain(&error)))?;
+    let certificate = certificate.map_err(|error| status::internal(chain(&error)))?;
     if let Some(issued) = Issued::of(&name, role, &certificate) {
         let own = core.state_dir.clone();
         if let Err(error) = status::blocking(move || issued.note(&own)).await? {

@@ -108,7 +108,7 @@ impl OperatorService for OperatorRpc {
                 continue;
             }
             let graph = zoo::build(network, LISTED_INPUT, LISTED_CLASSES)
-                .map_err(|error| Status::internal(format!("building {network}: {error}")))?;
+                .map_err(|error| status::internal(format!("building {network}: {error}")))?;
             models.push(view::model(network, &cost(&graph), LISTED_INPUT, LISTED_CLASSES));
         }
         let brought = self.core.store.call(|store| store.models()).await.map_err(status::store)?;
@@ -367,7 +367,8 @@ impl OperatorRpc {
         work: impl Future<Output = Result<T, Status>> + Send + 'static,
     ) -> Reply<T> {
         let done = self.core.tasks.spawn(work).await;
-        done.map_err(|_| Status::internal("the call hit a defect; the log says where"))?.map(Response::new)
+        done.map_err(|_| status::internal("the call hit a defect; the log says where".to_owned()))?
+            .map(Response::new)
     }
 
     /// What an admin's call does, and by whom, to its end.

@@ -75,11 +75,13 @@ where
             let mut response = answer.await?;
             let Some(status) = said(&response) else { return Ok(response) };
             let mut code = status.code();
-            if is_of_devices(&path) && status::is_no_message(&status) {
+            // Whoever sends it, a program that is out of step cannot tell what the coordinator makes of it.
+            let is_strange = status::no_message(&status).is_some();
+            if status::is_no_message(&status) {
                 code = Code::InvalidArgument;
                 response.headers_mut().insert("grpc-status", HeaderValue::from(code as i32));
             }
-            if is_refusal(&path, code) {
+            if is_strange || is_refusal(&path, code) {
                 let who = claim.0.get().cloned().unwrap_or_else(|| Who::of(&peer, None));
                 refusals.refused(&who, called(&path), &format!("{code:?}: {}", status.message()));
             }
@@ -94,14 +96,14 @@ fn said<B>(response: &http::Response<B>) -> Option<Status> {
     made_here.or_else(|| Status::from_header_map(response.headers())).filter(|said| said.code() != Code::Ok)
 }
 
-/// Whether the log shall have it. Of what operators call, only what is not theirs to call: all else they are told.
+/// Whether the log shall have it. Of what operators call, only what is not theirs to call, and what is damaged: all else they
+/// are told.
 fn is_refusal(path: &str, code: Code) -> bool {
     match code {
-        Code::Unauthenticated | Code::PermissionDenied => true,
+        // A file that is damaged, here or on its way, is to be looked after whoever met it.
+        Code::Unauthenticated | Code::PermissionDenied | Code::DataLoss => true,
         // Not the caller's doing, or in the log already.
-        Code::Ok | Code::Cancelled | Code::Unknown | Code::Internal | Code::Unavailable | Code::DataLoss => {
-            false
-        }
+        Code::Ok | Code::Cancelled | Code::Unknown | Code::Internal | Code::Unavailable => false,
         Code::InvalidArgument
         | Code::DeadlineExceeded
         | Code::NotFound
@@ -142,14 +144,22 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_message_is_the_callers_mistake() {
-        const ENROLL: &str = "/reconvene.v1.EnrollmentService/Enroll";
-        let (refusals, text) = (Refusals::default(), "failed to decode Protobuf message");
-        let told = answered(&refusals, ENROLL, Status::internal(text)).await.unwrap();
-        assert_eq!((told.code(), told.message()), (Code::InvalidArgument, text));
-        assert_eq!(refusals.count(), 1);
-        let told = answered(&refusals, ENROLL, status::internal("the disk".to_owned())).await.unwrap();
-        assert_eq!(told.code(), Code::Internal);
-        assert_eq!(refusals.count(), 1, "the coordinator's own failure is nobody's refusal");
+        for path in [
+            "/reconvene.v1.EnrollmentService/Enroll",
+            "/reconvene.v1.OperatorService/Apply",
+            "/reconvene.v1.WorkerService/Lease",
+        ] {
+            let (refusals, text) = (Refusals::default(), "failed to decode Protobuf message");
+            let undecodable = Status::new(Code::Internal, text);
+            let told = answered(&refusals, path, undecodable).await.unwrap();
+            assert_eq!((told.code(), told.message()), (Code::InvalidArgument, text));
+            assert_eq!(refusals.count(), 1, "{path}");
+            let told = answered(&refusals, path, Status::out_of_range("too large")).await.unwrap();
+            assert_eq!((told.code(), refusals.count()), (Code::OutOfRange, 2), "{path}");
+            let told = answered(&refusals, path, status::internal("the disk".to_owned())).await.unwrap();
+            assert_eq!(told.code(), Code::Internal);
+            assert_eq!(refusals.count(), 2, "the coordinator's own failure is nobody's refusal");
+        }
     }
 
     #[test]
@@ -162,6 +172,7 @@ mod tests {
             (Code::OutOfRange, true, false),
             (Code::PermissionDenied, true, true),
             (Code::Unauthenticated, true, true),
+            (Code::DataLoss, true, true),
             (Code::Internal, false, false),
             (Code::Unavailable, false, false),
         ] {

@@ -176,7 +176,9 @@ pub(super) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + '
     tokio::task::spawn_blocking(f).await.map_err(|error| internal(error.to_string()))
 }
 
-/// The coordinator's own failure, which nobody is refused by.
+/// The coordinator's own failure, which nobody is refused by. The only place that makes one: by its source it is told from what
+/// the decoder says of bytes that are no message.
+#[expect(clippy::disallowed_methods, reason = "it is the one that marks them")]
 pub(super) fn internal(text: String) -> Status {
     tracing::error!(error = text, "a call failed");
     let mut status = Status::internal(text);

@@ -9,6 +9,7 @@ use proto::session::{AgentMessage, Hello, Holding, Phase, Progress};
 use proto::v1::artifact_service_client::ArtifactServiceClient;
 use proto::v1::coordinator_message::Kind;
 use proto::v1::enrollment_service_client::EnrollmentServiceClient;
+use proto::v1::operator_service_client::OperatorServiceClient;
 use proto::v1::session_service_client::SessionServiceClient;
 use proto::{DeviceId, Digest, Generation, LatencyInterval, SpoolPosition, v1};
 use tokio::sync::mpsc;
@@ -271,6 +272,28 @@ async fn single_calls_that_mean_nothing_are_refused_in_words_and_logged_once() {
         assert_eq!(host.refused(&["ArtifactService/Download", why]), 1, "{why}");
     }
     assert_eq!(host.refused(&["0123456789abcdef"]), 0, "no secret is in the log");
+    host.stopped().await;
+}
+
+#[tokio::test]
+async fn what_operators_and_workers_send_that_is_no_message_is_refused_as_devices_is() {
+    let host = Host::start().await;
+    for call in ["OperatorService/Apply", "OperatorService/ImportModel", "WorkerService/Lease"] {
+        let channel =
+            host.channel().await.map_request(move |mut request: http::Request<tonic::body::Body>| {
+                *request.uri_mut() = format!("/reconvene.v1.{call}").parse().unwrap();
+                request
+            });
+        let mut elsewhere = OperatorServiceClient::new(channel);
+        for _ in 0..3 {
+            // Another call's message: its first field is a number, and that of these is not.
+            let foreign = v1::CreateTokenRequest { uses: 1, ..Default::default() };
+            let told = elsewhere.create_token(foreign).await.unwrap_err();
+            assert_eq!(told.code(), Code::InvalidArgument, "{call}: {told:?}");
+            assert!(told.message().starts_with("failed to decode Protobuf message"), "{told:?}");
+        }
+        assert_eq!(host.refused(&[call, "InvalidArgument: failed to decode"]), 1, "{call}");
+    }
     host.stopped().await;
 }
 

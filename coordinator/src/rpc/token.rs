@@ -35,7 +35,7 @@ pub(super) async fn create(
             "a token is for at least one device, and lasts at most 366 days",
         ));
     }
-    let random = |bytes| secret::random(bytes).map_err(|error| Status::internal(error.to_string()));
+    let random = |bytes| secret::random(bytes).map_err(|error| status::internal(error.to_string()));
     let (id, secret) = (random(BYTES.0)?, random(BYTES.1)?);
     let now = unix_ms();
     let record = TokenRecord {
