@@ -2,6 +2,7 @@
 
 mod access;
 mod add;
+mod apply;
 mod artifact;
 mod authority;
 mod backup;

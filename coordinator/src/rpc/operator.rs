@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use proto::v1::operator_service_server::OperatorService;
-use proto::{ArtifactRef, DeviceId, Generation, v1};
+use proto::{DeviceId, Generation, v1};
 use pruner_core::Shape;
 use pruner_core::graph::cost::cost;
 use pruner_core::zoo::{self, ZooNetwork};
@@ -13,24 +13,16 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::apply::requeue_failed;
 use super::{
-    access, add, authority, backup, delete, elsewhere, guard, import, job, note, reach, status, token, view,
+    access, add, authority, backup, delete, elsewhere, guard, import, job, note, status, token, view,
 };
 use crate::audit::Event;
-use crate::blob::BlobStore;
 use crate::clock::unix_ms;
 use crate::core::Core;
-use crate::corrections::Corrections;
-use crate::datasets;
-use crate::derive::SubjectKey;
-use crate::fitting::{self, Candidate};
 use crate::identity::Role;
-use crate::manifest::{DeploymentManifest, TrainerKind};
-use crate::models::Origin;
 use crate::rollout::control::{Control, Verb};
-use crate::store::{
-    Applied, DeploymentPhase, DeploymentRecord, DerivationState, Outcome, OutcomeRecord, Store, StoreError,
-};
+use crate::store::{DeploymentPhase, DeploymentRecord, StoreError};
 
 #[derive(Clone)]
 pub(crate) struct OperatorRpc {
@@ -269,29 +261,7 @@ impl OperatorService for OperatorRpc {
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Reply<v1::PlanResponse> {
         // It scores networks: whoever may only look must not keep the coordinator busy.
         guard::allow(&request, Role::Operator)?;
-        let v1::PlanRequest { manifest, strict } = request.into_inner();
-        let manifest =
-            if strict { self.acceptable(&manifest).await? } else { self.manifest(&manifest).await? };
-        let subject =
-            job::subject(&self.core, &manifest.metadata.name, SubjectKey::of(&manifest.spec)).await?;
-        let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;
-        let spec = manifest.spec.clone();
-        let (mut candidates, mut waiting) = (Vec::new(), Vec::new());
-        for device in
-            devices.iter().filter(|device| spec.selector.matches(&device.labels, device.profile.as_ref()))
-        {
-            match Candidate::of(device, &self.core.probes) {
-                Ok(candidate) => candidates.push(candidate),
-                Err(reason) => waiting.push(view::waiting(&device.id, reason)),
-            }
-        }
-        let (scored, probes) = (subject.clone(), self.core.probes.clone());
-        let corrections = self.core.store.call(move |store| Corrections::read(store, &scored, &probes));
-        let corrections = corrections.await.map_err(status::store)?;
-        let (planned, probes) = (subject.clone(), self.core.probes.clone());
-        let fit = move || fitting::fit(&planned, &probes, &spec, &candidates, &corrections, &[]);
-        let fittings = status::blocking(fit).await?;
-        Ok(Response::new(view::plan(manifest.metadata.name, &subject, &fittings, waiting)))
+        self.plan_text(request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_deployment(
@@ -335,28 +305,6 @@ impl OperatorService for OperatorRpc {
         self.core.tasks.spawn(self.clone().watch(name, generation, events));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
-}
-
-/// Derivations of a deployment that failed, or of its devices that did, are tried again: what failed may have been mended.
-/// So are those whose artifact is gone from the disk, or damaged.
-fn requeue_failed(store: &dyn Store, blobs: &BlobStore, name: &str) -> Result<(), StoreError> {
-    let Some(record) = store.deployment(name)? else { return Ok(()) };
-    let is_over = matches!(record.phase, DeploymentPhase::Failed { .. });
-    let failed = |outcome: &&OutcomeRecord| is_over || matches!(outcome.state, Outcome::Failed { .. });
-    for key in record.outcomes.values().filter(failed).filter_map(|outcome| outcome.derivation) {
-        let lost = match store.derivation(&key)?.map(|found| found.state) {
-            None | Some(DerivationState::Queued) => false,
-            Some(DerivationState::Failed { .. }) => true,
-            Some(DerivationState::Ready { artifact }) => match store.artifact(artifact)? {
-                Some(known) => blobs.verify(&ArtifactRef { digest: known.digest, size: known.size }).is_err(),
-                None => true,
-            },
-        };
-        if lost {
-            store.update_derivation(&key, &mut |record| record.state = DerivationState::Queued)?;
-        }
-    }
-    Ok(())
 }
 
 impl OperatorRpc {
@@ -453,42 +401,6 @@ impl OperatorRpc {
         Ok(v1::ControlRolloutResponse { generation: generation.0, result: result.to_owned() })
     }
 
-    async fn apply_text(
-        &self,
-        text: String,
-        (by, action): (String, &str),
-    ) -> Result<v1::ApplyResponse, Status> {
-        let manifest = self.acceptable(&text).await?;
-        let name = manifest.metadata.name.clone();
-        let (blobs, applied_text) = (self.core.blobs.clone(), text.clone());
-        let (before, applied) = self
-            .core
-            .store
-            .call(move |store| {
-                requeue_failed(store, &blobs, &manifest.metadata.name)?;
-                let before = store.deployment(&manifest.metadata.name)?;
-                Ok((before, store.apply_deployment(&manifest, &applied_text, unix_ms())?))
-            })
-            .await
-            .map_err(status::store)?;
-        let result = match &applied {
-            Applied::Created(_) => "created",
-            Applied::Configured(_) => "configured",
-            Applied::Unchanged(_) => "unchanged",
-        };
-        let generation = applied.record().generation;
-        tracing::info!(deployment = name, %generation, result, "deployment applied");
-        if result != "unchanged" {
-            self.core.board.clear(&name);
-        }
-        // Also where nothing changed: the entry of an earlier call may have been lost with the power.
-        let event = Event::new(by, action, format!("deployment/{name}"));
-        let event = note::applied(event, before.as_ref(), applied.record(), result);
-        note::note(&self.core, event).await?;
-        self.core.poke.poke();
-        Ok(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() })
-    }
-
     async fn deployment(&self, name: &str) -> Result<DeploymentRecord, Status> {
         let wanted = name.to_owned();
         let record = self.core.store.call(move |store| store.deployment(&wanted)).await;
@@ -509,33 +421,6 @@ impl OperatorRpc {
         self.core.board.wake();
         self.core.poke.poke();
         Ok(())
-    }
-
-    /// What the text means, a dataset's name looked up: what is kept of it says where the files are.
-    async fn manifest(&self, text: &str) -> Result<DeploymentManifest, Status> {
-        let manifest = DeploymentManifest::read(text).map_err(status::manifest)?;
-        let (meant, own) = (manifest.spec.dataset.clone(), self.core.state_dir.clone());
-        let found = self.core.store.call(move |store| datasets::find(store, &own, &meant)).await;
-        let dataset = found.map_err(status::store)?.map_err(|refusal| status::dataset(&refusal))?;
-        Ok(manifest.with_dataset(dataset))
-    }
-
-    /// The same, if it can be applied as it is.
-    async fn acceptable(&self, text: &str) -> Result<DeploymentManifest, Status> {
-        let manifest = self.manifest(text).await?;
-        let origin = self.origin(&manifest.spec.network).await?;
-        if manifest.spec.training.trainer == TrainerKind::Command && !self.core.has_program {
-            return Err(status::no_trainer());
-        }
-        reach::check(&self.core, &manifest, &origin).await?;
-        Ok(manifest)
-    }
-
-    /// Where the network comes from.
-    async fn origin(&self, network: &str) -> Result<Origin, Status> {
-        let name = network.to_owned();
-        let found = self.core.store.call(move |store| Origin::find(store, &name)).await;
-        found.map_err(status::store)?.map_err(|unknown| status::network(&unknown))
     }
 
     async fn view(&self, record: DeploymentRecord) -> Result<v1::Deployment, StoreError> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use proto::{DeviceId, Digest, Generation, SpoolPosition};
 use sled::{Db, IVec, Tree};
 
+use deployment::at_generation;
 use disk::Disk;
 use gate::Gate;
 
@@ -206,50 +207,7 @@ impl Store for SledStore {
         text: &str,
         now_unix_ms: u64,
     ) -> Result<Applied, StoreError> {
-        let name = &manifest.metadata.name;
-        let json = serde_json::to_vec(manifest).map_err(|source| StoreError::Encode {
-            kind: DeploymentRecord::KIND,
-            key: name.clone(),
-            source,
-        })?;
-        let manifest_digest = Digest::of(&json);
-        let floor = self.floor()?.max(self.ended_at(name)?);
-        let mut before = None;
-        let record =
-            self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
-                before = stored.as_ref().map(|record| record.generation);
-                match stored {
-                    Some(record)
-                        if record.manifest_digest == manifest_digest
-                            && !matches!(record.phase, DeploymentPhase::Failed { .. }) =>
-                    {
-                        Ok(record)
-                    }
-                    stored => Ok(DeploymentRecord {
-                        name: name.clone(),
-                        before: stored.as_ref().and_then(DeploymentRecord::last_complete),
-                        undone: None,
-                        undo_due: false,
-                        approved: 0,
-                        paused: false,
-                        was_complete: false,
-                        proven: Default::default(),
-                        generation: stored.map_or(floor, |record| record.generation.max(floor)).next(),
-                        manifest: manifest.clone(),
-                        manifest_digest,
-                        text: text.to_owned(),
-                        applied_unix_ms: now_unix_ms,
-                        phase: DeploymentPhase::Pending,
-                        message: "it was applied a moment ago".to_owned(),
-                        outcomes: Default::default(),
-                    }),
-                }
-            })?;
-        Ok(match before {
-            None => Applied::Created(record),
-            Some(generation) if generation == record.generation => Applied::Unchanged(record),
-            Some(_) => Applied::Configured(record),
-        })
+        self.put_deployment(manifest, text, now_unix_ms)
     }
 
     fn undo_deployment(
@@ -259,13 +217,7 @@ impl Store for SledStore {
         reason: &str,
         now_unix_ms: u64,
     ) -> Result<DeploymentRecord, StoreError> {
-        let floor = self.floor()?;
-        self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
-            let record = at_generation(stored, name, generation)?;
-            let Some(mut undone) = record.undone(reason.to_owned(), now_unix_ms) else { return Ok(record) };
-            undone.generation = undone.generation.max(floor.next());
-            Ok(undone)
-        })
+        self.put_back_deployment(name, generation, reason, now_unix_ms)
     }
 
     fn update_deployment(
@@ -546,23 +498,6 @@ impl Store for SledStore {
     }
 }
 
-/// The stored deployment, if it is at `generation`.
-fn at_generation(
-    stored: Option<DeploymentRecord>,
-    name: &str,
-    generation: Generation,
-) -> Result<DeploymentRecord, StoreError> {
-    match stored {
-        None => Err(StoreError::Missing { kind: DeploymentRecord::KIND, key: name.to_owned() }),
-        Some(record) if record.generation != generation => Err(StoreError::Superseded {
-            name: name.to_owned(),
-            expected: generation,
-            stored: record.generation,
-        }),
-        Some(record) => Ok(record),
-    }
-}
-
 /// Writes the schema into a new store, refuses one that says another.
 fn check_schema(db: &Db, folder: &Path) -> Result<(), StoreError> {
     let known = SCHEMA.to_string();
@@ -585,6 +520,7 @@ fn check_schema(db: &Db, folder: &Path) -> Result<(), StoreError> {
     }
 }
 
+mod deployment;
 mod disk;
 mod gate;
 mod remove;

@@ -1,0 +1,131 @@
+//! What becomes of a manifest that an operator sends: read, judged, and then applied, or only planned.
+
+use proto::{ArtifactRef, v1};
+use tonic::Status;
+
+use super::operator::OperatorRpc;
+use super::{job, note, reach, status, view};
+use crate::audit::Event;
+use crate::blob::BlobStore;
+use crate::clock::unix_ms;
+use crate::corrections::Corrections;
+use crate::datasets;
+use crate::derive::SubjectKey;
+use crate::fitting::{self, Candidate};
+use crate::manifest::{DeploymentManifest, TrainerKind};
+use crate::models::Origin;
+use crate::store::{Applied, DeploymentPhase, DerivationState, Outcome, OutcomeRecord, Store, StoreError};
+
+impl OperatorRpc {
+    pub(super) async fn apply_text(
+        &self,
+        text: String,
+        (by, action): (String, &str),
+    ) -> Result<v1::ApplyResponse, Status> {
+        let manifest = self.acceptable(&text).await?;
+        let name = manifest.metadata.name.clone();
+        let (blobs, applied_text) = (self.core.blobs.clone(), text.clone());
+        let (before, applied) = self
+            .core
+            .store
+            .call(move |store| {
+                requeue_failed(store, &blobs, &manifest.metadata.name)?;
+                let before = store.deployment(&manifest.metadata.name)?;
+                Ok((before, store.apply_deployment(&manifest, &applied_text, unix_ms())?))
+            })
+            .await
+            .map_err(status::store)?;
+        let result = match &applied {
+            Applied::Created(_) => "created",
+            Applied::Configured(_) => "configured",
+            Applied::Unchanged(_) => "unchanged",
+        };
+        let generation = applied.record().generation;
+        tracing::info!(deployment = name, %generation, result, "deployment applied");
+        if result != "unchanged" {
+            self.core.board.clear(&name);
+        }
+        // Also where nothing changed: the entry of an earlier call may have been lost with the power.
+        let event = Event::new(by, action, format!("deployment/{name}"));
+        let event = note::applied(event, before.as_ref(), applied.record(), result);
+        note::note(&self.core, event).await?;
+        self.core.poke.poke();
+        Ok(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() })
+    }
+
+    /// What each device would get.
+    pub(super) async fn plan_text(&self, request: v1::PlanRequest) -> Result<v1::PlanResponse, Status> {
+        let v1::PlanRequest { manifest, strict } = request;
+        let manifest =
+            if strict { self.acceptable(&manifest).await? } else { self.manifest(&manifest).await? };
+        let subject =
+            job::subject(&self.core, &manifest.metadata.name, SubjectKey::of(&manifest.spec)).await?;
+        let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;
+        let spec = manifest.spec.clone();
+        let (mut candidates, mut waiting) = (Vec::new(), Vec::new());
+        for device in
+            devices.iter().filter(|device| spec.selector.matches(&device.labels, device.profile.as_ref()))
+        {
+            match Candidate::of(device, &self.core.probes) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(reason) => waiting.push(view::waiting(&device.id, reason)),
+            }
+        }
+        let (scored, probes) = (subject.clone(), self.core.probes.clone());
+        let corrections = self.core.store.call(move |store| Corrections::read(store, &scored, &probes));
+        let corrections = corrections.await.map_err(status::store)?;
+        let (planned, probes) = (subject.clone(), self.core.probes.clone());
+        let fit = move || fitting::fit(&planned, &probes, &spec, &candidates, &corrections, &[]);
+        let fittings = status::blocking(fit).await?;
+        Ok(view::plan(manifest.metadata.name, &subject, &fittings, waiting))
+    }
+
+    /// What the text means, a dataset's name looked up: what is kept of it says where the files are.
+    async fn manifest(&self, text: &str) -> Result<DeploymentManifest, Status> {
+        let manifest = DeploymentManifest::read(text).map_err(status::manifest)?;
+        let (meant, own) = (manifest.spec.dataset.clone(), self.core.state_dir.clone());
+        let found = self.core.store.call(move |store| datasets::find(store, &own, &meant)).await;
+        let dataset = found.map_err(status::store)?.map_err(|refusal| status::dataset(&refusal))?;
+        Ok(manifest.with_dataset(dataset))
+    }
+
+    /// The same, if it can be applied as it is.
+    async fn acceptable(&self, text: &str) -> Result<DeploymentManifest, Status> {
+        let manifest = self.manifest(text).await?;
+        let origin = self.origin(&manifest.spec.network).await?;
+        if manifest.spec.training.trainer == TrainerKind::Command && !self.core.has_program {
+            return Err(status::no_trainer());
+        }
+        reach::check(&self.core, &manifest, &origin).await?;
+        Ok(manifest)
+    }
+
+    /// Where the network comes from.
+    async fn origin(&self, network: &str) -> Result<Origin, Status> {
+        let name = network.to_owned();
+        let found = self.core.store.call(move |store| Origin::find(store, &name)).await;
+        found.map_err(status::store)?.map_err(|unknown| status::network(&unknown))
+    }
+}
+
+/// Derivations of a deployment that failed, or of its devices that did, are tried again: what failed may have been mended.
+/// So are those whose artifact is gone from the disk, or damaged.
+pub(super) fn requeue_failed(store: &dyn Store, blobs: &BlobStore, name: &str) -> Result<(), StoreError> {
+    let Some(record) = store.deployment(name)? else { return Ok(()) };
+    let is_over = matches!(record.phase, DeploymentPhase::Failed { .. });
+    let failed = |outcome: &&OutcomeRecord| is_over || matches!(outcome.state, Outcome::Failed { .. });
+    for key in record.outcomes.values().filter(failed).filter_map(|outcome| outcome.derivation) {
+        let lost = match store.derivation(&key)?.map(|found| found.state) {
+            None | Some(DerivationState::Queued) => false,
+            Some(DerivationState::Failed { .. }) => true,
+            Some(DerivationState::Ready { artifact }) => match store.artifact(artifact)? {
+                Some(known) => blobs.verify(&ArtifactRef { digest: known.digest, size: known.size }).is_err(),
+                None => true,
+            },
+        };
+        if lost {
+            store.update_derivation(&key, &mut |record| record.state = DerivationState::Queued)?;
+        }
+    }
+    Ok(())
+}
