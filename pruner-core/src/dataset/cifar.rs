@@ -77,21 +77,36 @@ impl Version {
     }
 
     fn read(&self, dir: &Path) -> Result<Dataset, DatasetError> {
-        let unpacked = dir.join(self.folder);
-        let dir = if !self.has_one(dir) && self.has_one(&unpacked) { &unpacked } else { dir };
-        let missing: Vec<&str> = self.files().filter(|name| !dir.join(name).is_file()).collect();
-        if !missing.is_empty() {
-            let missing = missing.join(", ");
-            return Err(DatasetError::Missing { dir: dir.to_owned(), missing, expected: self.expected });
-        }
+        let dir = &self.present(dir)?;
         let names = self.read_names(dir)?;
         let train = self.read_split(dir, self.train)?;
         let test = self.read_split(dir, &[self.test])?;
         Ok(Dataset::new(SHAPE, train, test).with_classes(self.classes(), names))
     }
 
-    pub(super) fn outline(&self) -> (Shape, usize) {
-        (SHAPE, self.classes())
+    /// The images' shape and the number of classes, once every file is there and of whole records.
+    pub(super) fn outline(&self, dir: &Path) -> Result<(Shape, usize), DatasetError> {
+        let dir = &self.present(dir)?;
+        self.read_names(dir)?;
+        for name in self.files() {
+            let path = dir.join(name);
+            let len = length(&path)?;
+            self.check_length(len as usize)
+                .map_err(|(at, expected, found)| wrong(path, at, expected, found))?;
+        }
+        Ok((SHAPE, self.classes()))
+    }
+
+    /// The folder that has all the files.
+    fn present(&self, dir: &Path) -> Result<PathBuf, DatasetError> {
+        let unpacked = dir.join(self.folder);
+        let dir = if !self.has_one(dir) && self.has_one(&unpacked) { unpacked } else { dir.to_owned() };
+        let missing: Vec<&str> = self.files().filter(|name| !dir.join(name).is_file()).collect();
+        if missing.is_empty() {
+            return Ok(dir);
+        }
+        let missing = missing.join(", ");
+        Err(DatasetError::Missing { dir, missing, expected: self.expected })
     }
 
     fn classes(&self) -> usize {
@@ -124,6 +139,24 @@ impl Version {
         Ok(Split::new(images, labels, SHAPE.numel()))
     }
 
+    /// Bytes of a record.
+    fn record(&self) -> usize {
+        self.labels.len() + SHAPE.numel()
+    }
+
+    /// Whether a file of so many bytes holds whole records; or at which byte what was expected, and found.
+    fn check_length(&self, len: usize) -> Result<(), (usize, String, String)> {
+        let record = self.record();
+        let end = || "the end of the file".to_owned();
+        if len == 0 {
+            return Err((0, format!("a record of {record} bytes"), end()));
+        }
+        match len % record {
+            0 => Ok(()),
+            over => Err((len, format!("{} more bytes (records are of {record})", record - over), end())),
+        }
+    }
+
     /// Adds a file's records; or says at which byte what was expected, and found.
     fn take_records(
         &self,
@@ -131,16 +164,8 @@ impl Version {
         images: &mut Vec<u8>,
         labels: &mut Vec<u8>,
     ) -> Result<(), (usize, String, String)> {
-        let record = self.labels.len() + SHAPE.numel();
-        let end = || "the end of the file".to_owned();
-        if bytes.is_empty() {
-            return Err((0, format!("a record of {record} bytes"), end()));
-        }
-        let over = bytes.len() % record;
-        if over > 0 {
-            let what = format!("{} more bytes (records are of {record})", record - over);
-            return Err((bytes.len(), what, end()));
-        }
+        self.check_length(bytes.len())?;
+        let record = self.record();
         images.reserve_exact(bytes.len() / record * SHAPE.numel());
         for (index, bytes) in bytes.chunks_exact(record).enumerate() {
             let (read, pixels) = bytes.split_at(self.labels.len());
@@ -161,13 +186,20 @@ fn wrong(path: PathBuf, offset: usize, expected: String, found: String) -> Datas
     DatasetError::Content { path, offset: offset as u64, expected, found }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, DatasetError> {
-    let failed = |offset| move |source| DatasetError::Read { path: path.to_owned(), offset, source };
-    let len = fs::metadata(path).map_err(failed(0))?.len();
+/// Of a file that can be read.
+fn length(path: &Path) -> Result<u64, DatasetError> {
+    let failed = |source| DatasetError::Read { path: path.to_owned(), offset: 0, source };
+    let len = fs::metadata(path).map_err(failed)?.len();
     if len > MOST_BYTES {
         let expected = format!("at most {MOST_BYTES} bytes");
         return Err(wrong(path.to_owned(), 0, expected, format!("a file of {len}")));
     }
+    Ok(len)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, DatasetError> {
+    let failed = |offset| move |source| DatasetError::Read { path: path.to_owned(), offset, source };
+    let len = length(path)?;
     let mut bytes = Vec::new();
     let read = File::open(path).map_err(failed(0))?.take(len).read_to_end(&mut bytes);
     read.map_err(failed(bytes.len() as u64))?;

@@ -32,12 +32,7 @@ pub(super) fn is_in(dir: &Path) -> bool {
 /// so that the first images of a split are of all classes. Hidden files are passed over, any other that is no image is
 /// an error. Errors name the file, and the byte where that is known.
 pub fn read_folder(dir: &Path, test_share: Option<TestShare>) -> Result<Dataset, DatasetError> {
-    if !is_in(dir) {
-        let (dir, missing) = (dir.to_owned(), "train".to_owned());
-        return Err(DatasetError::Missing { dir, missing, expected: EXPECTED });
-    }
-    let classes = classes(&dir.join("train"))?;
-    let [train, test] = splits(dir, &classes, test_share)?;
+    let (classes, [train, test]) = listed(dir, test_share)?;
     let shape = common_shape(dir, &[&train[..], &test].concat())?;
     let (train, test) = (load(&train, shape)?, load(&test, shape)?);
     let names = classes.iter().map(|name| name.to_string_lossy().into_owned()).collect();
@@ -45,17 +40,23 @@ pub fn read_folder(dir: &Path, test_share: Option<TestShare>) -> Result<Dataset,
 }
 
 /// The images' shape, by the headers of all of them, and the number of classes.
-pub(super) fn outline(dir: &Path) -> Result<(Shape, usize), DatasetError> {
-    let (train, test) = (dir.join("train"), dir.join("test"));
-    let classes = classes(&train)?;
-    let mut files = Vec::new();
-    for folder in [train, test].iter().flat_map(|split| classes.iter().map(|class| split.join(class))) {
-        files.extend(images(&folder)?.into_iter().map(|path| Labelled { path, label: 0 }));
+pub(super) fn outline(dir: &Path, test_share: Option<TestShare>) -> Result<(Shape, usize), DatasetError> {
+    let (classes, [train, test]) = listed(dir, test_share)?;
+    Ok((common_shape(dir, &[train, test].concat())?, classes.len()))
+}
+
+/// The classes, and the files to train and to test on.
+fn listed(
+    dir: &Path,
+    test_share: Option<TestShare>,
+) -> Result<(Vec<OsString>, [Vec<Labelled>; 2]), DatasetError> {
+    if !is_in(dir) {
+        let (dir, missing) = (dir.to_owned(), "train".to_owned());
+        return Err(DatasetError::Missing { dir, missing, expected: EXPECTED });
     }
-    if files.is_empty() {
-        return Err(layout(dir, "holds no image"));
-    }
-    Ok((common_shape(dir, &files)?, classes.len()))
+    let classes = classes(&dir.join("train"))?;
+    let splits = splits(dir, &classes, test_share)?;
+    Ok((classes, splits))
 }
 
 /// An image's file.

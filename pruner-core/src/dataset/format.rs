@@ -41,14 +41,19 @@ pub fn read(dir: &Path, format: Format, test_share: Option<TestShare>) -> Result
     }
 }
 
-/// The images' shape and the number of classes, as [`read`] finds them, from labels and headers alone: no image is decoded, and
-/// not all that `read` refuses is refused.
-pub fn outline(dir: &Path, format: Format) -> Result<(Shape, usize), DatasetError> {
-    match format {
-        Format::Idx => idx::outline(dir),
-        Format::Cifar10 => Ok(cifar::CIFAR10.outline()),
-        Format::Cifar100 => Ok(cifar::CIFAR100.outline()),
-        Format::Folder => folder::outline(dir),
+/// The images' shape and the number of classes, as [`read`] finds them, from labels, headers and lengths alone: no image is
+/// decoded or kept, and not all that `read` refuses is refused. A file that is missing, empty or cut off is.
+pub fn outline(
+    dir: &Path,
+    format: Format,
+    test_share: Option<TestShare>,
+) -> Result<(Shape, usize), DatasetError> {
+    match (format, test_share) {
+        (Format::Folder, _) => folder::outline(dir, test_share),
+        (_, Some(_)) => Err(DatasetError::NeedlessShare { format }),
+        (Format::Idx, None) => idx::outline(dir),
+        (Format::Cifar10, None) => cifar::CIFAR10.outline(dir),
+        (Format::Cifar100, None) => cifar::CIFAR100.outline(dir),
     }
 }
 

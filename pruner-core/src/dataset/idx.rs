@@ -30,11 +30,7 @@ pub(super) fn is_in(dir: &Path) -> bool {
 /// Reads the four IDX files of MNIST's or Fashion-MNIST's layout from `dir`, each plain or gzipped (`.gz`).
 /// Errors name the file, the byte, and what was expected there.
 pub fn read_idx(dir: &Path) -> Result<Dataset, DatasetError> {
-    let found = TRAIN.into_iter().chain(TEST).map(|name| (name, find(dir, name)));
-    let missing: Vec<&str> = found.filter(|(_, path)| path.is_none()).map(|(name, _)| name).collect();
-    if !missing.is_empty() {
-        return Err(absent(dir, missing.join(", ")));
-    }
+    check_present(dir)?;
     let (shape, train) = read_split(dir, TRAIN)?;
     let (test_shape, test) = read_split(dir, TEST)?;
     if test_shape != shape {
@@ -43,12 +39,22 @@ pub fn read_idx(dir: &Path) -> Result<Dataset, DatasetError> {
     Ok(Dataset::new(shape, train, test))
 }
 
-/// The images' shape and the number of classes, by all labels and the images to test on, which are the fewer ones.
+/// The images' shape and the number of classes, by all labels and the images' headers and lengths.
 pub(super) fn outline(dir: &Path) -> Result<(Shape, usize), DatasetError> {
-    let (shape, test) = read_split(dir, TEST)?;
-    let train = find(dir, TRAIN[1]).ok_or_else(|| absent(dir, TRAIN[1].to_owned()))?;
-    let largest = read_labels(&train)?.into_iter().chain(test.labels.iter().copied()).max();
+    check_present(dir)?;
+    let (shape, train) = outline_split(dir, TRAIN)?;
+    let (test_shape, test) = outline_split(dir, TEST)?;
+    if test_shape != shape {
+        return Err(DatasetError::Shapes { dir: dir.to_owned(), train: shape, test: test_shape });
+    }
+    let largest = train.into_iter().chain(test).max();
     Ok((shape, (usize::from(largest.unwrap_or(0)) + 1).max(2)))
+}
+
+fn check_present(dir: &Path) -> Result<(), DatasetError> {
+    let found = TRAIN.into_iter().chain(TEST).map(|name| (name, find(dir, name)));
+    let missing: Vec<&str> = found.filter(|(_, path)| path.is_none()).map(|(name, _)| name).collect();
+    if missing.is_empty() { Ok(()) } else { Err(absent(dir, missing.join(", "))) }
 }
 
 fn absent(dir: &Path, missing: String) -> DatasetError {
@@ -60,33 +66,52 @@ fn find(dir: &Path, name: &str) -> Option<PathBuf> {
     [dir.join(name), dir.join(format!("{name}.gz"))].into_iter().find(|path| path.is_file())
 }
 
-fn read_split(dir: &Path, [images, labels]: [&str; 2]) -> Result<(Shape, Split), DatasetError> {
-    let path = |name| find(dir, name).ok_or_else(|| absent(dir, String::from(name)));
-    let (images_path, labels_path) = (path(images)?, path(labels)?);
-    let (images, labels) = (read_images(&images_path)?, read_labels(&labels_path)?);
-    if images.count != labels.len() {
-        let (images, labels) = (images.count, labels.len());
-        return Err(DatasetError::Counts { path: labels_path, labels, images_path, images });
-    }
+fn read_split(dir: &Path, names: [&str; 2]) -> Result<(Shape, Split), DatasetError> {
+    let (images, labels) = both(dir, names, Content::rest)?;
     let split = Split::new(images.pixels, labels, images.shape.numel());
     Ok((images.shape, split))
 }
 
+/// The images' shape, and the labels.
+fn outline_split(dir: &Path, names: [&str; 2]) -> Result<(Shape, Vec<u8>), DatasetError> {
+    let (images, labels) = both(dir, names, Content::pass_over)?;
+    Ok((images.shape, labels))
+}
+
+/// As many images, whose pixels `read` sees to, as labels.
+fn both<P>(
+    dir: &Path,
+    [images, labels]: [&str; 2],
+    read: impl FnOnce(Content, &[usize]) -> Result<P, DatasetError>,
+) -> Result<(Images<P>, Vec<u8>), DatasetError> {
+    let path = |name| find(dir, name).ok_or_else(|| absent(dir, String::from(name)));
+    let (images_path, labels_path) = (path(images)?, path(labels)?);
+    let (images, labels) = (read_images(&images_path, read)?, read_labels(&labels_path)?);
+    if images.count != labels.len() {
+        let (images, labels) = (images.count, labels.len());
+        return Err(DatasetError::Counts { path: labels_path, labels, images_path, images });
+    }
+    Ok((images, labels))
+}
+
 /// An images file.
-struct Images {
+struct Images<P> {
     shape: Shape,
     count: usize,
-    pixels: Vec<u8>,
+    pixels: P,
 }
 
 /// Reads a file of greyscale images: count, rows, columns, pixels.
-fn read_images(path: &Path) -> Result<Images, DatasetError> {
+fn read_images<P>(
+    path: &Path,
+    read: impl FnOnce(Content, &[usize]) -> Result<P, DatasetError>,
+) -> Result<Images<P>, DatasetError> {
     let mut content = Content::open(path)?;
     content.magic(IMAGES, "an IDX images file's magic 0x00000803")?;
     let count = content.dimension("number of images")?;
     let rows = content.dimension("number of rows")?;
     let columns = content.dimension("number of columns")?;
-    let pixels = content.rest(&[count, rows, columns])?;
+    let pixels = read(content, &[count, rows, columns])?;
     Ok(Images { shape: Shape::new(1, rows, columns), count, pixels })
 }
 
@@ -157,30 +182,50 @@ impl Content {
     }
 
     /// All bytes behind the header; exactly the product of `dims`.
-    fn rest(mut self, dims: &[usize]) -> Result<Vec<u8>, DatasetError> {
-        let header = self.offset;
+    fn rest(self, dims: &[usize]) -> Result<Vec<u8>, DatasetError> {
+        // The vector grows with the bytes that really come, so a false header cannot make it take memory.
+        let mut bytes = Vec::new();
+        self.take(dims, |reader| reader.read_to_end(&mut bytes).map(|_| ()))?;
+        Ok(bytes)
+    }
+
+    /// Checks that they are there, and keeps none.
+    fn pass_over(self, dims: &[usize]) -> Result<(), DatasetError> {
+        // A plain file's length says it.
+        if self.len.is_some() {
+            return self.expected(dims).map(|_| ());
+        }
+        self.take(dims, |reader| std::io::copy(reader, &mut std::io::sink()).map(|_| ()))
+    }
+
+    /// How many bytes are to come, if a file of that length can have them.
+    fn expected(&self, dims: &[usize]) -> Result<u64, DatasetError> {
         let expected = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim as u64));
         let Some(expected) = expected.filter(|&bytes| bytes <= MOST_BYTES) else {
             let found = dims.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
             return Err(self.wrong(4, format!("dimensions of at most {MOST_BYTES} bytes"), found));
         };
-        if let Some(len) = self.len.filter(|&len| len != header + expected) {
-            return Err(self.wrong_length(header + expected, len));
+        let header = self.offset;
+        match self.len.filter(|&len| len != header + expected) {
+            Some(len) => Err(self.wrong_length(header + expected, len)),
+            None => Ok(expected),
         }
-        // The vector grows with the bytes that really come, so a false header cannot make it take memory.
-        let mut bytes = Vec::new();
-        let read = (&mut self.reader).take(expected + 1).read_to_end(&mut bytes);
-        self.offset = header + bytes.len() as u64;
-        if let Err(source) = read {
-            return Err(match source.kind() {
-                ErrorKind::UnexpectedEof => self.wrong_length(header + expected, self.offset),
-                _ => self.read_error(source),
-            });
-        }
-        if bytes.len() as u64 == expected {
-            Ok(bytes)
-        } else {
-            Err(self.wrong_length(header + expected, self.offset))
+    }
+
+    fn take(
+        mut self,
+        dims: &[usize],
+        read: impl FnOnce(&mut dyn Read) -> std::io::Result<()>,
+    ) -> Result<(), DatasetError> {
+        let (header, expected) = (self.offset, self.expected(dims)?);
+        let mut limited = (&mut self.reader).take(expected + 1);
+        let read = read(&mut limited);
+        let came = expected + 1 - limited.limit();
+        self.offset = header + came;
+        match read {
+            Err(source) if source.kind() != ErrorKind::UnexpectedEof => Err(self.read_error(source)),
+            Ok(()) if came == expected => Ok(()),
+            _ => Err(self.wrong_length(header + expected, self.offset)),
         }
     }
 

@@ -119,9 +119,27 @@ fn spoiled_files_are_named_with_the_byte() {
 }
 
 #[test]
+fn an_outline_says_what_is_cut_off_as_reading_does() {
+    let dir = cifar10("");
+    assert_eq!(CIFAR10.outline(dir.path()).unwrap(), (SHAPE, 10));
+    for cut in [0, 1, 3072] {
+        put(&dir, "data_batch_4.bin", &record(&[1], 1)[..cut]);
+        let outlined = CIFAR10.outline(dir.path()).unwrap_err().to_string();
+        assert_eq!(outlined, read_cifar10(dir.path()).unwrap_err().to_string());
+    }
+    fs::remove_file(dir.path().join("data_batch_4.bin")).unwrap();
+    let outlined = CIFAR10.outline(dir.path()).unwrap_err().to_string();
+    assert_eq!(outlined, read_cifar10(dir.path()).unwrap_err().to_string());
+}
+
+#[test]
 fn a_file_that_is_far_too_long_is_not_read() {
     let dir = cifar100();
     File::create(dir.path().join("train.bin")).unwrap().set_len(MOST_BYTES + 1).unwrap();
+    assert_eq!(
+        CIFAR100.outline(dir.path()).unwrap_err().to_string(),
+        read_cifar100(dir.path()).unwrap_err().to_string()
+    );
     assert_eq!(
         error(&dir, read_cifar100),
         "DIR/train.bin: expected at most 1073741824 bytes at byte 0 of its content, found a file of 1073741825"

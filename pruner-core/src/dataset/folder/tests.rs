@@ -297,14 +297,15 @@ fn what_no_memory_holds_is_refused_by_its_headers() {
 #[test]
 fn an_outline_decodes_nothing() {
     for folder in [Folder::new(), Folder::without_test()] {
+        let share = (!folder.0.path().join("test").exists()).then(|| TestShare::new(0.5).unwrap());
+        let outline = |folder: &Folder| outline(folder.0.path(), share);
         let read = |folder: &Folder| {
-            let share = (!folder.0.path().join("test").exists()).then(|| TestShare::new(0.5).unwrap());
             let read = read_folder(folder.0.path(), share).unwrap();
             (read.shape, read.classes)
         };
-        assert_eq!(outline(folder.0.path()).unwrap(), read(&folder));
+        assert_eq!(outline(&folder).unwrap(), read(&folder));
         let half = grey(1);
         folder.put("train/cat/a.png", &half[..half.len() - 20]);
-        assert_eq!(outline(folder.0.path()).unwrap(), (Shape::new(1, 2, 4), 2));
+        assert_eq!(outline(&folder).unwrap(), (Shape::new(1, 2, 4), 2));
     }
 }
