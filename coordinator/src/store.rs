@@ -44,6 +44,7 @@ pub use job::{JobRecord, JobState, Work};
 pub use model::ModelRecord;
 pub use restore::RestoreRecord;
 pub use sled::SledStore;
+pub(crate) use sled::check_current;
 pub use telemetry::{Insertion, TelemetryRecord};
 
 /// Is shown the kind, the key and the bytes of a record.
@@ -73,11 +74,13 @@ pub trait Store: Send + Sync {
     fn devices(&self) -> Result<Vec<DeviceRecord>, StoreError>;
 
     /// Stores what an operator wants. The same manifest again changes nothing; a different one under a known name, or
-    /// any after a failure, gets the next generation, phase `Pending` and no outcomes.
+    /// any after a failure, gets the next generation, phase `Pending` and no outcomes. One of another generation than `over` is
+    /// not replaced.
     fn apply_deployment(
         &self,
         manifest: &DeploymentManifest,
         text: &str,
+        over: Option<Generation>,
         now_unix_ms: u64,
     ) -> Result<Applied, StoreError>;
 

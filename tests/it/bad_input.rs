@@ -135,19 +135,15 @@ async fn an_agent_waits_for_a_coordinator_that_is_not_there_yet() {
 }
 
 #[tokio::test]
-async fn a_truncated_data_set_fails_the_deployment_and_names_the_file() {
+async fn a_truncated_data_set_is_refused_and_the_file_named() {
     let scene = Scene::start().await;
-    let _agent = scene.agent("one", scene.coordinator.address()).await;
     let images = scene.dataset().join("train-images-idx3-ubyte");
     let bytes = fs::read(&images).unwrap();
     fs::write(&images, &bytes[..bytes.len() / 2]).unwrap();
-    let generation = scene.apply(&scene.manifest(Vec::new())).await;
-    let error = scene.operator.completed(DEPLOYMENT, generation, LIMIT).await.unwrap_err();
+    let error = scene.operator.apply(&yaml(&scene.manifest(Vec::new()))).await.unwrap_err();
     let text = format!("{error:#}");
-    assert!(text.contains("failed") && text.contains(images.to_str().unwrap()), "{text}");
-    let folder = scene.coordinator.state_dir();
-    assert!(folder.is_dir(), "the coordinator goes on");
-    scene.operator.devices().await.unwrap();
+    assert!(text.contains("spec.dataset") && text.contains(images.to_str().unwrap()), "{text}");
+    assert!(scene.operator.deployment(DEPLOYMENT).await.unwrap().is_none(), "nothing was kept of it");
 }
 
 #[tokio::test]

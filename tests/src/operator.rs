@@ -142,7 +142,7 @@ impl Operator {
     /// # Errors
     /// The coordinator's status.
     pub async fn apply(&self, manifest: &str) -> Result<v1::ApplyResponse> {
-        let request = v1::ApplyRequest { manifest: manifest.to_owned() };
+        let request = v1::ApplyRequest { manifest: manifest.to_owned(), ..Default::default() };
         Ok(self.client.clone().apply(request).await.context("cannot apply the manifest")?.into_inner())
     }
 

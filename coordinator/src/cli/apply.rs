@@ -5,10 +5,10 @@ use std::time::Duration;
 use coordinator::manifest::Document;
 use proto::v1;
 
-use super::connect::soon;
+use super::connect::{Client, soon};
 use super::error::CliError;
 use super::follow::{self, Followed};
-use super::manifest_file::ManifestArg;
+use super::manifest_file::{ManifestArg, request, within};
 use super::{Context, diff};
 
 /// What to apply.
@@ -20,6 +20,9 @@ Examples:
   reconvene apply -f fashion.yaml --wait --timeout 1h
   sed 's/epochs: 10/epochs: 30/' fashion.yaml | reconvene apply -f -
   reconvene get deployments -o yaml > all.yaml; reconvene apply -f all.yaml
+
+Of several deployments each is checked before the first is applied: where one would be refused, nothing is changed. One that
+was printed by `get` replaces the generation that it was printed of, and no later one; without metadata.generation, any.
 
 Exit code 4 if no device can meet its budget, even with the smallest network: nothing is changed then.
 With --wait: exit code 0 once complete, 1 if a device failed, 4 if none could be fitted.")]
@@ -43,10 +46,17 @@ pub(crate) async fn run(args: &ApplyArgs, context: &Context) -> Result<(), CliEr
         return diff::show_all(&documents, context).await;
     }
     let mut client = context.server.connect().await?;
+    if documents.len() > 1 {
+        // All or nothing, as far as it can be told before.
+        for document in &documents {
+            check(document, &mut client, context).await?;
+        }
+    }
     let mut applied = Vec::new();
-    for Document { text, .. } in documents {
-        let reply = client.apply(soon(v1::ApplyRequest { manifest: text })).await;
-        let reply = reply.map_err(|status| context.server.refusal(status))?.into_inner();
+    for document in &documents {
+        let reply = client.apply(soon(request(document))).await;
+        let refused = |status| within(document)(context.server.refusal(status));
+        let reply = reply.map_err(refused)?.into_inner();
         let v1::ApplyResponse { name, generation, result } = &reply;
         let line = format!("deployment/{name} {result} (generation {generation})");
         if args.wait {
@@ -63,4 +73,14 @@ pub(crate) async fn run(args: &ApplyArgs, context: &Context) -> Result<(), CliEr
         verdict = verdict.and(ended.and_then(|ended| follow::conclude(context, &ended)));
     }
     verdict
+}
+
+/// What applying it would come to, or the refusal.
+pub(crate) async fn check(
+    document: &Document,
+    client: &mut Client,
+    context: &Context,
+) -> Result<v1::ApplyResponse, CliError> {
+    let reply = client.check(soon(request(document))).await;
+    Ok(reply.map_err(|status| within(document)(context.server.refusal(status)))?.into_inner())
 }

@@ -134,9 +134,10 @@ impl Server {
             {
                 CliError::NoFit(message)
             }
-            (Code::Unauthenticated | Code::PermissionDenied | Code::FailedPrecondition, _) => {
-                CliError::Failed(message)
-            }
+            (
+                Code::Unauthenticated | Code::PermissionDenied | Code::FailedPrecondition | Code::Aborted,
+                _,
+            ) => CliError::Failed(message),
             // A certificate that is not taken ends the connection, which may be told in several ways.
             // One that is no connection of ours at all is told as an internal error.
             (Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal, Some(source)) => {

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coordinator::manifest::{DeploymentManifest, Document, tree, yaml};
+use coordinator::manifest::{Document, tree, yaml};
 use proto::v1;
 use similar::TextDiff;
 use tonic::Request;
 
 use super::Context;
+use super::apply::check;
 use super::error::CliError;
 use super::figures::{bytes, count, macs, ms};
-use super::manifest_file::ManifestArg;
+use super::manifest_file::{ManifestArg, within};
 use super::table::{Entry, Table};
 
 /// How long the first plan for a network may take: it is scored.
@@ -25,7 +26,8 @@ Examples:
   git show main:fashion.yaml | reconvene diff -f -
 
 The first lines are the manifest's own differences, the table what each device would get instead of what it has.
-Exit code 4 if no device can meet its budget: applying it would be refused.")]
+What applying would be refused for, this is in the same words and with the same exit code: 4 if no device can meet its budget,
+65 if the manifest or its dataset is at fault, 1 if it was printed of a generation that was replaced since.")]
 pub(crate) struct DiffArgs {
     #[command(flatten)]
     manifest: ManifestArg,
@@ -45,18 +47,20 @@ pub(crate) async fn show_all(documents: &[Document], context: &Context) -> Resul
 
 async fn show(checked: &Document, context: &Context) -> Result<(), CliError> {
     let name = &checked.manifest.metadata.name;
-    let known = context.list::<v1::Deployment>(name).await?;
-    let now = known.into_iter().find(|deployment| deployment.name == *name);
-    if let Some(now) = now.as_ref().filter(|now| now.phase != "Failed" && means_the_same(now, checked)) {
-        let generation = now.generation;
+    let mut client = context.server.connect().await?;
+    // The judge is the one that applying it has.
+    let v1::ApplyResponse { generation, result, .. } = check(checked, &mut client, context).await?;
+    if result == "unchanged" {
         return context
             .terminal
             .data(&format!("deployment/{name} is as it is applied (generation {generation})"));
     }
-    let mut client = context.server.connect().await?;
+    let known = context.list::<v1::Deployment>(name).await?;
+    let now = known.into_iter().find(|deployment| deployment.name == *name);
     let mut request = Request::new(v1::PlanRequest { manifest: checked.text.clone(), strict: true });
     request.set_timeout(TIMEOUT);
-    let plan = client.plan(request).await.map_err(|status| context.server.refusal(status))?.into_inner();
+    let refused = |status| within(checked)(context.server.refusal(status));
+    let plan = client.plan(request).await.map_err(refused)?.into_inner();
     let title = match &now {
         None => format!("deployment/{name} would be created"),
         Some(now) => {
@@ -78,10 +82,6 @@ async fn show(checked: &Document, context: &Context) -> Result<(), CliError> {
         devices.render(context.terminal.colors)
     };
     context.terminal.data(&format!("{title}\n\n{differences}\n{devices}"))
-}
-
-fn means_the_same(now: &v1::Deployment, checked: &Document) -> bool {
-    DeploymentManifest::read(&now.manifest).is_ok_and(|manifest| manifest == checked.manifest)
 }
 
 /// What each device has, and what it would get.

@@ -76,6 +76,14 @@ pub(crate) enum CliError {
     /// Standard output or standard error is gone.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
+    /// One of several things failed.
+    #[error("{title}")]
+    Within {
+        /// Which of them.
+        title: String,
+        /// Why.
+        source: Box<Self>,
+    },
     /// Anything else; the text says what.
     #[error("{0}")]
     Failed(String),
@@ -111,6 +119,7 @@ impl CliError {
                 | AppError::Serve(_) => 1,
             },
             Self::Unwritable { .. } => 73,
+            Self::Within { source, .. } => return source.exit_code(),
         })
     }
 

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use coordinator::manifest::Document;
+use proto::v1;
 
 use super::error::CliError;
 
@@ -16,7 +17,7 @@ pub(crate) struct ManifestArg {
 }
 
 impl ManifestArg {
-    /// Reads and checks all of it.
+    /// Reads and checks all of it: what is wrong with one deployment is found before anything is sent of another.
     pub(crate) fn read(&self) -> Result<Vec<Document>, CliError> {
         let name = self.name();
         let text = if self.is_stdin() {
@@ -29,24 +30,25 @@ impl ManifestArg {
         Document::read_all(&text).map_err(|source| CliError::Manifest { file: name, source })
     }
 
-    /// The same where only one deployment makes sense.
-    pub(crate) fn read_one(&self) -> Result<Document, CliError> {
-        let mut all = self.read()?;
-        match (all.pop(), all.len()) {
-            (Some(only), 0) => Ok(only),
-            (_, others) => {
-                let name = self.name();
-                let count = if others == 0 { 0 } else { others + 1 };
-                Err(CliError::BadInput(format!("{name} holds {count} deployments; give one at a time")))
-            }
-        }
-    }
-
     fn is_stdin(&self) -> bool {
         self.file == Path::new("-")
     }
 
     fn name(&self) -> String {
         if self.is_stdin() { "standard input".to_owned() } else { self.file.display().to_string() }
+    }
+}
+
+/// What to send of a deployment to be applied.
+pub(crate) fn request(document: &Document) -> v1::ApplyRequest {
+    v1::ApplyRequest { manifest: document.text.clone(), generation: document.generation }
+}
+
+/// The same error, which of a file's deployments it is about where there are several.
+pub(crate) fn within(document: &Document) -> impl FnOnce(CliError) -> CliError {
+    let title = document.title.clone();
+    |source| match title {
+        Some(title) => CliError::Within { title, source: Box::new(source) },
+        None => source,
     }
 }

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use coordinator::manifest::{API_VERSION, LIST};
 use proto::v1;
+use serde_json::{Value, json};
 use tonic::Request;
 
 use super::Context;
 use super::error::CliError;
 use super::figures::{bytes, count, macs, ratio};
-use super::manifest_file::ManifestArg;
+use super::manifest_file::{ManifestArg, within};
 use super::output::{Notation, object, write};
 use super::terminal::Tone;
 use super::{layers, outcome};
@@ -21,7 +23,7 @@ Examples:
   reconvene plan -f fashion.yaml -o wide      with the width of every layer
   reconvene plan -f fashion.yaml -o json | jq '.devices[] | select(.state == \"NoFit\")'
 
-Exit code 4 if no device can meet its budget.")]
+Of several deployments each is planned as if it were alone. Exit code 4 if no device can meet the budget of one.")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     manifest: ManifestArg,
@@ -46,23 +48,55 @@ enum PlanFormat {
 }
 
 pub(crate) async fn run(args: &PlanArgs, context: &Context) -> Result<(), CliError> {
-    let checked = args.manifest.read_one()?;
+    let documents = args.manifest.read()?;
     let mut client = context.server.connect().await?;
-    let mut request = Request::new(v1::PlanRequest { manifest: checked.text, strict: false });
-    request.set_timeout(args.timeout);
-    if context.terminal.redraws {
-        let network = &checked.manifest.spec.network;
-        context.terminal.say(&format!("planning {network} for the fleet; the first time, it is scored"));
+    let mut plans = Vec::new();
+    for document in &documents {
+        let mut request = Request::new(v1::PlanRequest { manifest: document.text.clone(), strict: false });
+        request.set_timeout(args.timeout);
+        if context.terminal.redraws {
+            let network = &document.manifest.spec.network;
+            context.terminal.say(&format!("planning {network} for the fleet; the first time, it is scored"));
+        }
+        let refused = |status| within(document)(context.server.refusal(status));
+        plans.push(client.plan(request).await.map_err(refused)?.into_inner());
     }
-    let plan = client.plan(request).await.map_err(|status| context.server.refusal(status))?.into_inner();
     let text = match args.output {
-        PlanFormat::Table => table(&plan, context),
-        PlanFormat::Wide => format!("{}{}", table(&plan, context), models(&plan, context)),
-        PlanFormat::Json => write(&object("Plan", &plan)?, Notation::Json)?,
-        PlanFormat::Yaml => write(&object("Plan", &plan)?, Notation::Yaml)?,
+        PlanFormat::Table => tables(&plans, context, |plan| table(plan, context)),
+        PlanFormat::Wide => {
+            tables(&plans, context, |plan| format!("{}{}", table(plan, context), models(plan, context)))
+        }
+        PlanFormat::Json => write(&value(&plans)?, Notation::Json)?,
+        PlanFormat::Yaml => write(&value(&plans)?, Notation::Yaml)?,
     };
     context.terminal.data(&text)?;
-    verdict(&plan)
+    plans.iter().try_for_each(verdict)
+}
+
+/// Those of all plans, each under its deployment where there are several.
+fn tables(
+    plans: &[v1::PlanResponse],
+    context: &Context,
+    table: impl Fn(&v1::PlanResponse) -> String,
+) -> String {
+    if let [only] = plans {
+        return table(only);
+    }
+    let heading = |name: &str| context.terminal.colors.paint(Tone::Heading, &format!("deployment/{name}"));
+    plans
+        .iter()
+        .map(|plan| format!("{}\n\n{}", heading(&plan.name), table(plan)))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The plan as itself, several as a list.
+fn value(plans: &[v1::PlanResponse]) -> Result<Value, CliError> {
+    if let [only] = plans {
+        return object("Plan", only);
+    }
+    let items = plans.iter().map(|plan| object("Plan", plan)).collect::<Result<Vec<_>, _>>()?;
+    Ok(json!({ "apiVersion": API_VERSION, "kind": LIST, "items": items }))
 }
 
 fn table(plan: &v1::PlanResponse, context: &Context) -> String {

@@ -1,12 +1,12 @@
 //! Files of deployments: one manifest, several documents, or a list, as operators write them and as `reconvene get -o yaml`
-//! prints them. What the coordinator sets in one, its status and its generation, counts for nothing.
+//! prints them. Of what the coordinator sets in one, its status counts for nothing; its generation says what it was made of.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::dataset::DatasetFields;
-use super::place::Places;
+use super::place::{Place, Places};
 use super::read::{checked, parse};
 use super::{API_VERSION, DatasetRef, DeploymentManifest, DeploymentSpec, ManifestError, Metadata};
 
@@ -22,24 +22,59 @@ pub struct Document {
     pub manifest: DeploymentManifest<DatasetRef>,
     /// Whether the text was made from what the coordinator printed.
     pub is_printed: bool,
+    /// The generation that it was printed of.
+    pub generation: Option<u64>,
+    /// Where it stands, as in `document 2 (deployment/fashion)`; `None` where it is the only one of its file.
+    pub title: Option<String>,
 }
 
 impl Document {
     /// Reads and checks every deployment of a file. Places are those of the whole file.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first thing that is wrong, under the title of the deployment that it is in.
     pub fn read_all(text: &str) -> Result<Vec<Self>, ManifestError> {
-        let mut documents = Vec::new();
-        for (lines_before, text) in split(text) {
+        let mut documents: Vec<Self> = Vec::new();
+        let split = split(text);
+        let is_only = split.len() == 1;
+        for (index, (lines_before, text)) in split.into_iter().enumerate() {
             let placed = format!("{}{text}", "\n".repeat(lines_before));
+            let number = (!is_only).then_some(index + 1);
             if is_list(&placed) {
-                documents.extend(read_list(&placed)?);
+                documents.extend(read_list(&placed, number)?);
             } else {
-                documents.push(read_one(text, &placed)?);
+                documents.push(read_one(text, &placed, number)?);
             }
         }
+        check_twice(&documents)?;
         Ok(documents)
+    }
+}
+
+fn check_twice(documents: &[Document]) -> Result<(), ManifestError> {
+    let name = |document: &Document| document.manifest.metadata.name.clone();
+    let title = |document: &Document| document.title.clone().unwrap_or_default();
+    for (index, document) in documents.iter().enumerate() {
+        if let Some(first) = documents[..index].iter().find(|first| name(first) == name(document)) {
+            return Err(ManifestError::Twice { first: title(first), second: title(document) });
+        }
+    }
+    Ok(())
+}
+
+/// How messages name the deployment whose tree it is.
+fn title(place: &str, tree: &Value) -> String {
+    match tree["metadata"]["name"].as_str() {
+        Some(name) => format!("{place} (deployment/{name})"),
+        None => place.to_owned(),
+    }
+}
+
+/// The same error, under a title where there is one.
+fn within(title: Option<String>) -> impl FnOnce(ManifestError) -> ManifestError {
+    |source| match title {
+        Some(title) => ManifestError::Within { title, source: Box::new(source) },
+        None => source,
     }
 }
 
@@ -71,7 +106,7 @@ pub(super) struct Written {
 struct WrittenMetadata {
     name: String,
     /// Set by the coordinator.
-    generation: Option<IgnoredAny>,
+    generation: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -125,16 +160,27 @@ fn is_list(text: &str) -> bool {
     serde_saphyr::from_str::<Kind>(text).is_ok_and(|found| found.kind == LIST)
 }
 
-fn read_one(text: &str, placed: &str) -> Result<Document, ManifestError> {
-    let written: Written = parse(placed)?;
-    let is_printed = written.is_printed();
-    let manifest = checked(placed, written.manifest(), "")?;
-    let text = if is_printed { yaml(&tree(text)) } else { text.to_owned() };
-    Ok(Document { text, manifest, is_printed })
+fn read_one(text: &str, placed: &str, number: Option<usize>) -> Result<Document, ManifestError> {
+    let found: Value = serde_saphyr::from_str(placed).unwrap_or_default();
+    let title = number.map(|number| title(&format!("document {number}"), &found));
+    let read = || {
+        let written: Written = parse(placed)?;
+        let (is_printed, generation) = (written.is_printed(), written.metadata.generation);
+        let manifest = checked(placed, written.manifest(), "")?;
+        let text = if is_printed { yaml(&tree(text)) } else { text.to_owned() };
+        Ok(Document { text, manifest, is_printed, generation, title: title.clone() })
+    };
+    read().map_err(within(title.clone()))
 }
 
-fn read_list(placed: &str) -> Result<Vec<Document>, ManifestError> {
-    let WrittenList { api_version, items, .. } = parse(placed)?;
+fn read_list(placed: &str, number: Option<usize>) -> Result<Vec<Document>, ManifestError> {
+    let mut tree: Value = serde_saphyr::from_str(placed).unwrap_or_default();
+    let titles = titles(&tree, number);
+    let list: WrittenList = parse(placed).map_err(|error| {
+        let title = index_at(placed, titles.len(), error.place()).and_then(|index| titles[index].clone());
+        within(title.or_else(|| number.map(|number| format!("document {number}"))))(error)
+    })?;
+    let WrittenList { api_version, items, .. } = list;
     if api_version != API_VERSION {
         return Err(ManifestError::Value {
             place: Places::of(placed).find("apiVersion"),
@@ -142,13 +188,34 @@ fn read_list(placed: &str) -> Result<Vec<Document>, ManifestError> {
             problem: format!("'{api_version}' is not known; allowed: {API_VERSION}"),
         });
     }
-    let mut tree: Value = serde_saphyr::from_str(placed).unwrap_or_default();
     let document = |(index, written): (usize, Written)| {
-        let manifest = checked(placed, written.manifest(), &format!("items.{index}."))?;
-        let written = tree["items"][index].take();
-        Ok(Document { text: yaml(&plain(written, Some(&manifest))), manifest, is_printed: true })
+        let title = titles.get(index).cloned().flatten();
+        let generation = written.metadata.generation;
+        let manifest =
+            checked(placed, written.manifest(), &format!("items.{index}.")).map_err(within(title.clone()))?;
+        let text = yaml(&plain(tree["items"][index].take(), Some(&manifest)));
+        Ok(Document { text, manifest, is_printed: true, generation, title })
     };
     items.into_iter().enumerate().map(document).collect()
+}
+
+/// Those of a list's items; none where one is alone in its file.
+fn titles(list: &Value, number: Option<usize>) -> Vec<Option<String>> {
+    let items = list["items"].as_array().map_or(&[][..], Vec::as_slice);
+    let of = number.map(|number| format!(" of document {number}")).unwrap_or_default();
+    let is_only = items.len() == 1 && number.is_none();
+    let titled = |(index, item)| (!is_only).then(|| title(&format!("item {}{of}", index + 1), item));
+    items.iter().enumerate().map(titled).collect()
+}
+
+/// Which of so many items of a list a place is in.
+fn index_at(placed: &str, items: usize, place: Option<Place>) -> Option<usize> {
+    let (places, at) = (Places::of(placed), place?);
+    let begins = |index: &usize| {
+        let item = places.find(&format!("items.{index}"));
+        (item.line, item.column) <= (at.line, at.column)
+    };
+    (0..items).take_while(begins).last()
 }
 
 /// `written` without what the coordinator sets. A tree loses how a scalar was spelt, as in a label `1.10`: where it then means
@@ -207,6 +274,7 @@ spec:
             assert_eq!((written[0].text.as_str(), written[0].is_printed), (text.as_str(), false));
             let again = Document::read_all(&printed(&text)).unwrap();
             assert_eq!((&again[0].manifest, again[0].is_printed), (&written[0].manifest, true), "{text}");
+            assert_eq!((written[0].generation, again[0].generation), (None, Some(3)));
             assert!(!again[0].text.contains("status") && !again[0].text.contains("generation"));
             assert_eq!(DeploymentManifest::read(&printed(&text)).as_ref(), Ok(&written[0].manifest));
         }
@@ -234,15 +302,45 @@ spec:
     }
 
     #[test]
-    fn what_is_wrong_is_placed_in_the_whole_file() {
+    fn a_deployment_stands_once_in_a_file() {
         let refusal = |text: &str| Document::read_all(text).unwrap_err().to_string();
+        assert_eq!(
+            refusal(&format!("{FASHION}---\n{FASHION}")),
+            "document 1 (deployment/fashion) and document 2 (deployment/fashion) are the same deployment; leave one of them out"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_placed_in_the_whole_file() {
+        let refusal = |text: &str| crate::causes::chain(&Document::read_all(text).unwrap_err());
         let wrong = FASHION.replace("resnet20", "Res Net");
         let text = refusal(&format!("{FASHION}---\n{wrong}"));
-        assert!(text.starts_with("line 17, column 12: spec.network: 'Res Net'"), "{text}");
+        let titled = "document 2 (deployment/fashion): line 17, column 12: spec.network: 'Res Net'";
+        assert!(text.starts_with(titled), "{text}");
+        let text = refusal(&format!("{FASHION}---\n{}", FASHION.replace("network:", "nework:")));
+        assert!(
+            text.starts_with("document 2 (deployment/fashion): line 17, column 3: unknown field"),
+            "{text}"
+        );
+        let text = refusal(&format!("{FASHION}---\nkind: [\n"));
+        assert!(text.starts_with("document 2: line "), "{text}");
         let list =
             format!("apiVersion: {API_VERSION}\nkind: List\nitems:\n- {}", wrong.replace('\n', "\n  "));
         let text = refusal(&list);
         assert!(text.starts_with("line 9, column 14: items.0.spec.network: 'Res Net'"), "{text}");
+        let item = |name: &str, text: &str| {
+            format!(
+                "- {}",
+                text.replace("name: fashion }\nspec", &format!("name: {name} }}\nspec"))
+                    .replace('\n', "\n  ")
+            )
+        };
+        let strange = FASHION.replace("network:", "nework:");
+        for (second, problem) in [(&wrong, "items.1.spec.network: 'Res Net'"), (&strange, "unknown field")] {
+            let items = format!("{}\n{}", item("one", FASHION), item("two", second));
+            let text = refusal(&format!("apiVersion: {API_VERSION}\nkind: List\nitems:\n{items}"));
+            assert!(text.starts_with("item 2 (deployment/two): line ") && text.contains(problem), "{text}");
+        }
         let text = refusal(&FASHION.replace("  network:", "  status: 1\n  network:"));
         assert!(text.starts_with("line 6, column 3: unknown field 'status'"), "{text}");
         assert!(refusal("# nothing\n").contains("the text ends where a deployment should stand"));

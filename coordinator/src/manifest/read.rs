@@ -48,6 +48,36 @@ pub enum ManifestError {
         /// What is wrong, and what is allowed.
         problem: String,
     },
+    /// One of several deployments is wrong.
+    #[error("{title}")]
+    Within {
+        /// Which of them.
+        title: String,
+        /// What is wrong with it.
+        source: Box<Self>,
+    },
+    /// A file has one name twice.
+    #[error("{first} and {second} are the same deployment; leave one of them out")]
+    Twice {
+        /// Where it stands first.
+        first: String,
+        /// Where it stands again.
+        second: String,
+    },
+}
+
+impl ManifestError {
+    /// Where it is.
+    pub(super) fn place(&self) -> Option<Place> {
+        match self {
+            Self::Syntax { place, .. }
+            | Self::UnknownField { place, .. }
+            | Self::MissingField { place, .. }
+            | Self::Value { place, .. } => Some(*place),
+            Self::Within { source, .. } => source.place(),
+            Self::Twice { .. } => None,
+        }
+    }
 }
 
 impl DeploymentManifest<DatasetRef> {

@@ -1,9 +1,10 @@
 //! What becomes of a manifest that an operator sends: read, judged, and then applied, or only planned.
 
-use proto::{ArtifactRef, v1};
+use proto::{ArtifactRef, Generation, v1};
 use tonic::Status;
 
 use super::operator::OperatorRpc;
+use super::reach::Images;
 use super::{job, note, reach, status, view};
 use crate::audit::Event;
 use crate::blob::BlobStore;
@@ -12,17 +13,21 @@ use crate::corrections::Corrections;
 use crate::datasets;
 use crate::derive::SubjectKey;
 use crate::fitting::{self, Candidate};
-use crate::manifest::{DeploymentManifest, TrainerKind};
+use crate::manifest::{DatasetRef, DeploymentManifest, TrainerKind};
 use crate::models::Origin;
-use crate::store::{Applied, DeploymentPhase, DerivationState, Outcome, OutcomeRecord, Store, StoreError};
+use crate::store::{
+    Applied, DeploymentPhase, DeploymentRecord, DerivationState, Outcome, OutcomeRecord, Store, StoreError,
+    check_current,
+};
 
 impl OperatorRpc {
     pub(super) async fn apply_text(
         &self,
         text: String,
+        over: Option<Generation>,
         (by, action): (String, &str),
     ) -> Result<v1::ApplyResponse, Status> {
-        let manifest = self.acceptable(&text).await?;
+        let (manifest, _) = self.judged(&text, over).await?;
         let name = manifest.metadata.name.clone();
         let (blobs, applied_text) = (self.core.blobs.clone(), text.clone());
         let (before, applied) = self
@@ -31,7 +36,7 @@ impl OperatorRpc {
             .call(move |store| {
                 requeue_failed(store, &blobs, &manifest.metadata.name)?;
                 let before = store.deployment(&manifest.metadata.name)?;
-                Ok((before, store.apply_deployment(&manifest, &applied_text, unix_ms())?))
+                Ok((before, store.apply_deployment(&manifest, &applied_text, over, unix_ms())?))
             })
             .await
             .map_err(status::store)?;
@@ -53,11 +58,49 @@ impl OperatorRpc {
         Ok(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() })
     }
 
+    /// What applying it would come to now.
+    pub(super) async fn check_text(
+        &self,
+        text: &str,
+        over: Option<Generation>,
+    ) -> Result<v1::ApplyResponse, Status> {
+        let (manifest, standing) = self.judged(text, over).await?;
+        let (generation, result) = match standing {
+            Standing::New => (Generation(0), "created"),
+            Standing::Changes(generation) => (generation, "configured"),
+            Standing::Applied(generation) => (generation, "unchanged"),
+        };
+        let name = manifest.metadata.name;
+        Ok(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() })
+    }
+
+    /// What the text means, once it is found that it can be applied, and what it would be beside what there is. What is applied
+    /// already is not judged again, whatever has become of images and devices since: nothing would change.
+    async fn judged(
+        &self,
+        text: &str,
+        over: Option<Generation>,
+    ) -> Result<(DeploymentManifest, Standing), Status> {
+        let meant = DeploymentManifest::read(text).map_err(status::manifest)?;
+        let name = meant.metadata.name.clone();
+        let stored =
+            self.core.store.call(move |store| store.deployment(&name)).await.map_err(status::store)?;
+        check_current(stored.as_ref(), over).map_err(status::store)?;
+        let standing = match stored {
+            None => Standing::New,
+            Some(record) if is_applied(&record, &meant) => {
+                return Ok((record.manifest, Standing::Applied(record.generation)));
+            }
+            Some(record) => Standing::Changes(record.generation),
+        };
+        Ok((self.acceptable(text).await?, standing))
+    }
+
     /// What each device would get.
     pub(super) async fn plan_text(&self, request: v1::PlanRequest) -> Result<v1::PlanResponse, Status> {
         let v1::PlanRequest { manifest, strict } = request;
         let manifest =
-            if strict { self.acceptable(&manifest).await? } else { self.manifest(&manifest).await? };
+            if strict { self.acceptable(&manifest).await? } else { self.manifest(&manifest).await?.0 };
         let subject =
             job::subject(&self.core, &manifest.metadata.name, SubjectKey::of(&manifest.spec)).await?;
         let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;
@@ -80,23 +123,25 @@ impl OperatorRpc {
         Ok(view::plan(manifest.metadata.name, &subject, &fittings, waiting))
     }
 
-    /// What the text means, a dataset's name looked up: what is kept of it says where the files are.
-    async fn manifest(&self, text: &str) -> Result<DeploymentManifest, Status> {
+    /// What the text means, a dataset's name looked up: what is kept of it says where the files are. And what its images are,
+    /// as far as that could be told soon.
+    async fn manifest(&self, text: &str) -> Result<(DeploymentManifest, Option<Images>), Status> {
         let manifest = DeploymentManifest::read(text).map_err(status::manifest)?;
         let (meant, own) = (manifest.spec.dataset.clone(), self.core.state_dir.clone());
         let found = self.core.store.call(move |store| datasets::find(store, &own, &meant)).await;
         let dataset = found.map_err(status::store)?.map_err(|refusal| status::dataset(&refusal))?;
-        Ok(manifest.with_dataset(dataset))
+        let images = reach::images(&dataset).await?;
+        Ok((manifest.with_dataset(dataset), images))
     }
 
     /// The same, if it can be applied as it is.
     async fn acceptable(&self, text: &str) -> Result<DeploymentManifest, Status> {
-        let manifest = self.manifest(text).await?;
+        let (manifest, images) = self.manifest(text).await?;
         let origin = self.origin(&manifest.spec.network).await?;
         if manifest.spec.training.trainer == TrainerKind::Command && !self.core.has_program {
             return Err(status::no_trainer());
         }
-        reach::check(&self.core, &manifest, &origin).await?;
+        reach::check(&self.core, &manifest, (&origin, images)).await?;
         Ok(manifest)
     }
 
@@ -106,6 +151,22 @@ impl OperatorRpc {
         let found = self.core.store.call(move |store| Origin::find(store, &name)).await;
         found.map_err(status::store)?.map_err(|unknown| status::network(&unknown))
     }
+}
+
+/// What a manifest would be beside what there is.
+enum Standing {
+    /// None has its name.
+    New,
+    /// It would replace this generation.
+    Changes(Generation),
+    /// It is this generation.
+    Applied(Generation),
+}
+
+/// Whether applying it would change nothing.
+fn is_applied(record: &DeploymentRecord, meant: &DeploymentManifest<DatasetRef>) -> bool {
+    let is_over = matches!(record.phase, DeploymentPhase::Failed { .. });
+    !is_over && DeploymentManifest::read(&record.text).is_ok_and(|applied| applied == *meant)
 }
 
 /// Derivations of a deployment that failed, or of its devices that did, are tried again: what failed may have been mended.

@@ -189,8 +189,16 @@ impl OperatorService for OperatorRpc {
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Reply<v1::ApplyResponse> {
         guard::allow(&request, Role::Operator)?;
         let (this, by) = (self.clone(), guard::caller(&request));
-        let text = request.into_inner().manifest;
-        self.to_the_end(async move { this.apply_text(text, (by, "apply")).await }).await
+        let v1::ApplyRequest { manifest, generation } = request.into_inner();
+        let over = generation.map(Generation);
+        self.to_the_end(async move { this.apply_text(manifest, over, (by, "apply")).await }).await
+    }
+
+    async fn check(&self, request: Request<v1::ApplyRequest>) -> Reply<v1::ApplyResponse> {
+        // It looks through images: as plans are.
+        guard::allow(&request, Role::Operator)?;
+        let v1::ApplyRequest { manifest, generation } = request.into_inner();
+        self.check_text(&manifest, generation.map(Generation)).await.map(Response::new)
     }
 
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Reply<v1::CreateTokenResponse> {
@@ -345,9 +353,10 @@ impl OperatorRpc {
         let is_applied = matches!(control, Control::Apply(_));
         let (generation, result) = match control {
             Control::Unchanged => (generation, "unchanged"),
-            Control::Apply(manifest) => {
-                (Generation(self.apply_text(manifest, (by.clone(), "retry")).await?.generation), "retried")
-            }
+            Control::Apply(manifest) => (
+                Generation(self.apply_text(manifest, None, (by.clone(), "retry")).await?.generation),
+                "retried",
+            ),
             Control::Undo => {
                 let reason = "an operator undid it";
                 let undone = self

@@ -16,13 +16,30 @@ use crate::models::Origin;
 /// A folder of images that takes longer to be looked through is left to whoever scores.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// The images' shape and the number of classes.
+pub(super) type Images = (Shape, usize);
+
+/// What a dataset's images are, and that no file of it is missing, empty or cut off; `None` where that takes long to find out.
+pub(super) async fn images(files: &DatasetSpec) -> Result<Option<Images>, Status> {
+    let DatasetSpec { format, path, test_share } = files.clone();
+    let outline = status::blocking(move || dataset::outline(&path, format, test_share));
+    match tokio::time::timeout(LOOK, outline).await {
+        Ok(outline) => outline?.map(Some).map_err(|error| status::images(&error)),
+        Err(_) => Ok(None),
+    }
+}
+
 /// Refuses a deployment whose budgets no device can meet. What cannot be told now shows itself later.
-pub(super) async fn check(core: &Core, manifest: &DeploymentManifest, origin: &Origin) -> Result<(), Status> {
+pub(super) async fn check(
+    core: &Core,
+    manifest: &DeploymentManifest,
+    (origin, images): (&Origin, Option<Images>),
+) -> Result<(), Status> {
     let spec = manifest.spec.clone();
     if spec.budgets.is_empty() {
         return Ok(());
     }
-    let Some(dense) = dense(core, &SubjectKey::of(&spec), origin).await? else { return Ok(()) };
+    let Some(dense) = dense(core, &SubjectKey::of(&spec), (origin, images)).await? else { return Ok(()) };
     let (probes, policy) = (core.probes.clone(), spec.pruning.pruning().widths);
     let checked = core.store.call(move |store| {
         let ground = Ground::of(dense, policy);
@@ -32,8 +49,12 @@ pub(super) async fn check(core: &Core, manifest: &DeploymentManifest, origin: &O
     checked.await.map_err(status::store)?.map_err(|refusal| status::unreachable(&refusal))
 }
 
-/// The dense network, where its images can be told without reading all of them.
-async fn dense(core: &Core, key: &SubjectKey, origin: &Origin) -> Result<Option<Graph>, Status> {
+/// The dense network, where its images are known.
+async fn dense(
+    core: &Core,
+    key: &SubjectKey,
+    (origin, images): (&Origin, Option<Images>),
+) -> Result<Option<Graph>, Status> {
     if let Some(subject) = core.subjects.get(key) {
         return Ok(Some(subject.graph.clone()));
     }
@@ -44,10 +65,6 @@ async fn dense(core: &Core, key: &SubjectKey, origin: &Origin) -> Result<Option<
         let [channels, height, width] = record.input_shape.map(|side| side as usize);
         (Shape::new(channels, height, width), record.classes as usize)
     });
-    let build = move || {
-        let DatasetSpec { format, path, .. } = &files;
-        let images = known.or_else(|| dataset::outline(path, *format).ok())?;
-        origin.graph(&blobs, images).ok()
-    };
-    tokio::time::timeout(LOOK, status::blocking(build)).await.unwrap_or(Ok(None))
+    let Some(images) = known.or(images) else { return Ok(None) };
+    status::blocking(move || origin.graph(&blobs, images).ok()).await
 }

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 
 use proto::Invalid;
+use pruner_core::dataset::DatasetError;
 use pruner_core::zoo::UnknownNetwork;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -35,7 +36,7 @@ pub(super) fn store(error: StoreError) -> Status {
     let text = chain(&error);
     match error {
         StoreError::Missing { .. } => Status::not_found(text),
-        StoreError::Superseded { .. } => Status::aborted(text),
+        StoreError::Superseded { .. } | StoreError::Stale { .. } => Status::aborted(text),
         StoreError::Locked { .. } | StoreError::Stopping => Status::unavailable(text),
         StoreError::Lost
         | StoreError::File { .. }
@@ -97,6 +98,11 @@ pub(super) fn dataset(error: &FindError) -> Status {
         FindError::Relative { .. } | FindError::Absent { .. } | FindError::Private(_) => "spec.dataset.path",
     };
     Status::invalid_argument(format!("{field}: {error}"))
+}
+
+/// A deployment's dataset is there, and is none.
+pub(super) fn images(error: &DatasetError) -> Status {
+    Status::invalid_argument(format!("spec.dataset: {}", chain(error)))
 }
 
 /// No device can meet its budget.

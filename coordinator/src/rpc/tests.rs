@@ -22,6 +22,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tower::ServiceExt as _;
 
+mod apply;
+
 use super::status::blocking;
 use crate::app::{App, AppError};
 use crate::config::{Config, DeriveConfig, SessionConfig};

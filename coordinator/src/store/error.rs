@@ -92,6 +92,20 @@ pub enum StoreError {
         /// The one in force.
         stored: Generation,
     },
+    /// What is to be applied was made of an older generation.
+    #[error(
+        "deployment '{name}' is at generation {stored}, and what is to be applied is generation {given} changed; `reconvene get \
+         deployment {name} -o yaml` prints what there is now: make the change in that, or leave metadata.generation out to \
+         replace whatever there is"
+    )]
+    Stale {
+        /// The deployment.
+        name: String,
+        /// What it was made of.
+        given: Generation,
+        /// The one in force.
+        stored: Generation,
+    },
     /// The engine failed.
     #[error("the store's engine failed")]
     Engine(#[source] sled::Error),
@@ -116,6 +130,7 @@ impl StoreError {
             | Self::Missing { .. }
             | Self::Twice { .. }
             | Self::Superseded { .. }
+            | Self::Stale { .. }
             | Self::Lost
             | Self::Engine(_) => false,
         }

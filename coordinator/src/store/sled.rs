@@ -7,6 +7,7 @@ use proto::{DeviceId, Digest, Generation, SpoolPosition};
 use sled::{Db, IVec, Tree};
 
 use deployment::at_generation;
+pub(crate) use deployment::check_current;
 use disk::Disk;
 use gate::Gate;
 
@@ -205,9 +206,10 @@ impl Store for SledStore {
         &self,
         manifest: &DeploymentManifest,
         text: &str,
+        over: Option<Generation>,
         now_unix_ms: u64,
     ) -> Result<Applied, StoreError> {
-        self.put_deployment(manifest, text, now_unix_ms)
+        self.put_deployment(manifest, text, over, now_unix_ms)
     }
 
     fn undo_deployment(

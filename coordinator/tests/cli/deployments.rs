@@ -250,6 +250,34 @@ fn a_budget_out_of_reach_is_refused_with_its_own_exit_code() {
 }
 
 #[test]
+fn of_several_deployments_none_is_applied_where_one_is_refused() {
+    let fake = Fake::start(fleet::replies());
+    let other = MANIFEST.replace("name: fashion-mnist", "name: other");
+    let impossible = format!("{MANIFEST}---\n{other}  budgets:\n    - params: 10\n");
+    for verb in [&["apply"][..], &["apply", "--dry-run"], &["diff"]] {
+        let run = reconvene_reading(&impossible, &fake.url, &[verb, &["-f", "-"]].concat());
+        assert_eq!(run.code, 4, "{run:?}");
+        let line = run.stderr.lines().last().unwrap();
+        let expected = "document 2 (deployment/other): no device can meet its budget: cam-1: no network fits";
+        assert!(line.ends_with(expected), "{verb:?}: {line}");
+    }
+    let unreadable = format!("{MANIFEST}---\n{}", other.replace("network:", "nework:"));
+    let twice = format!("{MANIFEST}---\n{other}---\n{MANIFEST}");
+    for verb in ["apply", "diff", "plan"] {
+        let line = reconvene_reading(&unreadable, &fake.url, &[verb, "-f", "-"]).complaint(65);
+        assert!(
+            line.starts_with("standard input: document 2 (deployment/other): line 16, column 3"),
+            "{line}"
+        );
+        let line = reconvene_reading(&twice, &fake.url, &[verb, "-f", "-"]).complaint(65);
+        assert!(line.contains("document 1 (deployment/fashion-mnist) and document 3 (dep"), "{line}");
+    }
+    assert!(fake.replies.applied.lock().unwrap().is_empty());
+    let plans = reconvene_reading(&format!("{MANIFEST}---\n{other}"), &fake.url, &["plan", "-f", "-"]).data();
+    assert_eq!(plans.matches("deployment/").count(), 2, "{plans}");
+}
+
+#[test]
 fn what_get_prints_can_be_applied_again() {
     let mut replies = fleet::replies();
     replies.deployments[0].manifest = MANIFEST.to_owned();
@@ -282,8 +310,15 @@ fn what_get_prints_can_be_applied_again() {
         );
         reconvene_reading(&all, &fake.url, &["apply", "-f", "-"]).data();
         assert_eq!(applied().len(), 2);
-        let several = reconvene_reading(&all, &fake.url, &["plan", "-f", "-"]).complaint(65);
-        assert_eq!(several, "standard input holds 2 deployments; give one at a time");
+        let both = reconvene_reading(&all, &fake.url, &["plan", "-f", "-", "-o", "json"]).data();
+        assert_eq!(plain(&both)["items"].as_array().unwrap().len(), 2);
+        let stale = printed
+            .replace("generation: 1", "generation: 2")
+            .replace("\"generation\": 1", "\"generation\": 2");
+        for verb in [&["apply"][..], &["apply", "--dry-run"], &["diff"]] {
+            let line = reconvene_reading(&stale, &fake.url, &[verb, &["-f", "-"]].concat()).complaint(1);
+            assert_eq!(line, "deployment 'fashion-mnist' is at generation 1", "{verb:?}");
+        }
     }
     let changed = reconvene(&fake.url, &["get", "deployment", "other", "-o", "yaml"]).data();
     let changed = changed.replace("epochs: 10", "epochs: 12");

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use coordinator::manifest::DeploymentManifest;
 use proto::v1::import_model_request::Part;
 use proto::v1::operator_service_server::{OperatorService, OperatorServiceServer};
 use proto::{ArtifactRef, ByteSize, Digest, v1};
@@ -80,6 +81,20 @@ fn no_fit() -> Status {
     let (key, reason) = coordinator::fitting::REASON;
     status.metadata_mut().insert(key, reason.parse().unwrap());
     status
+}
+
+/// The manifest, if it is not refused. What it is to replace is at its first generation.
+fn judged(v1::ApplyRequest { manifest, generation }: v1::ApplyRequest) -> Result<String, Status> {
+    if manifest.contains("/nowhere") {
+        return Err(Status::invalid_argument("dataset: /nowhere/t10k-labels-idx1-ubyte: no such file"));
+    }
+    if manifest.contains("params: 10\n") {
+        return Err(no_fit());
+    }
+    if generation.is_some_and(|generation| generation != 1) {
+        return Err(Status::aborted("deployment 'fashion-mnist' is at generation 1"));
+    }
+    Ok(manifest)
 }
 
 #[tonic::async_trait]
@@ -238,14 +253,20 @@ impl OperatorService for Service {
         Ok(Response::new(v1::AuditList { entries: entries.split_off(first) }))
     }
 
+    async fn check(&self, r: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
+        let manifest = judged(r.into_inner())?;
+        let meant = DeploymentManifest::read(&manifest).unwrap();
+        let name = meant.metadata.name.clone();
+        let known = self.0.deployments.iter().find(|deployment| deployment.name == name);
+        let is_same = |known: &&v1::Deployment| {
+            DeploymentManifest::read(&known.manifest).is_ok_and(|manifest| manifest == meant)
+        };
+        let result = if known.filter(is_same).is_some() { "unchanged" } else { "configured" }.to_owned();
+        Ok(Response::new(v1::ApplyResponse { name, generation: 1, result }))
+    }
+
     async fn apply(&self, r: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
-        let manifest = r.into_inner().manifest;
-        if manifest.contains("/nowhere") {
-            return Err(Status::invalid_argument("dataset: /nowhere/t10k-labels-idx1-ubyte: no such file"));
-        }
-        if manifest.contains("params: 10\n") {
-            return Err(no_fit());
-        }
+        let manifest = judged(r.into_inner())?;
         let mut applied = self.0.applied.lock().unwrap();
         applied.push(manifest);
         let generation = applied.len() as u64;

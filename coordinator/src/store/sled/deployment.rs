@@ -13,6 +13,7 @@ impl SledStore {
         &self,
         manifest: &DeploymentManifest,
         text: &str,
+        over: Option<Generation>,
         now_unix_ms: u64,
     ) -> Result<Applied, StoreError> {
         let name = &manifest.metadata.name;
@@ -27,6 +28,7 @@ impl SledStore {
         let record =
             self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
                 before = stored.as_ref().map(|record| record.generation);
+                check_current(stored.as_ref(), over)?;
                 match stored {
                     Some(record)
                         if record.manifest_digest == manifest_digest
@@ -76,6 +78,19 @@ impl SledStore {
             undone.generation = undone.generation.max(floor.next());
             Ok(undone)
         })
+    }
+}
+
+/// Refuses what was made of another generation than the stored one; where none is stored, nothing is lost.
+pub(crate) fn check_current(
+    stored: Option<&DeploymentRecord>,
+    over: Option<Generation>,
+) -> Result<(), StoreError> {
+    match stored.zip(over) {
+        Some((DeploymentRecord { name, generation, .. }, given)) if *generation != given => {
+            Err(StoreError::Stale { name: name.clone(), given, stored: *generation })
+        }
+        _ => Ok(()),
     }
 }
 

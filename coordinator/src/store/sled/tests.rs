@@ -116,7 +116,7 @@ fn every_acknowledged_write_survives_a_kill() {
             .unwrap();
         store.insert_telemetry(&interval("a", 1, round, 0)).unwrap();
         let given = store.assign(&id("a"), &order(&round.to_be_bytes())).unwrap();
-        let applied = store.apply_deployment(&manifest(round as u32), "text", round).unwrap();
+        let applied = store.apply_deployment(&manifest(round as u32), "text", None, round).unwrap();
 
         let copy = killed(folder.path());
         let found = SledStore::open(copy.path()).unwrap();
@@ -250,7 +250,7 @@ fn an_assignment_is_given_once_and_above_what_the_device_holds() {
 fn a_manifest_applied_again_changes_nothing_and_another_one_starts_anew() {
     let folder = tempfile::tempdir().unwrap();
     let store = SledStore::open(folder.path()).unwrap();
-    assert!(matches!(store.apply_deployment(&manifest(1), "text", 1).unwrap(), Applied::Created(_)));
+    assert!(matches!(store.apply_deployment(&manifest(1), "text", None, 1).unwrap(), Applied::Created(_)));
     let change = &mut |record: &mut crate::store::DeploymentRecord| {
         record.phase = DeploymentPhase::Complete;
         record.outcomes.insert(id("a"), OutcomeRecord::waiting("no profile"));
@@ -259,10 +259,14 @@ fn a_manifest_applied_again_changes_nothing_and_another_one_starts_anew() {
     let changed = store.update_deployment("mnist", Generation(1), change).unwrap();
     assert_eq!((changed.generation, &changed.phase), (Generation(1), &DeploymentPhase::Complete));
     for _ in 0..3 {
-        let again = store.apply_deployment(&manifest(1), "text", 2).unwrap();
+        let again = store.apply_deployment(&manifest(1), "text", None, 2).unwrap();
         assert_eq!(again, Applied::Unchanged(changed.clone()));
     }
-    let Applied::Configured(record) = store.apply_deployment(&manifest(2), "other", 3).unwrap() else {
+    let stale = store.apply_deployment(&manifest(2), "other", Some(Generation(7)), 3).unwrap_err();
+    assert!(stale.to_string().starts_with("deployment 'mnist' is at generation 1, and what is"), "{stale}");
+    let current = Some(Generation(1));
+    let Applied::Configured(record) = store.apply_deployment(&manifest(2), "other", current, 3).unwrap()
+    else {
         panic!("a different manifest");
     };
     assert_eq!((record.generation, &record.phase), (Generation(2), &DeploymentPhase::Pending));
@@ -355,8 +359,8 @@ fn every_write_goes_through_the_gate() {
 fn a_deployment_that_is_made_anew_goes_on_counting() {
     let folder = tempfile::tempdir().unwrap();
     let store = SledStore::open(folder.path()).unwrap();
-    store.apply_deployment(&manifest(1), "one", 1).unwrap();
-    store.apply_deployment(&manifest(2), "two", 2).unwrap();
+    store.apply_deployment(&manifest(1), "one", None, 1).unwrap();
+    store.apply_deployment(&manifest(2), "two", None, 2).unwrap();
     assert_eq!(store.remove_deployment("mnist", &mut |_| false, 3).unwrap(), None);
     let removed = store.remove_deployment("mnist", &mut |it| it.text == "two", 3).unwrap().unwrap();
     assert_eq!(removed.generation, Generation(2));
@@ -370,7 +374,7 @@ fn a_deployment_that_is_made_anew_goes_on_counting() {
         matches!(late, Err(StoreError::Missing { kind: "deployment", .. })),
         "a late update revives nothing"
     );
-    let applied = store.apply_deployment(&manifest(1), "one", 5).unwrap();
+    let applied = store.apply_deployment(&manifest(1), "one", None, 5).unwrap();
     assert_eq!(applied.record().generation, Generation(3));
     assert!(matches!(applied, Applied::Created(_)));
 }

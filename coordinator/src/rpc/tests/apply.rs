@@ -1,0 +1,92 @@
+//! What would be applied is judged as what is.
+
+use std::fs;
+use std::path::Path;
+
+use proto::v1::operator_service_client::OperatorServiceClient;
+
+use super::*;
+
+fn manifest(dataset: &Path, spec: &str) -> String {
+    format!(
+        "apiVersion: reconvene/v1\nkind: Deployment\nmetadata: {{ name: d }}\nspec:\n  network: resnet20\n  \
+         dataset: {{ format: cifar100, path: '{}' }}\n{spec}",
+        dataset.display()
+    )
+}
+
+struct Operator(OperatorServiceClient<Channel>);
+
+impl Operator {
+    async fn apply(&mut self, manifest: &str, over: Option<u64>) -> Result<(String, u64), Status> {
+        let request = v1::ApplyRequest { manifest: manifest.to_owned(), generation: over };
+        let v1::ApplyResponse { result, generation, .. } = self.0.apply(request).await?.into_inner();
+        Ok((result, generation))
+    }
+
+    async fn check(&mut self, manifest: &str, over: Option<u64>) -> Result<(String, u64), Status> {
+        let request = v1::ApplyRequest { manifest: manifest.to_owned(), generation: over };
+        let v1::ApplyResponse { result, generation, .. } = self.0.check(request).await?.into_inner();
+        Ok((result, generation))
+    }
+
+    /// How both refuse it, which is one way.
+    async fn refused(&mut self, manifest: &str, over: Option<u64>) -> (Code, String) {
+        let checked = self.check(manifest, over).await.unwrap_err();
+        let applied = self.apply(manifest, over).await.unwrap_err();
+        assert_eq!((checked.code(), checked.message()), (applied.code(), applied.message()));
+        if over.is_none() {
+            let request = v1::PlanRequest { manifest: manifest.to_owned(), strict: true };
+            assert_eq!(self.0.plan(request).await.unwrap_err().message(), applied.message());
+        }
+        (applied.code(), applied.message().to_owned())
+    }
+}
+
+#[tokio::test]
+async fn what_is_checked_is_said_of_it_when_it_is_applied() {
+    let (host, images) = (Host::start().await, tempfile::tempdir().unwrap());
+    let mut operator = Operator(OperatorServiceClient::new(host.channel().await));
+    let record = [&[7, 7][..], &[1; 3072]].concat();
+    for file in ["train.bin", "test.bin"] {
+        fs::write(images.path().join(file), &record).unwrap();
+    }
+    let (one, other) = (manifest(images.path(), ""), manifest(images.path(), "  training: { epochs: 2 }\n"));
+    assert_eq!(operator.check(&one, None).await.unwrap(), ("created".to_owned(), 0));
+    assert_eq!(operator.apply(&one, Some(4)).await.unwrap(), ("created".to_owned(), 1), "nothing is lost");
+
+    let impossible = manifest(images.path(), "  budgets:\n    - params: 10\n");
+    let (code, text) = operator.refused(&impossible, None).await;
+    assert_eq!(code, Code::FailedPrecondition);
+    assert!(text.starts_with("no device can meet its budget: rule 1"), "{text}");
+
+    let (code, text) = operator.refused(&other, Some(4)).await;
+    assert_eq!(code, Code::Aborted);
+    assert!(
+        text.starts_with("deployment 'd' is at generation 1, and what is to be applied is generation 4"),
+        "{text}"
+    );
+    assert_eq!(operator.refused(&one, Some(4)).await.0, Code::Aborted, "whatever it says");
+
+    // Nothing is said anew of what is applied already.
+    fs::write(images.path().join("train.bin"), &record[..9]).unwrap();
+    for over in [None, Some(1)] {
+        assert_eq!(operator.check(&one, over).await.unwrap(), ("unchanged".to_owned(), 1));
+        assert_eq!(operator.apply(&one, over).await.unwrap(), ("unchanged".to_owned(), 1));
+    }
+    let (code, text) = operator.refused(&other, None).await;
+    let file = images.path().join("train.bin").display().to_string();
+    assert_eq!(
+        (code, text.starts_with(&format!("spec.dataset: {file}: expected"))),
+        (Code::InvalidArgument, true),
+        "{text}"
+    );
+    fs::remove_file(images.path().join("train.bin")).unwrap();
+    let (code, text) = operator.refused(&other, None).await;
+    assert_eq!((code, text.contains("train.bin not found")), (Code::InvalidArgument, true), "{text}");
+
+    fs::write(images.path().join("train.bin"), &record).unwrap();
+    assert_eq!(operator.check(&other, Some(1)).await.unwrap(), ("configured".to_owned(), 1));
+    assert_eq!(operator.apply(&other, Some(1)).await.unwrap(), ("configured".to_owned(), 2));
+    host.stopped().await;
+}
