@@ -87,7 +87,7 @@ pub fn next(rollout: &Rollout<'_>, now_unix_ms: u64) -> Step {
         }
         None => open_waves(rollout, &survey),
     };
-    let status = match survey.pending(rollout, (&assign, wave), now_unix_ms) {
+    let status = match survey.pending(rollout, (&assign, wave)) {
         _ if rollout.paused && survey.untold_count() > 0 => Status::Waiting {
             reason: format!(
                 "paused, {} not told; `reconvene rollout resume {}` goes on",

@@ -1,7 +1,7 @@
 //! Sorts a rollout's devices by what they mean for it, and says in plain words what it waits for or why it stopped.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use proto::DeviceId;
 
@@ -188,7 +188,6 @@ impl<'a> Survey<'a> {
         &self,
         rollout: &Rollout<'_>,
         (assign, wave): (&[Placement], u32),
-        now_unix_ms: u64,
     ) -> Option<String> {
         let here = format!("wave {} of {}", wave + 1, rollout.wave_count());
         if !assign.is_empty() {
@@ -204,9 +203,10 @@ impl<'a> Survey<'a> {
             && has_next_wave
         {
             let baking = names(self.baking.iter().map(|&(id, _)| id));
-            let seconds = Duration::from_secs(until.saturating_sub(now_unix_ms).div_ceil(1000));
-            let left = humantime::format_duration(seconds);
-            return Some(format!("{here}: {baking} serves the new model; the next wave in {left}"));
+            // The moment, which stays true as long as it is shown.
+            let moment = UNIX_EPOCH + Duration::from_secs(until.div_ceil(1000));
+            let moment = humantime::format_rfc3339_seconds(moment);
+            return Some(format!("{here}: {baking} serves the new model; the next wave at {moment}"));
         }
         if has_next_wave && let Some(held) = self.held(rollout, self.reached) {
             return Some(format!("{here}: {held}"));

@@ -1,5 +1,7 @@
 //! What holds a rollout up or ends it beside its devices' answers: an operator, time, the gate, the number of failures.
 
+use std::time::Duration;
+
 use super::*;
 
 #[test]
@@ -27,9 +29,14 @@ fn the_next_wave_waits_until_the_one_before_has_served_for_a_while() {
     fleet.active(&first);
     let step = next(&fleet.rollout(), fleet.now);
     assert_eq!((step.assign.len(), step.wake_unix_ms), (0, Some(fleet.now + 30_000)));
-    let reason = format!("wave 1 of 2: {first} serves the new model; the next wave in 30s");
-    assert_eq!(step.status, Status::Waiting { reason });
-    fleet.now += 30_000;
+    let until = std::time::UNIX_EPOCH + Duration::from_secs((fleet.now + 30_000).div_ceil(1000));
+    let until = humantime::format_rfc3339_seconds(until);
+    let reason = format!("wave 1 of 2: {first} serves the new model; the next wave at {until}");
+    assert_eq!(step.status, Status::Waiting { reason: reason.clone() });
+    fleet.now += 7_000;
+    let step = next(&fleet.rollout(), fleet.now);
+    assert_eq!(step.status, Status::Waiting { reason }, "it is as true later");
+    fleet.now += 23_000;
     assert_eq!(next(&fleet.rollout(), fleet.now).assign.len(), 2);
     for name in ["a", "b", "c"] {
         fleet.active(name);
