@@ -94,6 +94,10 @@ pub(crate) async fn backup(args: &BackupArgs, context: &Context) -> Result<(), C
         return inspect(file, context);
     }
     let Some(out) = &args.out else { return Err(CliError::Usage("--out names the file".to_owned())) };
+    if out == Path::new("-") {
+        let text = "a backup is written to a file, which is there in full or not at all; name one, as in --out reconvene.backup";
+        return Err(CliError::Usage(text.to_owned()));
+    }
     Destination::check(out)?;
     if !args.force && out.symlink_metadata().is_ok() {
         let there = "it is there already; another name keeps both, --force replaces it";

@@ -7,6 +7,10 @@ use coordinator::manifest::Document;
 use proto::v1;
 
 use super::error::CliError;
+use super::figures::bytes;
+
+/// Of a file of manifests: the coordinator takes messages of 4 MiB, and a little more than the text is in one.
+const LARGEST: usize = (4 << 20) - 1024;
 
 /// Where the manifest comes from.
 #[derive(Debug, clap::Args)]
@@ -27,6 +31,10 @@ impl ManifestArg {
             std::fs::read_to_string(&self.file)
         };
         let text = text.map_err(|source| CliError::Unreadable { path: PathBuf::from(&name), source })?;
+        if text.len() > LARGEST {
+            let (is, most) = (bytes(text.len() as u64), bytes(LARGEST as u64));
+            return Err(CliError::BadInput(format!("{name} is {is}; a manifest is at most {most}")));
+        }
         Document::read_all(&text).map_err(|source| CliError::Manifest { file: name, source })
     }
 

@@ -114,6 +114,21 @@ fn what_only_the_coordinator_can_refuse() {
 }
 
 #[test]
+fn a_manifest_that_is_too_long_to_be_sent() {
+    let text = std::fs::read_to_string(example()).unwrap() + &"# x\n".repeat(1 << 20);
+    for verb in ["apply", "diff", "plan"] {
+        let line = reconvene_reading(&text, &nobody(), &[verb, "-f", "-"]).complaint(65);
+        assert!(line.starts_with("standard input is 4.0Mi; a manifest is at most 4.0Mi"), "{line}");
+    }
+}
+
+#[test]
+fn a_backup_is_a_file() {
+    let line = reconvene(&nobody(), &["backup", "--out", "-"]).complaint(2);
+    assert!(line.starts_with("a backup is written to a file"), "{line}");
+}
+
+#[test]
 fn wrong_usage_has_its_own_code() {
     for arguments in
         [&["get", "unicorns"][..], &["frobnicate"], &["apply"], &["apply", "-f", "x", "--timeout", "1m"]]

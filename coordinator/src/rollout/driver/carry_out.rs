@@ -49,7 +49,7 @@ impl Driver {
             let told = self.assign(&next.record, std::mem::replace(&mut to_tell, rest)).await?;
             for (assignment, wave) in &told {
                 let AssignmentRecord { device, generation, .. } = assignment;
-                tracing::info!(%device, %generation, digest = %assignment.digest(), wave, "assigned");
+                tracing::info!(%device, %generation, digest = %assignment.digest(), wave = wave + 1, "assigned");
                 self.core.fleet.send(device, self.core.assignment(assignment));
             }
             self.core.board.wake();
