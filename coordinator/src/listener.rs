@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -161,7 +162,7 @@ pub fn incoming(
                     Ok(Ok(connection)) => drop(accepted.send(Ok(connection)).await),
                     // What was said is no handshake, or shows a certificate of another authority; the rest just went away.
                     Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                        door.refusals.refused(&Who::at(address.ip()), "connection", &error.to_string());
+                        door.refusals.refused(&Who::at(address.ip()), "connection", &why(&error));
                     }
                     Ok(Err(error)) => tracing::debug!(%error, "a connection was not begun"),
                     Err(_) => tracing::debug!("a handshake took too long"),
@@ -170,6 +171,18 @@ pub fn incoming(
         }
     });
     ReceiverStream::new(connections)
+}
+
+/// Why a handshake failed, for whoever reads the log.
+fn why(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            format!(
+                "what came is not encrypted, and this port takes nothing else: name it as https:// ({error})"
+            )
+        }
+        _ => error.to_string(),
+    }
 }
 
 async fn accept_local(LocalListener { socket, others }: LocalListener, door: Door, accepted: Accepted) {
