@@ -17,7 +17,7 @@ pub(crate) enum CliError {
     #[error("{0}")]
     Usage(String),
     /// The coordinator knows nothing of that name.
-    #[error("{kind} '{name}' not found; `reconvene get {kind}s` lists them")]
+    #[error("{kind} '{name}' not found; `reconvene {}` lists them", listing(.kind))]
     NotFound {
         /// Singular, lower case.
         kind: &'static str,
@@ -134,9 +134,29 @@ impl CliError {
     }
 }
 
+/// The verb that lists the things of a kind.
+fn listing(kind: &str) -> String {
+    match kind {
+        "operator" | "token" | "authority" => format!("{kind} list"),
+        "pending device" => "device pending".to_owned(),
+        kind => format!("get {kind}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_found_is_listed_by_a_verb_that_there_is() {
+        let line = |kind| CliError::NotFound { kind, name: "zed".to_owned() }.to_string();
+        assert_eq!(line("device"), "device 'zed' not found; `reconvene get devices` lists them");
+        assert_eq!(line("operator"), "operator 'zed' not found; `reconvene operator list` lists them");
+        assert_eq!(
+            line("pending device"),
+            "pending device 'zed' not found; `reconvene device pending` lists them"
+        );
+    }
 
     #[test]
     fn a_closed_pipe_is_no_failure() {
