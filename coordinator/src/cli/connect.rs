@@ -65,6 +65,11 @@ impl Server {
         self.identity.as_deref()
     }
 
+    /// Whether it is known how to ask a coordinator that encrypts: at its socket, or as https.
+    pub(crate) fn is_named(&self) -> bool {
+        self.url.starts_with("unix:") || self.url.starts_with("https:")
+    }
+
     /// Connects, or says why not.
     pub(crate) async fn connect(&self) -> Result<Client, CliError> {
         Ok(Client::new(self.channel().await?).max_decoding_message_size(LARGEST_REPLY))
@@ -128,7 +133,9 @@ impl Server {
         let message = status.message().to_owned();
         match (status.code(), std::error::Error::source(&status)) {
             (Code::NotFound, _) => CliError::Missing(message),
-            (Code::InvalidArgument | Code::AlreadyExists, _) => CliError::BadInput(message),
+            (Code::InvalidArgument | Code::AlreadyExists | Code::OutOfRange, _) => {
+                CliError::BadInput(message)
+            }
             (Code::FailedPrecondition, _)
                 if status.metadata().get(REASON.0).is_some_and(|reason| reason == REASON.1) =>
             {

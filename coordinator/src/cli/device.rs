@@ -76,6 +76,11 @@ pub(crate) async fn run(args: &DeviceArgs, context: &Context) -> Result<(), CliE
 async fn approve(Approval { name, key }: &Approval, context: &Context) -> Result<(), CliError> {
     let mut client = context.server.connect().await?;
     let request = soon(v1::ApproveDeviceRequest { name: name.clone(), key: key.clone() });
-    client.approve_device(request).await.map_err(|status| context.server.refusal(status))?;
+    let reply = client.approve_device(request).await.map_err(|status| context.server.refusal(status))?;
+    if reply.into_inner().already {
+        return context
+            .terminal
+            .data(&format!("device/{name} is in already, with this key; nothing was changed"));
+    }
     context.terminal.data(&format!("device/{name} approved; it comes at its next try, within half a minute"))
 }

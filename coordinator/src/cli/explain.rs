@@ -66,8 +66,28 @@ fn explain(
     }
     if !is_given {
         text += "\n\nNo deployment's selector matches its labels, or another deployment has it.";
+        text += &left_over(device, deployments);
     }
     text
+}
+
+/// What it serves though no deployment is about it.
+fn left_over(device: &v1::Device, deployments: &[v1::Deployment]) -> String {
+    let v1::Device { active_digest, generation, told_by, .. } = device;
+    if active_digest.is_empty() {
+        return String::new();
+    }
+    let from = match told_by.as_str() {
+        "" => "which deployment gave it that is not known any more".to_owned(),
+        name if deployments.iter().any(|deployment| deployment.name == name) => {
+            format!("deployment/{name} gave it that, and does not select it any more")
+        }
+        name => format!("deployment/{name} gave it that, and was deleted since"),
+    };
+    format!(
+        " It goes on serving model {} (generation {generation}): {from}. The next deployment that selects it gives it another.",
+        short(active_digest)
+    )
 }
 
 /// What it is, by what it measured of itself.
@@ -108,6 +128,12 @@ fn given(device: &v1::Device, deployment: &v1::Deployment, outcome: &v1::DeviceO
         None => state.clone(),
     };
     let mut head = format!("{} (generation {}): {state}. {reason}.", deployment.name, deployment.generation);
+    if deployment.paused {
+        let name = &deployment.name;
+        head += &format!(
+            " The deployment is paused: it tells no device anything until `reconvene rollout resume {name}`."
+        );
+    }
     if outcome.state == "NoFit" {
         head += &match device.active_digest.as_str() {
             "" => " It serves nothing.".to_owned(),

@@ -81,7 +81,7 @@ struct CreateArgs {
 
 pub(crate) async fn run(args: &OperatorArgs, context: &Context) -> Result<(), CliError> {
     let (verb, Target { name }) = match &args.verb {
-        OperatorVerb::Create(args) => return create(args, context),
+        OperatorVerb::Create(args) => return create(args, context).await,
         OperatorVerb::List(args) => return get::show::<v1::Operator>(args, context).await,
         OperatorVerb::Renew => return renew(context).await,
         OperatorVerb::Revoke(target) => ("revoke", target),
@@ -91,10 +91,17 @@ pub(crate) async fn run(args: &OperatorArgs, context: &Context) -> Result<(), Cl
     let request = v1::ControlOperatorRequest { name: name.clone(), verb: verb.to_owned() };
     let reply = client.control_operator(soon(request)).await;
     let reply = reply.map_err(|status| context.server.refusal(status))?;
-    context.terminal.data(&format!("operator/{name} {}", reply.into_inner().result))
+    let v1::ControlOperatorResponse { result, unknown } = reply.into_inner();
+    if unknown {
+        context.terminal.say(&format!(
+            "warning: no certificate of '{name}' is known, only those made by an early version can be missing; if the name is \
+             wrong: `reconvene operator reinstate {name}`, and `reconvene operator list`"
+        ));
+    }
+    context.terminal.data(&format!("operator/{name} {result}"))
 }
 
-fn create(args: &CreateArgs, context: &Context) -> Result<(), CliError> {
+async fn create(args: &CreateArgs, context: &Context) -> Result<(), CliError> {
     let name: DeviceId =
         args.name.parse().map_err(|invalid: proto::Invalid| CliError::Usage(invalid.problem))?;
     if args.name.starts_with(USER) {
@@ -130,7 +137,22 @@ fn create(args: &CreateArgs, context: &Context) -> Result<(), CliError> {
     if let Some(Err(error)) = noted {
         context.terminal.say(&format!("warning: `reconvene operator list` does not show it: {error}"));
     }
+    if is_revoked(&args.name, context).await {
+        context.terminal.say(&format!(
+            "warning: operator/{name} was revoked, so the coordinator refuses this certificate too; `reconvene operator reinstate \
+             {name}` lets all of that name count again"
+        ));
+    }
     context.terminal.data(&format!("operator/{name} ({}) in {}", args.role, args.out.display()))
+}
+
+/// Whether certificates of that name are refused, as far as the coordinator can be asked: it may be stopped.
+async fn is_revoked(name: &str, context: &Context) -> bool {
+    if !context.server.is_named() {
+        return false;
+    }
+    let operators = context.list::<v1::Operator>(name).await.unwrap_or_default();
+    operators.iter().any(|operator| operator.name == *name && operator.revoked)
 }
 
 async fn renew(context: &Context) -> Result<(), CliError> {

@@ -26,6 +26,9 @@ pub enum Refusal {
     /// It was of use once.
     #[error("the join token has expired")]
     Expired,
+    /// An operator took it back.
+    #[error("the join token was revoked")]
+    Revoked,
     /// Other devices have used it.
     #[error("the join token was used as often as it may be")]
     UsedUp,
@@ -107,6 +110,9 @@ pub fn decide(
 /// # Errors
 /// Why not.
 pub fn usable(token: &TokenRecord, now_unix_ms: u64) -> Result<(), Refusal> {
+    if token.revoked {
+        return Err(Refusal::Revoked);
+    }
     if now_unix_ms >= token.expires_unix_ms {
         return Err(Refusal::Expired);
     }
@@ -130,6 +136,7 @@ mod tests {
             created_unix_ms: 0,
             expires_unix_ms: 100,
             approval: false,
+            revoked: false,
         }
     }
 
@@ -152,6 +159,7 @@ mod tests {
         let (key, right, wrong) = (Digest::of(b"key"), Shown::read("ab.secret"), Shown::read("ab.guess"));
         let (fresh, mut used) = (token(), token());
         used.used_by.insert("gw-9".parse().unwrap());
+        let revoked = TokenRecord { revoked: true, expires_unix_ms: 40, ..token() };
         let by = |shown: Option<Shown<'static>>, token| shown.map(|shown| (shown, token));
         let own = identity(Some(b"key"), true, false);
         let other = identity(Some(b"other"), true, false);
@@ -167,6 +175,7 @@ mod tests {
             ("new, wrong secret", None, by(wrong, Some(&fresh)), 50, Err(Refusal::UnknownToken)),
             ("new, no such token", None, by(right, None), 50, Err(Refusal::UnknownToken)),
             ("new, late", None, by(right, Some(&fresh)), 100, Err(Refusal::Expired)),
+            ("new, taken back", None, by(right, Some(&revoked)), 50, Err(Refusal::Revoked)),
             ("new, used up", None, by(right, Some(&used)), 50, Err(Refusal::UsedUp)),
             ("known key, no token", Some(&own), None, 1_000, Ok(false)),
             ("another key", Some(&other), by(right, Some(&fresh)), 50, Err(Refusal::OtherKey)),

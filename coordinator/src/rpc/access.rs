@@ -97,6 +97,9 @@ pub(super) async fn approve_device(
         if !is_its(known.key) {
             return Ok(Err(other()));
         }
+        if !known.waits {
+            return Ok(Ok(None));
+        }
         let token = known.token.as_deref().map(|id| store.token(id)).transpose()?.flatten();
         let refusal = token.map_or(Err(Refusal::UnknownToken), |token| usable(&token, unix_ms())).err();
         if let Some(refusal) = refusal.filter(|_| !known.confirmed) {
@@ -104,13 +107,15 @@ pub(super) async fn approve_device(
         }
         // Another may have come by that name meanwhile.
         let now = store.change_identity(&named, &mut |known| known.waits &= !is_its(known.key))?;
-        Ok(if is_its(now.key) { Ok(now) } else { Err(other()) })
+        Ok(if is_its(now.key) { Ok(Some(now)) } else { Err(other()) })
     });
-    let approved = approved.await.map_err(status::store)??;
+    let Some(approved) = approved.await.map_err(status::store)?? else {
+        return Ok(v1::ApproveDeviceResponse { already: true });
+    };
     core.refusals.forget(&device);
     let key = approved.key.map(|key| format!("key {key}")).unwrap_or_default();
     note::note(&core, Event::new(by, "approve", format!("device/{device}")).changed("", key)).await?;
-    Ok(v1::ApproveDeviceResponse {})
+    Ok(v1::ApproveDeviceResponse { already: false })
 }
 
 /// Devices that came by a token and have not opened a session yet.
@@ -179,6 +184,12 @@ pub(super) async fn control_operator(
             )));
         }
     };
+    let is_unknown = !is_known(&core, &name).await?;
+    if is_unknown && !revoked {
+        return Err(Status::not_found(format!(
+            "no operator '{name}' is known, and none of that name was revoked; `reconvene operator list` lists them"
+        )));
+    }
     let admissions = core.admissions.clone();
     let was = if admissions.is_revoked(&name) { "revoked" } else { "in force" };
     let event = Event::new(by, &verb, format!("operator/{name}")).changed(was, result);
@@ -189,5 +200,11 @@ pub(super) async fn control_operator(
     });
     stored.await.map_err(status::store)?;
     note::note(&core, event).await?;
-    Ok(v1::ControlOperatorResponse { result: result.to_owned() })
+    Ok(v1::ControlOperatorResponse { result: result.to_owned(), unknown: is_unknown })
+}
+
+/// Whether anything is known of an operator. Certificates that were made before they were noted are not.
+async fn is_known(core: &Core, name: &DeviceId) -> Result<bool, Status> {
+    let of_name = operators(core, name.as_str()).await?;
+    Ok(!of_name.operators.is_empty())
 }

@@ -8,32 +8,31 @@ use super::{note, status};
 use crate::audit::Event;
 use crate::clock::unix_ms;
 use crate::core::Core;
-use crate::store::{DeploymentPhase, DeploymentRecord, Outcome, StoreError};
+use crate::fleet::Fleet;
+use crate::store::{DeploymentPhase, DeploymentRecord, Store, StoreError};
 
 pub(super) async fn delete(
     core: Core,
     by: String,
     v1::DeleteDeploymentRequest { name, force }: v1::DeleteDeploymentRequest,
 ) -> Result<v1::DeleteDeploymentResponse, Status> {
-    let wanted = name.clone();
+    let (wanted, fleet) = (name.clone(), core.fleet.clone());
     let removed = core.store.call(move |store| {
         let removed = store.remove_deployment(&wanted, &mut |record| force || has_ended(record), unix_ms());
         match removed {
             Err(StoreError::Missing { .. }) => Ok(Err(false)),
             Ok(None) => Ok(Err(true)),
-            Ok(Some(record)) => Ok(Ok(record)),
+            Ok(Some(record)) => Ok(Ok((serving(store, &fleet, &wanted)?, record))),
             Err(error) => Err(error),
         }
     });
-    let record = removed.await.map_err(status::store)?.map_err(|is_there| match is_there {
+    let (serving, record) = removed.await.map_err(status::store)?.map_err(|is_there| match is_there {
         false => Status::not_found(format!("no deployment '{name}'")),
         true => Status::failed_precondition(format!(
             "deployment '{name}' is under way; `reconvene rollout abort {name}` ends it first, --force deletes it as it is"
         )),
     })?;
-    let DeploymentRecord { generation, outcomes, text, message, .. } = record;
-    let serving = outcomes.iter().filter(|(_, outcome)| matches!(outcome.state, Outcome::Active { .. }));
-    let serving: Vec<String> = serving.map(|(id, _)| id.to_string()).collect();
+    let DeploymentRecord { generation, text, message, .. } = record;
     tracing::info!(deployment = name, %generation, "deployment deleted");
     core.board.clear(&name);
     let event = Event::new(by, "delete", format!("deployment/{name}"));
@@ -41,6 +40,23 @@ pub(super) async fn delete(
     note::note(&core, event.changed(format!("generation {generation}: {message}\n{text}"), after)).await?;
     core.poke.poke();
     Ok(v1::DeleteDeploymentResponse { generation: generation.0, serving })
+}
+
+/// The devices that a deployment, in whichever generation, was the last to tell something, and that serve anything: nobody gives
+/// them anything else now.
+fn serving(store: &dyn Store, fleet: &Fleet, deployment: &str) -> Result<Vec<String>, StoreError> {
+    let mut serving = Vec::new();
+    for device in store.devices()? {
+        let told = store.assignment(&device.id)?.is_some_and(|told| told.order.deployment == deployment);
+        let held = match fleet.presence(&device.id) {
+            Some(presence) => presence.holding.digest,
+            None => device.holding.digest,
+        };
+        if told && held.is_some() {
+            serving.push(device.id.to_string());
+        }
+    }
+    Ok(serving)
 }
 
 fn has_ended(record: &DeploymentRecord) -> bool {

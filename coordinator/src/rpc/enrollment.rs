@@ -63,9 +63,12 @@ fn refused(refusal: &Refusal) -> Status {
         Refusal::OtherKey => Status::already_exists(text),
         Refusal::Waits { .. } => Status::failed_precondition(text),
         Refusal::Crowd(_) => Status::resource_exhausted(text),
-        Refusal::Banned | Refusal::NoToken | Refusal::UnknownToken | Refusal::Expired | Refusal::UsedUp => {
-            Status::permission_denied(text)
-        }
+        Refusal::Banned
+        | Refusal::NoToken
+        | Refusal::UnknownToken
+        | Refusal::Expired
+        | Refusal::Revoked
+        | Refusal::UsedUp => Status::permission_denied(text),
     }
 }
 

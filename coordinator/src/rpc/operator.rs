@@ -22,7 +22,7 @@ use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::identity::Role;
 use crate::rollout::control::{Control, Verb};
-use crate::store::{DeploymentPhase, DeploymentRecord, StoreError};
+use crate::store::{DeploymentPhase, DeploymentRecord, DeviceRecord, StoreError};
 
 #[derive(Clone)]
 pub(crate) struct OperatorRpc {
@@ -79,16 +79,20 @@ impl OperatorService for OperatorRpc {
 
     async fn list_devices(&self, request: Request<v1::ListRequest>) -> Reply<v1::DeviceList> {
         let name = request.into_inner().name;
-        let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;
-        let devices = devices.into_iter().filter(|device| name.is_empty() || device.id.as_str() == name).map(
-            |device| {
-                let mut view = view::device(&device, self.core.fleet.presence(&device.id), &self.core.probes);
-                if self.core.admissions.is_banned(&device.id) {
-                    view.status = "Banned".to_owned();
-                }
-                view
-            },
-        );
+        let devices = self.core.store.call(move |store| {
+            let mut devices = store.devices()?;
+            devices.retain(|device| name.is_empty() || device.id.as_str() == name);
+            let told = |device: DeviceRecord| Ok((store.assignment(&device.id)?, device));
+            devices.into_iter().map(told).collect::<Result<Vec<_>, StoreError>>()
+        });
+        let devices = devices.await.map_err(status::store)?.into_iter().map(|(told, device)| {
+            let known = (self.core.fleet.presence(&device.id), told.as_ref());
+            let mut view = view::device(&device, known, &self.core.probes);
+            if self.core.admissions.is_banned(&device.id) {
+                view.status = "Banned".to_owned();
+            }
+            view
+        });
         Ok(Response::new(v1::DeviceList { devices: devices.collect() }))
     }
 

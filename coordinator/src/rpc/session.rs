@@ -18,7 +18,7 @@ use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::config::SessionConfig;
 use crate::core::Core;
-use crate::fleet::{Outgoing, Presence, SessionKey};
+use crate::fleet::{MANY, Outgoing, Presence, SessionKey};
 use crate::histogram;
 use crate::identity::quota::{Quota, Turn};
 use crate::refusals::Who;
@@ -104,6 +104,12 @@ impl SessionService for SessionRpc {
             self.core.fleet.disconnect(&key);
             return Err(guard::banned(&device));
         }
+        if key.takeovers >= MANY {
+            // The reason names no number: it is one thing to be said.
+            let why = "its sessions take each other's place while they are alive: two machines seem to have its key; let one \
+                       of them join anew, by another name";
+            self.core.refusals.refused(&who, CALL, why);
+        }
         let guest = Guest { device, who, key, outbox, _counts: turn };
         self.core.tasks.spawn(self.clone().serve(guest, inbound));
         let stream = ReceiverStream::new(inbox).map(|outgoing| match outgoing {
@@ -162,6 +168,7 @@ impl SessionRpc {
             holding,
             engine: String::new(),
             progress: None,
+            takeovers: Vec::new(),
         };
         let key = self.core.fleet.connect(device.clone(), outbox.clone(), presence);
         // Read only now: whatever is assigned after this is sent to the session that was just connected.
@@ -197,8 +204,9 @@ impl SessionRpc {
                 let _ = outbox.try_send(Outgoing::Refusal(invalid)); // where its outbox is full, closing must do
             }
         }
-        if self.core.fleet.disconnect(key) {
-            let (device, seen) = (device.clone(), unix_ms());
+        if let Some(presence) = self.core.fleet.disconnect(key) {
+            // Its last word, not the moment at which nothing more was waited for.
+            let (device, seen) = (device.clone(), presence.last_seen_unix_ms);
             let noted = self.core.store.call(move |store| {
                 store.update_device(&device, &mut |record| record.last_seen_unix_ms = seen).map(drop)
             });

@@ -23,6 +23,7 @@ use tonic::{Code, Status, Streaming};
 use tower::ServiceExt as _;
 
 mod apply;
+mod told;
 
 use super::status::blocking;
 use crate::app::{App, AppError};
@@ -55,11 +56,17 @@ impl io::Write for Log {
 
 impl Host {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// One that finds this in its store.
+    async fn start_with(prepare: impl FnOnce(&SledStore)) -> Self {
         let log = Log::default();
         let writer = log.clone();
         let logging = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         let guard = tracing::subscriber::set_default(logging);
         let folder = tempfile::tempdir().unwrap();
+        prepare(&SledStore::open(&folder.path().join("store")).unwrap());
         let session = SessionConfig {
             heartbeat_interval: Duration::from_secs(1),
             telemetry_interval: Duration::from_secs(1),

@@ -7,6 +7,7 @@ use tonic::Status;
 
 use super::{note, status};
 use crate::audit::Event;
+use crate::backup::restore::time;
 use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::identity::secret;
@@ -47,11 +48,12 @@ pub(super) async fn create(
         created_unix_ms: now,
         expires_unix_ms: now.saturating_add(lifetime_ms),
         approval,
+        revoked: false,
     };
     let token = view(&record);
     core.store.call(move |store| store.insert_token(&record)).await.map_err(status::store)?;
     let join_file = format!("reconvene-join-1 {id}.{secret}\n{}", authorities.now().succession.told());
-    let made = format!("{uses} uses, until {} ms since 1970", token.expires_unix_ms);
+    let made = format!("{uses} uses, until {}", time(token.expires_unix_ms));
     note::note(&core, Event::new(by, "create", format!("token/{}", token.id)).changed("", made)).await?;
     Ok(v1::CreateTokenResponse { token: Some(token), join_file })
 }
@@ -70,7 +72,10 @@ pub(super) async fn revoke(
 ) -> Result<v1::Token, Status> {
     let now = unix_ms();
     let revoked = core.store.call(move |store| {
-        store.update_token(&id, &mut |token| token.expires_unix_ms = token.expires_unix_ms.min(now))
+        store.update_token(&id, &mut |token| {
+            token.expires_unix_ms = token.expires_unix_ms.min(now);
+            token.revoked = true;
+        })
     });
     let revoked = view(&revoked.await.map_err(status::store)?);
     note::note(&core, Event::new(by, "revoke", format!("token/{}", revoked.id))).await?;
@@ -86,5 +91,6 @@ fn view(token: &TokenRecord) -> v1::Token {
         created_unix_ms: token.created_unix_ms,
         expires_unix_ms: token.expires_unix_ms,
         approval: token.approval,
+        revoked: token.revoked,
     }
 }

@@ -19,18 +19,29 @@ use crate::fleet::{Fleet, Presence};
 use crate::histogram::{LatencyTally, Summary};
 use crate::probes::ProbeSet;
 use crate::store::{
-    ArtifactRecord, DatasetRecord, DeploymentPhase, DeploymentRecord, DeviceRecord, LayerRecord, ModelRecord,
-    Outcome, OutcomeRecord, TelemetryRecord,
+    ArtifactRecord, AssignmentRecord, DatasetRecord, DeploymentPhase, DeploymentRecord, DeviceRecord,
+    LayerRecord, ModelRecord, Outcome, OutcomeRecord, TelemetryRecord,
 };
 
-pub(super) fn device(record: &DeviceRecord, presence: Option<Presence>, probes: &ProbeSet) -> v1::Device {
+pub(super) fn device(
+    record: &DeviceRecord,
+    (presence, told): (Option<Presence>, Option<&AssignmentRecord>),
+    probes: &ProbeSet,
+) -> v1::Device {
     let holding = presence.as_ref().map_or(record.holding, |presence| presence.holding.into());
+    // One that went back to what it had before serves what another assignment gave it, which is not kept.
+    let told = told.filter(|told| holding.digest == Some(told.digest()));
+    let unreadable = record.unreadable.as_ref();
     let mut view = v1::Device {
         id: record.id.to_string(),
         labels: record.labels.clone().into_iter().collect(),
         status: if presence.is_some() { "Online" } else { "Offline" }.to_owned(),
         generation: holding.generation.0,
         active_digest: holding.digest.map(|digest| digest.to_string()).unwrap_or_default(),
+        told_by: told.map(|told| told.order.deployment.clone()).unwrap_or_default(),
+        unreadable_intervals: unreadable.map_or(0, |unreadable| unreadable.intervals),
+        unreadable_reason: unreadable.map(|unreadable| unreadable.reason.clone()).unwrap_or_default(),
+        takeovers: presence.as_ref().map_or(0, |presence| presence.takeovers.len() as u32),
         serving_engine: presence.as_ref().map(|presence| presence.engine.clone()).unwrap_or_default(),
         last_seen_unix_ms: presence.map_or(record.last_seen_unix_ms, |presence| presence.last_seen_unix_ms),
         agent_version: record.agent_version.clone(),
@@ -191,7 +202,8 @@ pub(super) fn deployment(
         generation: record.generation.0,
         network: record.manifest.spec.network.clone(),
         phase: phase(&record.phase).to_owned(),
-        message: record.message.clone(),
+        message: message(record),
+        paused: record.paused,
         matched: record.outcomes.len() as u32,
         active: count(|state| matches!(state, Outcome::Active { .. })),
         no_fit: count(|state| matches!(state, Outcome::NoFit { .. })),
@@ -203,6 +215,18 @@ pub(super) fn deployment(
             .collect(),
         manifest: record.text.clone(),
     }
+}
+
+/// What it waits for, or how it ended. A complete one that is paused waits for nothing, and still keeps from devices what they
+/// would get.
+pub(super) fn message(record: &DeploymentRecord) -> String {
+    let DeploymentRecord { name, message, paused, phase, .. } = record;
+    if *paused && *phase == DeploymentPhase::Complete {
+        return format!(
+            "{message}; paused: a device that comes is told nothing until `reconvene rollout resume {name}`"
+        );
+    }
+    message.clone()
 }
 
 fn phase(phase: &DeploymentPhase) -> &'static str {

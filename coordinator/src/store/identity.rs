@@ -27,6 +27,9 @@ pub struct TokenRecord {
     /// Whether an operator lets each of its devices in.
     #[serde(default)]
     pub approval: bool,
+    /// Whether an operator took it back.
+    #[serde(default)]
+    pub revoked: bool,
 }
 
 /// A device as its certificate has it.

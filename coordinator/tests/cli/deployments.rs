@@ -166,6 +166,13 @@ fn operators_and_workers_are_listed() {
     let operators = words(&["operator", "list"]);
     assert_eq!(operators, [["alice", "admin", "expired", "no"], ["bob", "-", "-", "yes"]]);
     assert_eq!(words(&["get", "workers"]), [["gpu-1", "Busy", "train-3f9a2b71c04d", "-", "-", "-"]]);
+    let line = reconvene(&fake.url, &["operator", "list", "zed"]).complaint(3);
+    assert_eq!(line, "operator 'zed' not found; `reconvene operator list` lists them");
+    let run = reconvene(&fake.url, &["operator", "revoke", "nobody"]);
+    assert!(run.stderr.starts_with("warning: no certificate of 'nobody' is known"), "{run:?}");
+    assert_eq!(run.data(), "operator/nobody revoked\n");
+    let line = reconvene(&fake.url, &["device", "approve", "cam-1", "3f9a2b71c0de55aa01b2c3d4"]).data();
+    assert_eq!(line, "device/cam-1 is in already, with this key; nothing was changed\n");
     let help = reconvene(&fake.url, &["operator", "create", "--help"]).data();
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("worker scores and trains"), "{help}");

@@ -310,6 +310,7 @@ impl OperatorService for Service {
             created_unix_ms: 1,
             expires_unix_ms: 2,
             approval: false,
+            revoked: false,
         };
         Ok(Response::new(v1::TokenList { tokens: vec![token] }))
     }
@@ -340,7 +341,8 @@ impl OperatorService for Service {
         request: Request<v1::ControlOperatorRequest>,
     ) -> Result<Response<v1::ControlOperatorResponse>, Status> {
         let v1::ControlOperatorRequest { name, verb } = request.into_inner();
-        Ok(Response::new(v1::ControlOperatorResponse { result: format!("{verb}d {name}") }))
+        let unknown = name == "nobody";
+        Ok(Response::new(v1::ControlOperatorResponse { result: format!("{verb}d"), unknown }))
     }
 
     async fn delete_deployment(
@@ -391,9 +393,9 @@ impl OperatorService for Service {
 
     async fn approve_device(
         &self,
-        _: Request<v1::ApproveDeviceRequest>,
+        r: Request<v1::ApproveDeviceRequest>,
     ) -> Result<Response<v1::ApproveDeviceResponse>, Status> {
-        Ok(Response::new(v1::ApproveDeviceResponse {}))
+        Ok(Response::new(v1::ApproveDeviceResponse { already: r.into_inner().name == "cam-1" }))
     }
 
     async fn renew_operator(

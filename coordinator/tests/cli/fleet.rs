@@ -72,6 +72,8 @@ fn devices() -> Vec<v1::Device> {
         thermal_zone: Some("cpu-thermal".to_owned()),
         profile_revision: 2,
         serving_engine: "rten, 1 thread".to_owned(),
+        told_by: "fashion-mnist".to_owned(),
+        ..Default::default()
     };
     let hub = v1::Device {
         id: "hub-2".to_owned(),
@@ -125,6 +127,7 @@ pub(crate) fn deployment(phase: &str) -> v1::Deployment {
         failed: 0,
         devices: outcomes(),
         manifest: "apiVersion: reconvene/v1\nkind: Deployment\n".to_owned(),
+        paused: false,
     }
 }
 

@@ -99,6 +99,42 @@ fn colours_are_for_those_who_ask() {
 }
 
 #[test]
+fn what_a_device_still_serves_of_a_deployment_that_is_gone_is_said() {
+    let said = |told_by: &str, selects: bool| {
+        let mut replies = fleet::replies();
+        replies.devices[0].told_by = told_by.to_owned();
+        match selects {
+            true => replies.deployments[0].devices.clear(),
+            false => replies.deployments.clear(),
+        }
+        reconvene(&Fake::start(replies).url, &["explain", "device/cam-1"]).data()
+    };
+    let short = &fleet::digest()[..12];
+    let gone = said("fashion-mnist", false);
+    let expected = format!(
+        "It goes on serving model {short} (generation 3): deployment/fashion-mnist gave it that, and was deleted since."
+    );
+    assert!(gone.contains(&expected), "{gone}");
+    assert!(said("fashion-mnist", true).contains("and does not select it any more."));
+    assert!(said("", false).contains("which deployment gave it that is not known any more."));
+}
+
+#[test]
+fn what_is_unusual_of_a_device_is_described() {
+    let mut replies = fleet::replies();
+    replies.deployments[0].paused = true;
+    let device = &mut replies.devices[0];
+    (device.unreadable_intervals, device.takeovers) = (1200, 7);
+    device.unreadable_reason = "the histogram does not begin as one".to_owned();
+    let fake = Fake::start(replies);
+    let text = reconvene(&fake.url, &["describe", "device", "cam-1"]).data();
+    assert!(text.contains("1,200 intervals of telemetry, the last: the histogram does not"), "{text}");
+    assert!(text.contains("7 sessions of late"), "{text}");
+    let text = reconvene(&fake.url, &["explain", "device/cam-1"]).data();
+    assert!(text.contains("`reconvene rollout resume fashion-mnist`"), "{text}");
+}
+
+#[test]
 fn a_device_is_explained_in_sentences() {
     let fake = Fake::start(fleet::replies());
     assert_snapshot!("explain_active", reconvene(&fake.url, &["explain", "device/cam-1"]).data());

@@ -14,6 +14,9 @@ pub(super) fn describe(deployment: &v1::Deployment, colors: Colors) -> String {
     sheet.fact("Network", &deployment.network);
     sheet.toned("Phase", &deployment.phase, tone(&deployment.phase));
     sheet.fact("Message", &deployment.message);
+    if deployment.paused {
+        sheet.fact("Paused", "yes");
+    }
     sheet.fact("Devices", outcome::counts(deployment));
     let devices = outcome::by_device(&deployment.devices);
     sheet.table("Outcomes", &outcome::table("DEVICE", &devices));

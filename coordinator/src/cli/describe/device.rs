@@ -2,7 +2,7 @@
 
 use proto::v1;
 
-use crate::cli::figures::{bytes, ms, short};
+use crate::cli::figures::{bytes, count, ms, short};
 use crate::cli::outcome;
 use crate::cli::resource::columns::{ago, labels};
 use crate::cli::resource::{Width, table};
@@ -63,6 +63,19 @@ fn facts(sheet: &mut Sheet, device: &v1::Device) {
     sheet.fact("Model", short(&device.active_digest));
     sheet.fact("Runs in", &device.serving_engine);
     sheet.fact("Generation", device.generation.to_string());
+    let v1::Device { unreadable_intervals, unreadable_reason, takeovers, .. } = device;
+    if *unreadable_intervals > 0 {
+        let intervals = count(*unreadable_intervals);
+        sheet
+            .fact("Unreadable", format!("{intervals} intervals of telemetry, the last: {unreadable_reason}"));
+    }
+    if *takeovers > 1 {
+        let doubt = "do two machines have its key?";
+        sheet.fact(
+            "Takeovers",
+            format!("{takeovers} sessions of late took another's place that was alive: {doubt}"),
+        );
+    }
 }
 
 /// Measured beside fitted: how far the device's latency model can be trusted.

@@ -139,7 +139,9 @@ pub(super) const TELEMETRY: &[Column<v1::TelemetrySummary>] = &[
 pub(super) const TOKENS: &[Column<v1::Token>] = &[
     usual("NAME", |t| Entry::text(&t.id)),
     usual("USED", |t| Entry::figure(format!("{}/{}", t.used_by.len(), t.uses))),
-    usual("EXPIRES", |t| Entry::text(until(t.expires_unix_ms))),
+    usual("EXPIRES", |t| {
+        Entry::text(if t.revoked { "revoked".to_owned() } else { until(t.expires_unix_ms) })
+    }),
     usual("LABELS", |t| Entry::text(labels(&t.labels))),
     wide("MADE", |t| Entry::text(ago(t.created_unix_ms))),
     wide("APPROVAL", |t| Entry::text(if t.approval { "each" } else { "none" })),
