@@ -12,6 +12,14 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_stream::StreamExt as _;
 
 use super::*;
+
+#[test]
+fn who_comes_without_encryption_is_told_apart() {
+    let broken = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+    let said = why(&io::Error::new(io::ErrorKind::InvalidData, broken));
+    assert!(said.starts_with("what came is not encrypted"), "{said}");
+    assert_eq!(why(&io::Error::new(io::ErrorKind::InvalidData, "other")), "other");
+}
 use crate::identity::Role;
 use crate::identity::admissions::Admissions;
 use crate::identity::authority::KeyRequest;

@@ -256,6 +256,19 @@ async fn what_means_nothing_is_refused_in_words_and_logged_once() {
 }
 
 #[tokio::test]
+async fn machines_that_take_each_others_session_are_said_once() {
+    let host = Host::start().await;
+    let mut talks = Vec::new();
+    for count in 0..9 {
+        assert_eq!(host.refused(&["gw-4", "two machines seem to have its key"]), usize::from(count > 4));
+        talks.push(host.say(&[hello(&gw(4))]).await.unwrap());
+        // A session is taken over once it is there.
+        talks.last_mut().unwrap().inbox.message().await.unwrap();
+    }
+    host.stopped().await;
+}
+
+#[tokio::test]
 async fn single_calls_that_mean_nothing_are_refused_in_words_and_logged_once() {
     let host = Host::start().await;
     // Another call's message: its second field is a text where a number should be.

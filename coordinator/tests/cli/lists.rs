@@ -130,6 +130,8 @@ fn what_is_unusual_of_a_device_is_described() {
     let text = reconvene(&fake.url, &["describe", "device", "cam-1"]).data();
     assert!(text.contains("1,200 intervals of telemetry, the last: the histogram does not"), "{text}");
     assert!(text.contains("7 sessions of late"), "{text}");
+    let text = reconvene(&fake.url, &["get", "deployments"]).data();
+    assert!(text.contains("Complete (paused)"), "{text}");
     let text = reconvene(&fake.url, &["explain", "device/cam-1"]).data();
     assert!(text.contains("`reconvene rollout resume fashion-mnist`"), "{text}");
 }

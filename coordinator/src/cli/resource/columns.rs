@@ -63,7 +63,10 @@ pub(super) const DATASETS: &[Column<v1::Dataset>] = &[
 pub(super) const DEPLOYMENTS: &[Column<v1::Deployment>] = &[
     usual("NAME", |d| Entry::text(&d.name)),
     usual("NETWORK", |d| Entry::text(&d.network)),
-    usual("PHASE", |d| Entry::state(&d.phase)),
+    usual("PHASE", |d| match d.paused {
+        true => Entry::text(format!("{} (paused)", d.phase)),
+        false => Entry::state(&d.phase),
+    }),
     usual("GENERATION", |d| Entry::figure(d.generation.to_string())),
     usual("MATCHED", |d| Entry::figure(d.matched.to_string())),
     usual("ACTIVE", |d| Entry::figure(d.active.to_string())),
