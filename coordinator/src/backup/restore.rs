@@ -14,7 +14,7 @@ use super::name::Name;
 use super::records;
 use crate::audit::{Event, Flaw, verify};
 use crate::durable;
-use crate::store::{AuditQuery, Outcome, RestoreRecord, SledStore, Store, StoreError};
+use crate::store::{AuditQuery, Outcome, OutcomeRecord, RestoreRecord, SledStore, Store, StoreError};
 
 /// Where the clock is no help, generations go on so far above the highest one that is known.
 const LEAP: u64 = 1 << 20;
@@ -378,7 +378,7 @@ fn tell(store: &dyn Store, device: &DeviceId, now_unix_ms: u64) -> Result<bool, 
     let outcome = deployment.as_ref().and_then(|record| record.outcomes.get(device));
     let outcome = outcome.filter(|outcome| outcome.assignment == Some(had.generation));
     // What it gave up it is not given again.
-    if outcome.is_some_and(|outcome| matches!(outcome.state, Outcome::Failed { .. })) {
+    if outcome.is_some_and(OutcomeRecord::is_failed) {
         return Ok(false);
     }
     let again = store.assign(device, &had.order)?;

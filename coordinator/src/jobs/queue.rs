@@ -8,7 +8,7 @@ use proto::{DeviceId, Generation};
 use tokio::sync::Notify;
 
 use crate::clock::unix_ms;
-use crate::store::{DeploymentRecord, JobRecord, JobState, Outcome, Store, StoreError, StoreHandle, Work};
+use crate::store::{DerivationKey, JobRecord, JobState, Store, StoreError, StoreHandle, Work};
 
 /// What the coordinator's own worker is called; no operator is.
 pub const OWN: &str = "local";
@@ -77,15 +77,12 @@ impl Queue {
         Ok(())
     }
 
-    /// Trainings for devices of `deployment` that failed with them begin again.
-    pub(crate) async fn begin_failed_again(&self, deployment: &DeploymentRecord) -> Result<(), StoreError> {
-        let failed = deployment.outcomes.values().filter(|o| matches!(o.state, Outcome::Failed { .. }));
-        let names: BTreeSet<_> =
-            failed.filter_map(|outcome| outcome.derivation).map(|key| Work::Train(key).name()).collect();
+    /// The trainings for these derivations that failed begin again.
+    pub(crate) async fn train_again(&self, derivations: BTreeSet<DerivationKey>) -> Result<(), StoreError> {
         self.store
             .call(move |store| {
-                for name in &names {
-                    let begun = store.update_job(name, &mut |job| {
+                for key in derivations {
+                    let begun = store.update_job(&Work::Train(key).name(), &mut |job| {
                         if matches!(job.state, JobState::Failed { .. } | JobState::Cancelled { .. }) {
                             job.queue_anew(unix_ms());
                         }
@@ -170,7 +167,40 @@ pub(crate) fn lease(store: &dyn Store, name: &str, worker: &DeviceId) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{DerivationKey, SledStore};
+    use crate::store::SledStore;
+
+    #[tokio::test]
+    async fn trainings_that_failed_begin_again_and_others_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = Queue::new(StoreHandle::new(SledStore::open(folder.path()).unwrap()));
+        let [failed, cancelled, held, unasked] = [1, 2, 3, 4].map(|n| DerivationKey::of(&n).unwrap());
+        let name = |key| Work::Train(key).name();
+        for key in [failed, cancelled, held] {
+            queue.ask(Work::Train(key), "d", None, None).await.unwrap();
+        }
+        queue.change(name(cancelled), |job| assert!(job.cancel("ann", 0))).await.unwrap();
+        for key in [failed, held] {
+            queue
+                .change(name(key), |job| assert!(job.lease(&"w".parse().unwrap(), unix_ms()).is_some()))
+                .await
+                .unwrap();
+        }
+        queue
+            .change(name(failed), |job| assert!(job.fail(job.leases, "no such file".to_owned(), 0)))
+            .await
+            .unwrap();
+        let before = queue.store.call(|store| store.jobs()).await.unwrap();
+        queue.train_again([failed, cancelled, held, unasked].into()).await.unwrap();
+        let after = queue.store.call(|store| store.jobs()).await.unwrap();
+        assert_eq!(after.len(), 3, "{after:?}");
+        for (before, after) in before.iter().zip(&after) {
+            if before.name == name(held) {
+                assert_eq!(before, after);
+            } else {
+                assert!(!before.is_open() && after.is_open() && after.tries == 0, "{before:?} {after:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_start_takes_up_its_own_workers_jobs_and_forgets_old_ones() {

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::store::{DeploymentPhase, DeploymentRecord, Outcome};
+use crate::store::{DeploymentPhase, DeploymentRecord, OutcomeRecord};
 
 /// As `reconvene rollout` has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,16 +91,14 @@ impl Verb {
             )),
             Self::Abort => Ok(Control::Abort),
             Self::Retry if is_failed => Ok(Control::Apply(record.text.clone())),
-            Self::Retry if record.was_complete && has_failures(record) => Ok(Control::Again),
+            Self::Retry if record.was_complete && record.outcomes.values().any(OutcomeRecord::is_failed) => {
+                Ok(Control::Again)
+            }
             Self::Retry => Err(format!("deployment '{name}' has not failed")),
             Self::Undo if record.way_back().is_some() => Ok(Control::Undo),
             Self::Undo => Err(format!("deployment '{name}' has no other manifest that was complete before")),
         }
     }
-}
-
-fn has_failures(record: &DeploymentRecord) -> bool {
-    record.outcomes.values().any(|outcome| matches!(outcome.state, Outcome::Failed { .. }))
 }
 
 impl FromStr for Verb {
@@ -121,7 +119,7 @@ mod tests {
 
     use super::*;
     use crate::manifest::DeploymentManifest;
-    use crate::store::{Before, OutcomeRecord};
+    use crate::store::{Before, Outcome};
 
     const TEXT: &str = "
 apiVersion: reconvene/v1

@@ -16,7 +16,7 @@ use crate::fitting::{self, Candidate};
 use crate::manifest::{DatasetRef, DeploymentManifest, TrainerKind};
 use crate::models::Origin;
 use crate::store::{
-    Applied, DeploymentPhase, DeploymentRecord, DerivationState, Outcome, OutcomeRecord, Store, StoreError,
+    Applied, DeploymentPhase, DeploymentRecord, DerivationState, OutcomeRecord, Store, StoreError,
     check_current,
 };
 
@@ -174,7 +174,7 @@ fn is_applied(record: &DeploymentRecord, meant: &DeploymentManifest<DatasetRef>)
 pub(super) fn requeue_failed(store: &dyn Store, blobs: &BlobStore, name: &str) -> Result<(), StoreError> {
     let Some(record) = store.deployment(name)? else { return Ok(()) };
     let is_over = matches!(record.phase, DeploymentPhase::Failed { .. });
-    let failed = |outcome: &&OutcomeRecord| is_over || matches!(outcome.state, Outcome::Failed { .. });
+    let failed = |outcome: &&OutcomeRecord| is_over || outcome.is_failed();
     for key in record.outcomes.values().filter(failed).filter_map(|outcome| outcome.derivation) {
         let lost = match store.derivation(&key)?.map(|found| found.state) {
             None | Some(DerivationState::Queued) => false,

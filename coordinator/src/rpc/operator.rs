@@ -385,7 +385,11 @@ impl OperatorRpc {
                 let name = name.clone();
                 let requeued = self.core.store.call(move |store| requeue_failed(store, &blobs, &name));
                 requeued.await.map_err(status::store)?;
-                self.core.queue.begin_failed_again(&record).await.map_err(status::store)?;
+                self.core
+                    .queue
+                    .train_again(record.failed_derivations().collect())
+                    .await
+                    .map_err(status::store)?;
                 self.change(record, DeploymentRecord::begin_failed_again).await?;
                 (generation, "retried")
             }

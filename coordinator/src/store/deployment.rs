@@ -220,10 +220,15 @@ impl DeploymentRecord {
         models.filter(|digest| self.was_complete && !self.proven.contains(digest)).collect()
     }
 
+    /// What was derived for the devices that failed.
+    pub fn failed_derivations(&self) -> impl Iterator<Item = DerivationKey> {
+        self.outcomes.values().filter(|outcome| outcome.is_failed()).filter_map(|outcome| outcome.derivation)
+    }
+
     /// Has the devices that failed fitted again, and told if they get a model.
     pub fn begin_failed_again(&mut self) {
         for outcome in self.outcomes.values_mut() {
-            if matches!(outcome.state, Outcome::Failed { .. }) {
+            if outcome.is_failed() {
                 (outcome.wave, outcome.attempt) = (None, outcome.attempt.saturating_add(1));
                 outcome.begin_again("an operator tries again");
             }
@@ -337,6 +342,11 @@ impl OutcomeRecord {
             | Outcome::Active { .. }
             | Outcome::Failed { .. } => true,
         }
+    }
+
+    /// Whether it failed, in whatever it had come to.
+    pub fn is_failed(&self) -> bool {
+        matches!(self.state, Outcome::Failed { .. })
     }
 
     /// Its model broke its budget: it is fitted again, in the wave that it has.
