@@ -77,7 +77,7 @@ impl App {
         let refuse = |source| AppError::State { path: path.clone(), source };
         let state = StateDir::open(&path).map_err(refuse)?;
         let lock_path = path.join("lock");
-        let lock = File::create(&lock_path).or_else(|_| File::open(&lock_path)).ok();
+        let lock = state::open_to_lock(&lock_path).ok();
         let is_taken = |lock: &File| {
             let asked = rustix::fs::flock(lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
             asked.is_err()

@@ -105,6 +105,15 @@ pub fn unless_damaged<T>(read: Result<Option<T>, FileError>) -> Result<Option<T>
     })
 }
 
+/// Opens what the agent locks, whatever it is, and makes it where it can.
+pub fn open_to_lock(path: &Path) -> io::Result<File> {
+    // A pipe would else be waited for until somebody reads from it.
+    let without_waiting = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let open = |options: &mut fs::OpenOptions| options.custom_flags(without_waiting).open(path);
+    let made = open(fs::OpenOptions::new().create(true).truncate(false).write(true));
+    made.or_else(|_| open(fs::OpenOptions::new().read(true)))
+}
+
 fn read_bounded(path: &Path, limit: ByteSize) -> io::Result<Vec<u8>> {
     // A pipe would else be waited for until somebody writes into it.
     let without_waiting = rustix::fs::OFlags::NONBLOCK.bits() as i32;
@@ -139,6 +148,15 @@ pub fn make_folder(path: &Path) -> Result<(), FileError> {
     fs::create_dir_all(path).map_err(FileError::of("create", path))
 }
 
+/// Makes a folder of ours; what is none and lies in its place, a dangling link perhaps, is of no use and is removed.
+fn replace_by_folder(path: &Path) -> Result<(), FileError> {
+    if !path.is_dir() && path.symlink_metadata().is_ok() {
+        tracing::warn!(path = %path.display(), "it is no folder, and gives way to one");
+        remove(path)?;
+    }
+    make_folder(path)
+}
+
 /// Makes names created or removed beside `path` durable.
 pub fn sync_folder_of(path: &Path) -> Result<(), FileError> {
     let folder = path.parent().expect("state files lie in a folder");
@@ -164,8 +182,9 @@ impl StateDir {
 
     /// Makes its folders, and proves that it can be written.
     pub fn prepare(&self) -> Result<(), FileError> {
-        for folder in [self.staging(), self.probes()].iter().chain(&self.slot_folders()) {
-            make_folder(folder)?;
+        let slots = self.0.join("slots");
+        for folder in [self.staging(), self.probes(), slots].iter().chain(&self.slot_folders()) {
+            replace_by_folder(folder)?;
         }
         let probe = self.0.join("writable");
         replace(&probe, b"")?;
@@ -259,6 +278,25 @@ mod tests {
             assert_eq!((error.source.to_string().as_str(), error.is_damage()), (what, false));
         }
         assert!(read(&dir.path().join("nothing"), RECORD).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_lies_in_a_folders_place_gives_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        fs::write(state.staging(), "a file").unwrap();
+        std::os::unix::fs::symlink("nowhere", state.probes()).unwrap();
+        fs::create_dir(dir.path().join("slots")).unwrap();
+        fs::write(dir.path().join("slots/b"), "a file").unwrap();
+        state.prepare().unwrap();
+        for folder in [state.staging(), state.probes()].iter().chain(&state.slot_folders()) {
+            assert!(folder.is_dir(), "{}", folder.display());
+        }
+        // Another agent's lock is found, whatever it is.
+        let pipe = dir.path().join("lock");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        rustix::fs::flock(open_to_lock(&pipe).unwrap(), rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .unwrap();
     }
 
     #[test]
