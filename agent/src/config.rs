@@ -138,7 +138,8 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 
 /// The log filter that the environment asks for, `RUST_LOG`; `info` without it.
 pub fn log_filter() -> String {
-    std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned())
+    // What HTTP/2 says of a stranger's frames, it says once for each.
+    std::env::var("RUST_LOG").unwrap_or_else(|_| "info,h2=error".to_owned())
 }
 
 fn load_with(

@@ -28,7 +28,7 @@ pub(crate) struct ServeArgs {
 
 pub(crate) async fn run(args: &ServeArgs) -> Result<(), CliError> {
     let config = Config::read(&args.config).map_err(CliError::Config)?;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,h2=error"));
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     let failed = |error| CliError::Serve(Box::new(error));

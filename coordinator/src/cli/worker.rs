@@ -47,7 +47,7 @@ pub(crate) struct WorkerArgs {
 }
 
 pub(crate) async fn run(args: &WorkerArgs, context: &Context) -> Result<(), CliError> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,h2=error"));
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     let stop = CancellationToken::new();
