@@ -37,6 +37,9 @@ const WINDOW: u32 = 256 << 10;
 /// Calls at once on one HTTP/2 connection; more wait in the client.
 const STREAMS: u32 = 128;
 
+/// The head of one call over HTTP/2, as gRPC's own libraries bound it.
+const HEAD: u32 = 8 << 10;
+
 /// Every connection of the API; clones share them.
 #[derive(Clone)]
 pub(super) struct Connections {
@@ -200,12 +203,14 @@ impl Connections {
         }
     }
 
-    /// Where there is none left, whoever has been waited for longest loses it.
+    /// Where there is none left, whoever has been waited for longest loses it: of those that ask nothing first, and only then of
+    /// those with a request that the client has yet to go on with, as a stream between two messages.
     fn place(&self) -> Option<Place> {
         let mut open = self.lock();
         if open.len() >= self.most {
             let waited_for = open.iter().enumerate().filter(|(_, activity)| activity.waits_for_client());
-            let (longest, _) = waited_for.min_by_key(|(_, activity)| activity.quiet_since())?;
+            let (longest, _) = waited_for
+                .min_by_key(|(_, activity)| (!activity.requests.is_empty(), activity.quiet_since()))?;
             open.swap_remove(longest).evicted.cancel();
             tracing::debug!(
                 most = self.most,
@@ -240,6 +245,7 @@ async fn converse(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rout
         .keep_alive_interval(PATIENCE)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(2 * WINDOW)
+        .max_header_list_size(HEAD)
         .max_concurrent_streams(STREAMS);
     let own = activity.clone();
     let counted = service_fn(move |mut request: Request<_>| {

@@ -108,7 +108,7 @@ impl Inference {
 
     /// The model that serves.
     pub(super) fn any(&self) -> Result<Arc<ServedModel>, Refusal> {
-        let none = || "no model yet; this device waits for its first assignment".to_owned();
+        let none = || "no model serves on this device; `reconvene-agent status` says why".to_owned();
         self.runner.active().ok_or_else(|| Refusal::Unavailable(none()))
     }
 

@@ -368,7 +368,7 @@ async fn requests_that_make_no_sense_get_one_clear_line() {
     let dir = tempfile::tempdir().unwrap();
     let device = Device::start(dir.path().to_owned(), fake.address).await;
     let (status, body) = device.post("/v2/models/fashion/infer", request(&model, 1)).await;
-    assert_eq!((status, body["error"].as_str().unwrap().contains("no model yet")), (503, true));
+    assert_eq!((status, body["error"].as_str().unwrap().contains("no model serves")), (503, true));
     fake.assign(model.assignment(1)).await;
     assert_eq!(ending(&mut fake, 1).await, Ok(()));
     let (status, body) = device.post("/v2/models/other/infer", request(&model, 1)).await;

@@ -1,5 +1,6 @@
 //! Who is closed when, on a clock that stands still until everybody waits.
 
+use axum::Extension;
 use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
@@ -7,7 +8,11 @@ use super::*;
 
 fn router() -> Router {
     let slow = async || sleep(4 * PATIENCE).await;
-    Router::new().route("/", get(async || "here")).route("/slow", post(slow))
+    let stream = async |Extension(ongoing): Extension<Arc<Ongoing>>| {
+        let _rest = ongoing.receiving();
+        sleep(4 * PATIENCE).await;
+    };
+    Router::new().route("/", get(async || "here")).route("/slow", post(slow)).route("/stream", post(stream))
 }
 
 fn connect(connections: &Connections) -> DuplexStream {
@@ -80,6 +85,20 @@ async fn the_client_that_was_silent_longest_makes_room() {
     // The others have their time.
     assert!(rest(third).await.1 >= PATIENCE);
     assert!(rest(first).await.0.ends_with("here"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_between_two_messages_is_let_go_of_last() {
+    let connections = Connections::with_most(2, CancellationToken::new());
+    let mut stream = connect(&connections);
+    stream.write_all(b"POST /stream HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    sleep(PATIENCE / 2).await;
+    let silent = connect(&connections);
+    sleep(PATIENCE / 4).await;
+    let another = connect(&connections);
+    assert_eq!(rest(silent).await.1, Duration::ZERO);
+    drop(another);
+    assert!(rest(stream).await.0.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test(start_paused = true)]

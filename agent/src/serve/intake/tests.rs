@@ -18,7 +18,7 @@ fn router(stop: &CancellationToken) -> Router {
     let runner = Runner::start(&TaskTracker::new());
     let intake = Intake::new(Inference { runner, stop: stop.clone() });
     let read = async |body: Body| read(body).await.map(|body| body.len().to_string());
-    let long = async || vec![b'x'; ROOM / 2];
+    let long = async || vec![b'x'; ROOM / 2 - REQUEST];
     let router = Router::new().route("/", post(read)).route(CALL, post(read)).route("/long", post(long));
     router.layer(from_fn_with_state(intake, meter))
 }
@@ -68,7 +68,7 @@ async fn an_answer_counts_until_it_is_read_or_let_go() {
     assert_eq!(unread.each_ref().map(Response::status), [StatusCode::OK; 2]);
     assert_eq!(asked().await.status(), StatusCode::SERVICE_UNAVAILABLE);
     let [first, second] = unread;
-    assert_eq!(read(first.into_body()).await.unwrap().len(), ROOM / 2);
+    assert_eq!(read(first.into_body()).await.unwrap().len(), ROOM / 2 - REQUEST);
     let third = asked().await;
     assert_eq!((third.status(), asked().await.status()), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE));
     drop(second);
@@ -96,6 +96,19 @@ async fn who_lets_wait_longest_makes_room_for_others() {
     drop(first);
     assert_eq!(long(&router).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     drop(second);
+    assert_eq!(long(&router).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_counts_for_more_than_its_bytes() {
+    let router = router(&CancellationToken::new());
+    let mut asked: Vec<_> =
+        (0..ROOM / REQUEST).map(|_| Box::pin(router.clone().oneshot(begun("/")))).collect();
+    for request in &mut asked {
+        poll_once(request.as_mut()).await;
+    }
+    assert_eq!(long(&router).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    advance(GRACE).await;
     assert_eq!(long(&router).await.status(), StatusCode::OK);
 }
 
