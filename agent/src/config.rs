@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::probe;
 use crate::runner::engines::{Engines, LibraryConfig};
+use crate::state;
 
 /// Where packages put the configuration file.
 pub const USUAL_PATH: &str = "/etc/reconvene/agent.toml";
@@ -114,7 +115,7 @@ struct ConfigFile {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct EngineFile {
-    threads: Option<u32>,
+    threads: Option<i64>,
     onnxruntime: Option<String>,
 }
 
@@ -126,7 +127,7 @@ struct ServeFile {
 }
 
 /// More threads than this in one inference is a typing error.
-const THREADS_LIMIT: u32 = 1024;
+const THREADS_LIMIT: i64 = 1024;
 
 /// The configuration in `path`, overridden by the process's environment.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
@@ -146,7 +147,6 @@ fn load_with(
     path: &Path,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<Config, ConfigError> {
-    check_file(path)?;
     let variables: HashMap<String, String> = environment.collect();
     let credentials = variables.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let origin = |key: &str| {
@@ -157,17 +157,23 @@ fn load_with(
         .prefix_separator("__")
         .separator("__")
         .source(Some(variables.clone()));
-    let toml = |path: &Path| config::File::from(path).format(config::FileFormat::Toml);
+    let toml = |text: &str| config::File::from_str(text, config::FileFormat::Toml);
     let mut all = config::Config::builder();
-    for part in std::iter::once(path.to_owned()).chain(drop_ins(path)?) {
+    let main = (path.to_owned(), read(path, "; give --config the path of an agent.toml")?);
+    let mut parts = vec![main];
+    for path in drop_ins(path)? {
+        let text = read(&path, "; remove it, or put a file there")?;
+        parts.push((path, text));
+    }
+    for (path, text) in parts {
         // Each by itself, so that what is wrong is looked for in the right file.
-        let alone = config::Config::builder().add_source(toml(&part)).build();
-        let refuse = |problem| ConfigError::Unreadable { path: part.clone(), problem };
+        let alone = config::Config::builder().add_source(toml(&text)).build();
+        let refuse = |problem| ConfigError::Unreadable { path: path.clone(), problem };
         let alone = alone.map_err(|error| refuse(one_line(&error)))?;
         let coerced = in_another_kind("", &alone.cache);
         alone.try_deserialize::<ConfigFile>().map_err(|error| refuse(one_line(&error)))?;
         coerced.map_or(Ok(()), |problem| Err(refuse(problem)))?;
-        all = all.add_source(toml(&part));
+        all = all.add_source(toml(&text));
     }
     let file: ConfigFile = all
         .add_source(environment)
@@ -180,18 +186,21 @@ fn load_with(
     Ok(Config { join_file, ..config })
 }
 
-/// That `path` is a file at all.
-fn check_file(path: &Path) -> Result<(), ConfigError> {
-    let problem = match path.metadata() {
-        Ok(found) if found.is_file() => return Ok(()),
-        Ok(found) if found.is_dir() => "it is a folder; give --config the path of an agent.toml".to_owned(),
-        Ok(_) => "it is no regular file; give --config the path of an agent.toml".to_owned(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(ConfigError::Missing { path: path.to_owned() });
+/// A file's text, of no more than any sound one has; `next` mends what is no file.
+fn read(path: &Path, next: &str) -> Result<String, ConfigError> {
+    let refuse = |problem: String| ConfigError::Unreadable { path: path.to_owned(), problem };
+    let bytes = match state::read(path, state::RECORD) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) if path.is_symlink() => {
+            return Err(refuse(format!("it is a link to a file that does not exist{next}")));
         }
-        Err(error) => error.to_string(),
+        Ok(None) => return Err(ConfigError::Missing { path: path.to_owned() }),
+        Err(error) if error.source.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(refuse(error.source.to_string()));
+        }
+        Err(error) => return Err(refuse(format!("{}{next}", error.source))),
     };
-    Err(ConfigError::Unreadable { path: path.to_owned(), problem })
+    String::from_utf8(bytes).map_err(|_| refuse(format!("it is no text{next}")))
 }
 
 /// A value that is read as another kind than it is written in, `threads = "2"`, with its key. The environment knows nothing but
@@ -223,7 +232,8 @@ fn credential(folder: &Path) -> Option<PathBuf> {
     paths.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_join)).min()
 }
 
-/// The drop-ins of `agent.toml`: every `agent.d/*.toml`, in the order of their names; a later one has its way.
+/// The drop-ins of `agent.toml`: every `agent.d/*.toml`, in the order of their names; a later one has its way. Hidden ones are
+/// what editors leave behind.
 fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let folder = path.with_extension("d");
     let unreadable =
@@ -235,7 +245,9 @@ fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     };
     let paths: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
     let mut paths = paths.map_err(unreadable)?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    let is_hidden =
+        |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml") && !is_hidden(path));
     paths.sort();
     Ok(paths)
 }
@@ -260,7 +272,8 @@ impl ConfigFile {
         let threads = match self.engine.threads {
             Some(threads @ 1..=THREADS_LIMIT) => threads as usize,
             Some(threads) => {
-                return Err(refuse("engine.threads", format!("{threads} is not in 1..={THREADS_LIMIT}")));
+                let problem = format!("{threads} is not a number of threads; set 1 to {THREADS_LIMIT}");
+                return Err(refuse("engine.threads", problem));
             }
             None => probe::default_threads(),
         };
@@ -281,6 +294,17 @@ impl ConfigFile {
         if let Some(path) = socket.as_deref().filter(|path| !path.is_absolute()) {
             let path = path.display();
             return Err(refuse("serve.socket", format!("'{path}' is not a path that begins with /")));
+        }
+        let is_empty =
+            |path: &Option<PathBuf>| path.as_deref().is_some_and(|path| path.as_os_str().is_empty());
+        if is_empty(&self.state_dir) {
+            let problem = "it is empty; name a folder, such as /var/lib/reconvene-agent";
+            return Err(refuse("state_dir", problem.to_owned()));
+        }
+        if is_empty(&self.join_file) {
+            let problem =
+                "it is empty; name the file that `reconvene token create` printed, or leave the key out";
+            return Err(refuse("join_file", problem.to_owned()));
         }
         Ok(Config {
             device_id,
@@ -317,9 +341,15 @@ fn sanitise(hostname: &str) -> String {
 fn check_coordinator(address: &str) -> Result<(), String> {
     let refuse = || format!("'{address}' is not an address such as http://127.0.0.1:7370");
     let uri: tonic::codegen::http::Uri = address.parse().map_err(|_| refuse())?;
-    match (uri.scheme_str(), uri.host()) {
-        (Some("http" | "https"), Some(_)) => Ok(()),
-        _ => Err(refuse()),
+    let (Some("http" | "https"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(refuse());
+    };
+    // The library takes a port that is none for no port at all.
+    let written = authority.as_str().rsplit('@').next().and_then(|text| text.strip_prefix(authority.host()));
+    match (authority.host(), written, authority.port_u16()) {
+        ("", ..) => Err(refuse()),
+        (_, Some(""), _) | (_, _, Some(1..)) => Ok(()),
+        _ => Err(format!("'{address}' has a port that cannot be; a port is 1 to 65535")),
     }
 }
 

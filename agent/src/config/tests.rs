@@ -43,7 +43,10 @@ fn what_is_wrong_is_named_on_one_line() {
     for (text, named) in [
         ("colour = 'red'", "colour"),
         ("[engine]\nthread = 1", "thread"),
-        ("[engine]\nthreads = 0", "engine.threads"),
+        ("[engine]\nthreads = 0", "engine.threads: 0 is not a number of threads; set 1 to 1024"),
+        ("[engine]\nthreads = -1", "engine.threads: -1 is not a number of threads; set 1 to 1024"),
+        ("state_dir = ''", "state_dir: it is empty; name a folder"),
+        ("join_file = ''", "join_file: it is empty; name the file"),
         ("[engine]\nthreads = 'many'", "threads"),
         ("[engine]\nthreads = '2'", "engine.threads: it is to be a whole number, without quotes"),
         ("[engine]\nthreads = 2.5", "engine.threads: it is to be a whole number"),
@@ -52,6 +55,8 @@ fn what_is_wrong_is_named_on_one_line() {
         ("coordinator_keys = [1]", "coordinator_keys: it is to be text, in quotes"),
         ("[serve]\nlisten = 'here'", "serve.listen"),
         ("coordinator = 'c:1'", "coordinator"),
+        ("coordinator = 'https://x:99999'", "coordinator: 'https://x:99999' has a port that cannot be"),
+        ("coordinator = 'https://[::1]:0'", "coordinator: 'https://[::1]:0' has a port that cannot be"),
         ("device_id = 'A b'", "device_id"),
         ("device_id = ", "agent.toml"),
     ] {
@@ -104,4 +109,38 @@ fn drop_ins_have_their_way_in_the_order_of_their_names() {
     std::fs::write(drop_ins.join("40-wrong.toml"), "colour = 'red'").unwrap();
     let message = load_with(&path, std::iter::empty()).unwrap_err().to_string();
     assert!(message.contains("40-wrong.toml") && message.contains("colour"), "{message}");
+}
+
+#[test]
+fn no_more_is_read_than_a_sound_file_has_and_what_is_no_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    let drop_ins = dir.path().join("agent.d");
+    std::fs::create_dir(&drop_ins).unwrap();
+    // What an editor leaves behind.
+    std::fs::write(drop_ins.join(".hidden.toml"), "colour = 'red'").unwrap();
+    std::os::unix::fs::symlink("nowhere", drop_ins.join(".#lock.toml")).unwrap();
+    let refused = || load_with(&path, std::iter::empty()).unwrap_err().to_string();
+    let huge = |path: &Path| std::fs::File::create(path).unwrap().set_len(1 << 42).unwrap();
+    huge(&path);
+    let message = refused();
+    assert!(message.contains("agent.toml: it has more than 1.0Mi"), "{message}");
+    std::fs::write(&path, "device_id = 'gw-1'\ncoordinator = 'https://[::1]:7370'").unwrap();
+    load_with(&path, std::iter::empty()).unwrap();
+
+    let part = drop_ins.join("10.toml");
+    huge(&part);
+    let message = refused();
+    assert!(message.contains("10.toml: it has more than 1.0Mi"), "{message}");
+    std::fs::write(&part, [0xff]).unwrap();
+    assert!(refused().contains("10.toml: it is no text"));
+    std::fs::remove_file(&part).unwrap();
+    std::os::unix::fs::symlink("nowhere", &part).unwrap();
+    assert!(refused().contains("10.toml: it is a link to a file that does not exist"));
+    std::fs::remove_file(&part).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&part).status().unwrap().success());
+    assert!(refused().contains("10.toml: it is no regular file"));
+    std::fs::remove_file(&part).unwrap();
+    std::fs::create_dir(&part).unwrap();
+    assert!(refused().contains("10.toml: it is a folder"));
 }
