@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 /// What goes on unchanged is said again after so long.
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// An error with its causes on one line, for logs and for the coordinator.
+/// An error with its causes on one line, for logs and for the coordinator. A cause that only repeats what is said is left out.
 pub fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     text
@@ -42,6 +45,19 @@ impl Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_that_repeats_what_is_said_is_left_out() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{text}")]
+        struct Of {
+            text: &'static str,
+            source: Option<Box<Of>>,
+        }
+        let of = |text, source: Option<Of>| Of { text, source: source.map(Box::new) };
+        let error = of("tried", Some(of("refused: 7", Some(of("7", Some(of("why", None)))))));
+        assert_eq!(describe(&error), "tried: refused: 7: why");
+    }
 
     #[test]
     fn what_does_not_change_is_said_once_an_hour() {

@@ -56,7 +56,7 @@ pub enum IdentityError {
         problem: String,
     },
     /// The coordinator is not there, or not whom the join file names.
-    #[error("no encrypted connection to the coordinator: {0}")]
+    #[error("{0}")]
     Unreachable(String),
     /// The coordinator said no.
     #[error("the coordinator does not enroll this device: {0}")]
@@ -225,10 +225,12 @@ impl Identity {
     async fn enroll(&self) -> Result<(), IdentityError> {
         let Inner { device, target, state, join, key, .. } = &*self.0;
         let request = CertificateParams::default().serialize_request(key);
-        let request = request.map_err(|error| IdentityError::Unreachable(error.to_string()))?;
+        let request = request
+            .map_err(|error| IdentityError::Unreachable(format!("no request for a certificate: {error}")))?;
         let trusted = self.held().authorities.clone();
-        let unreachable =
-            |error: &(dyn std::error::Error + 'static)| IdentityError::Unreachable(connect::reason(error));
+        let unreachable = |error: &(dyn std::error::Error + 'static)| {
+            IdentityError::Unreachable(connect::reason(error, target))
+        };
         let config = connect::config(&trusted, None).map_err(|error| unreachable(&error))?;
         let channel = connect::once(target, config).await.map_err(|error| unreachable(&error))?;
         let request = v1::EnrollRequest {
@@ -240,7 +242,7 @@ impl Identity {
         let answer = tokio::time::timeout(PATIENCE, client.enroll(request)).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
         let v1::EnrollResponse { certificate, lifetime_ms, authorities } =
-            answer.map_err(refused)?.into_inner();
+            answer.map_err(|status| refused(status, device, target))?.into_inner();
         let before = self.held().certificate.as_ref().and_then(|own| own.joined_by);
         let joined_by = join.as_ref().map(JoinFile::digest).or(before);
         let certificate =
@@ -278,21 +280,35 @@ fn trusted(join: Option<&JoinFile>, known: Option<String>, joined_by: Option<Dig
     }
 }
 
-fn refused(status: Status) -> IdentityError {
+fn refused(status: Status, device: &DeviceId, target: &Target) -> IdentityError {
     use tonic::Code::{
         AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied, ResourceExhausted,
         Unimplemented,
     };
-    let message = status.message().to_owned();
+    let message = status.message();
     match status.code() {
+        PermissionDenied if is_of_ban(message) => IdentityError::Refused(banned(message, device)),
         PermissionDenied => IdentityError::Refused(format!(
-            "{message}; unless it is banned there, a new file of `reconvene token create` in place of its join file lets it in"
+            "{message}; a new file of `reconvene token create` in place of its join file lets it in"
         )),
         AlreadyExists | FailedPrecondition | InvalidArgument | ResourceExhausted | Unimplemented => {
-            IdentityError::Refused(message)
+            IdentityError::Refused(message.to_owned())
         }
-        _ => IdentityError::Unreachable(message),
+        _ => {
+            let at = target.authority();
+            IdentityError::Unreachable(format!("the coordinator at {at} gives no certificate: {message}"))
+        }
     }
+}
+
+/// Whether a coordinator refuses a device because an operator has banned it; its status does not tell that from an unknown token.
+pub(crate) fn is_of_ban(message: &str) -> bool {
+    message.contains("is banned")
+}
+
+/// What is said of a ban: no file on this device lifts it.
+pub(crate) fn banned(message: &str, device: &DeviceId) -> String {
+    format!("{message}; an operator lets it in again with `reconvene device unban {device}`")
 }
 
 /// What was read, where it could be: what is missing is asked for anew.
@@ -320,6 +336,22 @@ fn unix_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ban_is_told_from_a_token_that_does_not_let_in() {
+        let (device, target) = ("cam-7".parse().unwrap(), Target::parse("https://c:1").unwrap());
+        let said = |message| refused(Status::permission_denied(message), &device, &target).to_string();
+        let ban = said("the device is banned");
+        assert!(
+            ban.ends_with("is banned; an operator lets it in again with `reconvene device unban cam-7`"),
+            "{ban}"
+        );
+        let token = said("the token is not known");
+        assert!(
+            token.contains("a new file of `reconvene token create`") && !token.contains("ban"),
+            "{token}"
+        );
+    }
 
     #[test]
     fn a_join_file_counts_until_the_coordinator_has_told_more() {

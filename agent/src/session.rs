@@ -57,8 +57,12 @@ enum SessionError {
     Identity(#[from] IdentityError),
     #[error("the coordinator does not take this device: {}", .0.message())]
     Refused(Status),
-    #[error("the coordinator is not reachable: {}", said(.0))]
+    #[error("the coordinator is not reachable: {}", .0.message())]
     Call(Status),
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("the coordinator does not take this device: {0}")]
+    Banned(String),
     #[error("the coordinator ended the session: {}", .0.message())]
     Broken(Status),
     #[error("the coordinator closed the session")]
@@ -81,14 +85,6 @@ fn refused(status: Status) -> SessionError {
     match status.code() {
         tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => SessionError::Refused(status),
         _ => SessionError::Call(status),
-    }
-}
-
-/// What a status says, and why where it was made here.
-fn said(status: &Status) -> String {
-    match std::error::Error::source(status) {
-        Some(source) => identity::connect::reason(source),
-        None => status.message().to_owned(),
     }
 }
 
@@ -244,14 +240,24 @@ impl Session {
         }
     }
 
-    /// Why there was no session, where another look at the coordinator tells it better.
+    /// Why there was no session, where another look at the coordinator, or at what it says, tells it better.
     async fn understood(&self, error: SessionError) -> SessionError {
         let is_plain =
             self.identity.is_none() && matches!(error, SessionError::Call(_) | SessionError::Broken(_));
         let Ok(target) = Target::parse(&self.config.coordinator) else { return error };
-        match is_plain && identity::connect::encrypts(&target).await {
-            true => SessionError::Encrypts(target.authority()),
-            false => error,
+        if is_plain && identity::connect::encrypts(&target).await {
+            return SessionError::Encrypts(target.authority());
+        }
+        match error {
+            SessionError::Refused(status) if identity::is_of_ban(status.message()) => {
+                SessionError::Banned(identity::banned(status.message(), &self.config.device_id))
+            }
+            // One that was made here, not there.
+            SessionError::Call(status) => match std::error::Error::source(&status) {
+                Some(source) => SessionError::Unreachable(identity::connect::reason(source, &target)),
+                None => SessionError::Call(status),
+            },
+            other => other,
         }
     }
 

@@ -201,7 +201,7 @@ fn a_join_file_that_is_none_is_named_by_the_log_and_by_status() {
         .replace("[serve]", &format!("join_file = '{}'\n[serve]", join.display()));
     std::fs::write(&path, encrypted).unwrap();
     for (content, problem) in [
-        (None, "it does not exist"),
+        (None, "it does not exist; put the file that `reconvene token create` prints there"),
         (Some(""), "it is empty; copy all that `reconvene token create` prints"),
         (Some("garbage"), "its first line is not 'reconvene-join-1' and a token"),
         (Some("reconvene-join-1 ab.cd"), "there is no authority's certificate"),

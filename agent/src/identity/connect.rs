@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring::default_provider;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore, version};
 use tonic::transport::{Channel, Endpoint};
@@ -75,17 +75,25 @@ impl Misfit {
     }
 }
 
-/// The error with its causes on one line; of a misfit nothing but what it says, for what was tried meanwhile helps nobody.
-pub(crate) fn reason(error: &(dyn Error + 'static)) -> String {
+/// Why there is no connection to `target`, on one line. Of a misfit nothing but what it says, and of a network that fails nothing but
+/// that: what was tried meanwhile helps nobody.
+pub(crate) fn reason(error: &(dyn Error + 'static), target: &Target) -> String {
+    let at = target.authority();
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let within = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
-        if let Some(misfit) = within.and_then(|error| error.downcast_ref::<Misfit>()) {
-            return describe(misfit);
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            if let Some(misfit) = io.get_ref().and_then(|within| within.downcast_ref::<Misfit>()) {
+                return describe(misfit);
+            }
+            if io.raw_os_error().is_some() {
+                let text = io.to_string();
+                let plain = text.split(" (os error").next().unwrap_or_default();
+                return format!("the coordinator at {at} is not reachable: {plain}");
+            }
         }
         cause = error.source();
     }
-    describe(error)
+    format!("no connection to the coordinator at {at}: {}", describe(error))
 }
 
 /// Where a coordinator is.
@@ -122,11 +130,12 @@ impl Target {
 pub(super) fn config(trusted: &str, own: Option<(&str, String)>) -> io::Result<Config> {
     let wrong = |what: &str, error: &dyn std::fmt::Display| io::Error::other(format!("{what}: {error}"));
     let certificate = |pem: &str, what: &str| {
-        CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| wrong(what, &error))
+        CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| wrong(what, &unreadable(&error)))
     };
     let mut roots = RootCertStore::empty();
     for authority in CertificateDer::pem_slice_iter(trusted.as_bytes()) {
-        let authority = authority.map_err(|error| wrong("the authority's certificate", &error))?;
+        let authority =
+            authority.map_err(|error| wrong("the authority's certificate", &unreadable(&error)))?;
         roots.add(authority).map_err(|error| wrong("the authority's certificate", &error))?;
     }
     if roots.is_empty() {
@@ -147,6 +156,15 @@ pub(super) fn config(trusted: &str, own: Option<(&str, String)>) -> io::Result<C
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// What is wrong with PEM; the library shows bytes as numbers.
+fn unreadable(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "it is cut off, its last line is missing".to_owned(),
+        pem::Error::IllegalSectionStart { .. } => "its first line is damaged".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 async fn connect(target: Target, config: io::Result<Config>) -> io::Result<TokioIo<TlsStream<TcpStream>>> {

@@ -14,6 +14,9 @@ const MAGIC: &str = "reconvene-join-1";
 /// What mends most of them.
 const NEXT: &str = "copy all that `reconvene token create` prints";
 
+/// What mends one that is no file at all.
+const INSTEAD: &str = "put the file that `reconvene token create` prints there, or name it as join_file";
+
 /// A token and a few certificates take no more than a hundredth.
 const LONGEST: ByteSize = ByteSize(1 << 20);
 
@@ -32,8 +35,13 @@ impl JoinFile {
     /// # Errors
     /// What is wrong, for an operator.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let bytes = state::read(path, LONGEST).map_err(|error| describe(&error.source))?;
-        let bytes = bytes.ok_or("it does not exist")?;
+        let bytes = state::read(path, LONGEST).map_err(|error| match error.source.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                "this user may not read it; give it to the user that the agent runs as".to_owned()
+            }
+            _ => format!("{}; {INSTEAD}", describe(&error.source)),
+        })?;
+        let bytes = bytes.ok_or_else(|| format!("it does not exist; {INSTEAD}"))?;
         let text = String::from_utf8(bytes).map_err(|_| format!("it is no text; {NEXT}"))?;
         Self::parse(&text)
     }
@@ -95,7 +103,10 @@ mod tests {
             (format!("reconvene-join-2 ab.secret\n{pem}"), "first line"),
             ("reconvene-join-1 ab.secret".to_owned(), "there is no authority's certificate"),
             (text.replace("MII", "AAA"), "the authority's certificate: "),
-            (text.replace("-----END", ""), "the authority's certificate: "),
+            (
+                text.replace("-----END", ""),
+                "the authority's certificate: it is cut off, its last line is missing; ",
+            ),
             (text.repeat(2), "more than one token"),
         ] {
             let problem = JoinFile::parse(&wrong).unwrap_err();
@@ -107,8 +118,11 @@ mod tests {
     fn what_is_no_join_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("join");
-        assert_eq!(JoinFile::read(&path).unwrap_err(), "it does not exist");
-        assert_eq!(JoinFile::read(dir.path()).unwrap_err(), "it is a folder");
+        assert_eq!(JoinFile::read(&path).unwrap_err(), format!("it does not exist; {INSTEAD}"));
+        assert_eq!(JoinFile::read(dir.path()).unwrap_err(), format!("it is a folder; {INSTEAD}"));
+        std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let problem = JoinFile::read(&path).unwrap_err();
+        assert!(problem.starts_with("it has more than 1.0Mi") && problem.ends_with(INSTEAD), "{problem}");
         std::fs::write(&path, [0xff]).unwrap();
         assert!(JoinFile::read(&path).unwrap_err().starts_with("it is no text"));
     }

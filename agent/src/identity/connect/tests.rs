@@ -52,7 +52,7 @@ async fn shake(acceptor: &TlsAcceptor, stream: TcpStream) {
 /// What the agent says of a connection that does not come about.
 async fn said(target: &Target, trusted: &Authority) -> String {
     let error = once(target, config(&trusted.pem(), None).unwrap()).await.unwrap_err();
-    reason(&error)
+    reason(&error, target)
 }
 
 #[tokio::test]
@@ -87,4 +87,12 @@ async fn a_coordinator_that_does_not_fit_is_told_in_words_that_help() {
     let said = said(&target, &own).await;
     assert!(said.contains("does not encrypt; set coordinator to http://"), "{said}");
     assert!(!encrypts(&target).await);
+}
+
+#[tokio::test]
+async fn a_port_where_nobody_listens_is_said_once_and_plainly() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let target = Target::parse(&format!("https://{free}")).unwrap();
+    let said = said(&target, &authority()).await;
+    assert_eq!(said, format!("the coordinator at {free} is not reachable: Connection refused"));
 }
