@@ -163,7 +163,8 @@ impl CliError {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NoState { .. } | Self::Infer(InferError::NotRunning { .. }) => 3,
+            Self::NoState { .. }
+            | Self::Infer(InferError::NotRunning { .. } | InferError::Nowhere { .. }) => 3,
             Self::Config(_) => 64,
             Self::Infer(InferError::File(error)) => match error.source.kind() {
                 std::io::ErrorKind::NotFound => 3,
@@ -173,7 +174,10 @@ impl CliError {
             Self::Infer(InferError::Image { .. }) => 65,
             Self::Check(CheckError::Unread(_)) => 1,
             Self::Check(_) => rehearsal::REFUSED,
-            Self::Infer(InferError::Api(ApiError::Silent { .. }) | InferError::NoModel { .. }) => 69,
+            Self::Infer(
+                InferError::Api(ApiError::Silent { .. } | ApiError::Hangs { .. })
+                | InferError::NoModel { .. },
+            ) => 69,
             Self::AddressInUse { .. } | Self::Listen { .. } | Self::Socket { .. } | Self::InTheWay { .. } => {
                 71
             }

@@ -348,3 +348,43 @@ fn sighup_is_heard_and_changes_nothing() {
     assert_eq!(status["running"], true);
     assert_eq!(running.terminate(), 0);
 }
+
+#[test]
+fn an_agent_that_hangs_is_told_from_one_that_does_not_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "[serve]\nlisten = '127.0.0.1:0'");
+    let picture = dir.path().join("grey.png");
+    image::GrayImage::new(4, 4).save(&picture).unwrap();
+    let infer = || output(&["infer", "--config", &config, "--image", picture.to_str().unwrap()]);
+    let running = Running::start(&config);
+    running.signal(rustix::process::Signal::STOP);
+    let asked = Instant::now();
+    let said = String::from_utf8(output(&["status", "--config", &config]).stdout).unwrap();
+    assert!(said.contains("running, but does not answer"), "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    let hangs = infer();
+    assert_eq!(hangs.status.code(), Some(69));
+    assert!(line(&hangs).contains("did not answer within 5 s; `reconvene-agent status`"));
+    // As on a disk that takes no writes.
+    std::fs::remove_file(dir.path().join("state/serving-address")).unwrap();
+    let lost = infer();
+    assert_eq!(lost.status.code(), Some(3));
+    assert!(line(&lost).contains("does not say where it listens; give --address"));
+    running.signal(rustix::process::Signal::CONT);
+    assert_eq!(running.terminate(), 0);
+    let nobody = infer();
+    assert_eq!(nobody.status.code(), Some(3));
+    assert!(line(&nobody).contains("no agent runs"));
+}
+
+#[test]
+fn what_is_no_picture_is_said_whoever_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "");
+    for (path, code) in [(dir.path().join("nowhere.png"), 3), (dir.path().to_owned(), 65)] {
+        let path = path.to_str().unwrap();
+        let output = output(&["infer", "--config", &config, "--image", path]);
+        assert_eq!(output.status.code(), Some(code));
+        assert!(line(&output).contains(&format!("cannot read {path}")));
+    }
+}

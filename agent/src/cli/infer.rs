@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use image::imageops::FilterType;
-use image::{ImageReader, Limits};
+use image::{DynamicImage, ImageReader, Limits};
 use proto::ByteSize;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::api::{Api, ApiError};
+use super::api::{Api, ApiError, INFERENCE};
+use super::status::running;
 use super::{CliError, Format, table};
-use crate::config;
+use crate::config::{self, Config};
 use crate::state::{FileError, StateDir};
 
 /// An image's file, and what its decoder may take.
@@ -87,6 +88,15 @@ pub enum InferError {
         /// Which.
         path: PathBuf,
     },
+    /// Something runs, and cannot be found.
+    #[error(
+        "an agent has the state directory {} and does not say where it listens; give --address, which its log has beside 'ready'",
+        path.display()
+    )]
+    Nowhere {
+        /// Which.
+        path: PathBuf,
+    },
 }
 
 /// What the agent saw.
@@ -134,19 +144,32 @@ pub fn answer(arguments: &Arguments) -> Result<String, CliError> {
 }
 
 fn ask(arguments: &Arguments) -> Result<Seen, CliError> {
+    // First, for what is no picture is none whoever runs.
+    let picture = open(&arguments.image)?;
     let address = match &arguments.address {
         Some(address) => address.clone(),
-        None => {
-            let path = config::load(&arguments.config)?.state_dir;
-            let address = super::serving_address(&StateDir::existing(&path))?;
-            address.ok_or(InferError::NotRunning { path })?.to_string()
-        }
+        None => find(&config::load(&arguments.config)?)?,
     };
     let api = Api::new(&address);
-    Ok(see(&api, &arguments.image, arguments.top as usize)?)
+    Ok(see(&api, &picture, arguments.top as usize)?)
 }
 
-fn see(api: &Api, image: &Path, top: usize) -> Result<Seen, InferError> {
+/// Where the agent of this configuration listens: where it has written so, or else, on a disk that takes no writes, where it was told
+/// to.
+fn find(config: &Config) -> Result<String, CliError> {
+    let path = config.state_dir.clone();
+    if let Some(address) = super::serving_address(&StateDir::existing(&path))? {
+        return Ok(address.to_string());
+    }
+    let found = running::find(&config.device_id, None, &config.serve);
+    match found.and_then(|found| found.address) {
+        Some(address) => Ok(address.to_string()),
+        None if running::holds(&path) => Err(InferError::Nowhere { path }.into()),
+        None => Err(InferError::NotRunning { path }.into()),
+    }
+}
+
+fn see(api: &Api, picture: &DynamicImage, top: usize) -> Result<Seen, InferError> {
     let silent = |what| InferError::Answer { address: api.address().to_owned(), what };
     let index = api.post("/v2/repository/index", &json!({}))?;
     if index.as_array().is_some_and(Vec::is_empty) {
@@ -161,9 +184,9 @@ fn see(api: &Api, image: &Path, top: usize) -> Result<Seen, InferError> {
     };
     let [_, c, h, w] = shape.as_slice() else { return Err(silent("that it takes images")) };
     let sides = [c, h, w].map(|&side| usize::try_from(side).unwrap_or(0));
-    let numbers = load(image, sides, &model.parameters)?;
+    let numbers = planes(picture, sides, &model.parameters)?;
     let tensor = json!({ "name": input, "shape": [1, c, h, w], "datatype": "FP32", "data": numbers });
-    let answer = api.post(&format!("{path}/infer"), &json!({ "inputs": [tensor] }))?;
+    let answer = api.post_within(INFERENCE, &format!("{path}/infer"), &json!({ "inputs": [tensor] }))?;
     let logits: Vec<f32> =
         serde_json::from_value(answer["outputs"][0]["data"].clone()).map_err(|_| silent("what it sees"))?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -174,8 +197,8 @@ fn see(api: &Api, image: &Path, top: usize) -> Result<Seen, InferError> {
     })
 }
 
-/// The picture in the model's size and normalisation: channels, rows, columns.
-fn load(path: &Path, [c, h, w]: [usize; 3], norm: &Normalisation) -> Result<Vec<f32>, InferError> {
+/// The picture in a file.
+fn open(path: &Path) -> Result<DynamicImage, InferError> {
     let bytes = read(path).map_err(FileError::of("read", path))?;
     let refuse = |source| InferError::Image { path: path.to_owned(), source };
     let mut reader =
@@ -183,15 +206,22 @@ fn load(path: &Path, [c, h, w]: [usize; 3], norm: &Normalisation) -> Result<Vec<
     let mut limits = Limits::default();
     limits.max_alloc = Some(MOST_BYTES);
     reader.limits(limits);
-    let picture = reader.decode().map_err(refuse)?;
-    let picture = match (picture.height() as usize, picture.width() as usize) == (h, w) {
-        true => picture,
-        // Sides are those that a model of 32-bit numbers within a request can have.
-        false => picture.resize_exact(w as u32, h as u32, FilterType::Triangle),
-    };
+    reader.decode().map_err(refuse)
+}
+
+/// The picture in the model's size and normalisation: channels, rows, columns.
+fn planes(
+    picture: &DynamicImage,
+    [c, h, w]: [usize; 3],
+    norm: &Normalisation,
+) -> Result<Vec<f32>, InferError> {
+    let fits = (picture.height() as usize, picture.width() as usize) == (h, w);
+    // Sides are those that a model of 32-bit numbers within a request can have.
+    let resized = (!fits).then(|| picture.resize_exact(w as u32, h as u32, FilterType::Triangle));
+    let picture = resized.as_ref().unwrap_or(picture);
     let pixels = match c {
-        1 => picture.into_luma8().into_raw(),
-        3 => picture.into_rgb8().into_raw(),
+        1 => picture.to_luma8().into_raw(),
+        3 => picture.to_rgb8().into_raw(),
         channels => return Err(InferError::Channels { channels }),
     };
     let channel = |index: usize| {
@@ -262,11 +292,12 @@ mod tests {
         let path = dir.path().join("red.png");
         image::RgbImage::from_pixel(4, 2, image::Rgb([255, 0, 51])).save(&path).unwrap();
         let norm = Normalisation { mean: vec![0.5, 0.0, 0.2], std: vec![0.5, 1.0, 0.1] };
-        let planes = load(&path, [3, 3, 2], &norm).unwrap();
+        let picture = open(&path).unwrap();
+        let seen = planes(&picture, [3, 3, 2], &norm).unwrap();
         let expected = [vec![1.0; 6], vec![0.0; 6], vec![0.0; 6]].concat();
-        assert!(planes.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{planes:?}");
-        assert!(matches!(load(&path, [2, 1, 1], &norm), Err(InferError::Channels { channels: 2 })));
+        assert!(seen.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{seen:?}");
+        assert!(matches!(planes(&picture, [2, 1, 1], &norm), Err(InferError::Channels { channels: 2 })));
         std::fs::write(&path, "no picture").unwrap();
-        assert!(matches!(load(&path, [1, 1, 1], &norm), Err(InferError::Image { .. })));
+        assert!(matches!(open(&path), Err(InferError::Image { .. })));
     }
 }

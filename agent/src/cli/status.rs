@@ -18,7 +18,7 @@ use crate::systemd;
 use crate::trust::Trust;
 use crate::update::{is_on_probation, why_given_up};
 
-mod running;
+pub(super) mod running;
 
 /// What mends most damage.
 const MENDED: &str = " (remove what is damaged while the agent is stopped: it makes it anew)";
@@ -28,9 +28,12 @@ struct Status {
     device_id: String,
     coordinator: String,
     state_dir: String,
+    /// Whether an agent answers, or at least has the state directory for itself.
     running: bool,
+    /// Whether it does answer.
+    answers: bool,
     ready: bool,
-    /// Whether the coordinator is connected; `None` where no agent runs.
+    /// Whether the coordinator is connected; `None` where no agent answers.
     connected: Option<bool>,
     /// Why it is not.
     not_connected_because: Option<String>,
@@ -89,7 +92,8 @@ fn read(config: &Config) -> Result<Status, CliError> {
         device_id: config.device_id.to_string(),
         coordinator: config.coordinator.clone(),
         state_dir: config.state_dir.display().to_string(),
-        running: running.is_some(),
+        running: running.is_some() || running::holds(state.root()),
+        answers: running.is_some(),
         ready: running.as_ref().is_some_and(|running| running.ready),
         connected: running.as_ref().map(|running| running.connected),
         not_connected_because: running.as_ref().and_then(|running| running.why_not.clone()),
@@ -168,11 +172,12 @@ impl Model {
 
 fn as_table(status: &Status) -> String {
     let is_empty = status.active.is_none() && status.previous.is_none() && status.damaged.is_empty();
-    let state = match (status.running, status.ready) {
-        (true, true) => "serving",
-        (true, false) if is_empty => "running, no model yet",
-        (true, false) => "running, no model serves",
-        (false, _) => "not running",
+    let state = match (status.running, status.answers, status.ready) {
+        (true, true, true) => "serving",
+        (true, true, false) if is_empty => "running, no model yet",
+        (true, true, false) => "running, no model serves",
+        (true, false, _) => "running, but does not answer",
+        (false, ..) => "not running",
     };
     let coordinator = match (status.connected, &status.not_connected_because) {
         (Some(true), _) => ", connected".to_owned(),

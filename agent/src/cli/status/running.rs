@@ -1,35 +1,41 @@
 //! The agent that runs here, asked by whichever way leads to it: its state directory may be one that takes no writes, and
-//! then does not say where it listens. Another device's agent that happens to listen there is not believed.
+//! then does not say where it listens. Another device's agent that happens to listen there is not believed. One that hangs
+//! answers nobody, and is known by its lock.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proto::DeviceId;
 
 use crate::config::ServeConfig;
 
-/// It answers at once or not at all.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// It answers at once or not at all. There are seldom more than two ways to it.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What it says of itself.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Running {
+pub(in crate::cli) struct Running {
     /// Where its API listens, if that is how it was found.
-    pub(super) address: Option<SocketAddr>,
+    pub(in crate::cli) address: Option<SocketAddr>,
     /// Whether a model serves.
-    pub(super) ready: bool,
+    pub(in crate::cli) ready: bool,
     /// Whether the coordinator is connected.
-    pub(super) connected: bool,
+    pub(in crate::cli) connected: bool,
     /// Why it is not.
-    pub(super) why_not: Option<String>,
+    pub(in crate::cli) why_not: Option<String>,
 }
 
 /// The agent of `device`: where it has written that it listens, or else where it was told to.
-pub(super) fn find(device: &DeviceId, written: Option<SocketAddr>, serve: &ServeConfig) -> Option<Running> {
-    let told = Some(serve.listen).filter(|address| address.port() != 0);
+pub(in crate::cli) fn find(
+    device: &DeviceId,
+    written: Option<SocketAddr>,
+    serve: &ServeConfig,
+) -> Option<Running> {
+    let told = Some(serve.listen).filter(|&address| address.port() != 0 && Some(address) != written);
     let mut addresses = written.into_iter().chain(told);
     let over_tcp = addresses.find_map(|address| ask(device, Some(address), || connect(address)));
     over_tcp.or_else(|| {
@@ -40,6 +46,22 @@ pub(super) fn find(device: &DeviceId, written: Option<SocketAddr>, serve: &Serve
             Ok(stream)
         })
     })
+}
+
+/// Whether an agent has the state directory at `root` for itself, answering or not. The lock is looked for in the kernel's list: to
+/// try it would be to hold it, and an agent that starts at that moment would find it taken.
+pub(in crate::cli) fn holds(root: &Path) -> bool {
+    let Ok(lock) = root.join("lock").metadata() else { return false };
+    let (major, minor) = (rustix::fs::major(lock.dev()), rustix::fs::minor(lock.dev()));
+    let name = format!("{major:02x}:{minor:02x}:{}", lock.ino());
+    let Ok(locks) = std::fs::read_to_string("/proc/locks") else { return false };
+    locks.lines().any(|line| is_lock_of(line, &name))
+}
+
+/// Whether a line of `/proc/locks`, such as `1: FLOCK  ADVISORY  WRITE 708 fe:00:1003 0 EOF`, is of the file `name`.
+fn is_lock_of(line: &str, name: &str) -> bool {
+    let mut words = line.split_whitespace().skip(1);
+    words.next() == Some("FLOCK") && words.nth(3) == Some(name)
 }
 
 fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
@@ -103,6 +125,16 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_knows_who_has_the_lock() {
+        let line = "1: FLOCK  ADVISORY  WRITE 708 fe:00:1003 0 EOF";
+        assert!(is_lock_of(line, "fe:00:1003"));
+        assert!(!is_lock_of(line, "fe:00:100"));
+        assert!(!is_lock_of("1: -> FLOCK  ADVISORY  WRITE 708 fe:00:1003 0 EOF", "fe:00:1003"), "it waits");
+        assert!(!is_lock_of("1: POSIX  ADVISORY  WRITE 708 fe:00:1003 0 EOF", "fe:00:1003"));
+        assert!(!is_lock_of("", "fe:00:1003"));
+    }
+
+    #[test]
     fn only_the_agent_of_this_device_is_believed() {
         let device: DeviceId = "gw-1".parse().unwrap();
         let metrics =
@@ -115,7 +147,10 @@ mod tests {
 
         let (address, thread) = listen("reconvene_agent_info{version=\"1\",device=\"gw-2\"} 1\n");
         let serve = ServeConfig { listen: address, socket: None };
-        assert_eq!(find(&device, Some(address), &serve), None, "asked twice, believed never");
+        let elsewhere = "127.0.0.1:9".parse().unwrap();
+        assert_eq!(find(&device, Some(elsewhere), &serve), None, "asked, and not believed");
+        let told = ServeConfig { listen: elsewhere, socket: None };
+        assert_eq!(find(&device, Some(address), &told), None, "nor where it has written so");
         thread.join().unwrap();
         assert_eq!(find(&device, None, &serve), None, "nobody listens there");
     }
