@@ -85,8 +85,11 @@ pub(crate) fn reason(error: &(dyn Error + 'static), target: &Target) -> String {
             if let Some(misfit) = io.get_ref().and_then(|within| within.downcast_ref::<Misfit>()) {
                 return describe(misfit);
             }
-            if io.raw_os_error().is_some() {
-                let text = io.to_string();
+            let text = io.to_string();
+            let is_of_network = io.raw_os_error().is_some()
+                || io.kind() == io::ErrorKind::TimedOut
+                || text.starts_with("failed to lookup address");
+            if is_of_network {
                 let plain = text.split(" (os error").next().unwrap_or_default();
                 return format!("the coordinator at {at} is not reachable: {plain}");
             }

@@ -93,6 +93,10 @@ async fn a_coordinator_that_does_not_fit_is_told_in_words_that_help() {
 async fn a_port_where_nobody_listens_is_said_once_and_plainly() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let target = Target::parse(&format!("https://{free}")).unwrap();
-    let said = said(&target, &authority()).await;
-    assert_eq!(said, format!("the coordinator at {free} is not reachable: Connection refused"));
+    let refused = said(&target, &authority()).await;
+    assert_eq!(refused, format!("the coordinator at {free} is not reachable: Connection refused"));
+    let target = Target::parse("https://coordinator.invalid:1").unwrap();
+    let unknown = said(&target, &authority()).await;
+    let expected = "the coordinator at coordinator.invalid:1 is not reachable: failed to lookup address";
+    assert!(unknown.starts_with(expected), "{unknown}");
 }
