@@ -108,6 +108,12 @@ async fn each_wave_waits_for_an_operators_word() {
     guarded.scene.settled(generation).await;
     let late = guarded.scene.operator.control_rollout(DEPLOYMENT, "approve").await.unwrap_err();
     assert!(format!("{late:#}").contains("nobody waits"), "{late:#}");
+    // What they have is proven: one that comes later is not held back.
+    let _like = play(&guarded.scene, "sim-4", None);
+    let active =
+        |now: &v1::Deployment| now.devices.iter().filter(|outcome| outcome.state == "Active").count();
+    let all = guarded.until("the late one to serve", |now| active(now) == DEVICES.len() + 1).await;
+    assert_eq!((all.generation, all.phase.as_str()), (generation, "Complete"), "{}", describe(&all));
 }
 
 /// A gated deployment that is complete, with a network of a quarter for late devices.

@@ -145,6 +145,8 @@ impl Driver {
                         record.message = after.message.clone();
                         record.undo_due = after.undo_due;
                     }
+                    // An operator may have let others pass meanwhile.
+                    record.proven.extend(&after.proven);
                     record.outcomes.retain(|id, outcome| {
                         after.outcomes.contains_key(id) || before.outcomes.get(id) != Some(&*outcome)
                     });
