@@ -35,7 +35,7 @@ const BUFFER: usize = 64 << 10;
 const WINDOW: u32 = 256 << 10;
 
 /// Calls at once on one HTTP/2 connection; more wait in the client.
-const STREAMS: u32 = 128;
+const STREAMS: u32 = 64;
 
 /// The head of one call over HTTP/2, as gRPC's own libraries bound it.
 const HEAD: u32 = 8 << 10;

@@ -157,8 +157,10 @@ async fn statistics(
     inference.statistics(&name, &version).map(Json)
 }
 
-async fn index(State(inference): State<Inference>) -> Response {
-    Json(inference.index().models).into_response()
+/// What it is asked with says nothing that matters here, but is read: the connection would else end with it.
+async fn index(State(inference): State<Inference>, body: Body) -> Result<Response, Refusal> {
+    drop(intake::read(body).await?);
+    Ok(Json(inference.index().models).into_response())
 }
 
 async fn infer(
