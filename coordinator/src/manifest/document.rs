@@ -12,6 +12,8 @@ use super::{API_VERSION, DatasetRef, DeploymentManifest, DeploymentSpec, Manifes
 
 /// The `kind` of a list of deployments.
 pub const LIST: &str = "List";
+/// The version that other tools write a list with, whatever is in it.
+const LIST_VERSION: &str = "v1";
 
 /// A deployment of a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,18 +131,24 @@ impl Written {
     }
 }
 
-/// The documents of a text that have anything in them, each with the number of lines before it.
+/// The documents of a text that have anything in them, each with the number of lines before it. Those of comments alone are
+/// passed over; a comment before the first `---` is the next document's.
 fn split(text: &str) -> Vec<(usize, &str)> {
     let mut documents = Vec::new();
-    let (mut begins, mut lines_before, mut has_content) = (0, 0, false);
+    let (mut begins, mut lines_before, mut has_content, mut has_marker) = (0, 0, false, false);
     let mut at = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let rest = line
             .strip_prefix("---")
             .filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if rest.is_some() && has_content {
-            documents.push((lines_before, &text[begins..at]));
-            (begins, lines_before, has_content) = (at, index, false);
+        if rest.is_some() {
+            if has_content {
+                documents.push((lines_before, &text[begins..at]));
+            }
+            if has_content || has_marker {
+                (begins, lines_before, has_content) = (at, index, false);
+            }
+            has_marker = true;
         }
         let content = rest.unwrap_or(line).trim();
         has_content |= !content.is_empty() && !content.starts_with(['#', '%']);
@@ -181,12 +189,13 @@ fn read_list(placed: &str, number: Option<usize>) -> Result<Vec<Document>, Manif
         within(title.or_else(|| number.map(|number| format!("document {number}"))))(error)
     })?;
     let WrittenList { api_version, items, .. } = list;
-    if api_version != API_VERSION {
-        return Err(ManifestError::Value {
+    if ![API_VERSION, LIST_VERSION].contains(&api_version.as_str()) {
+        let error = ManifestError::Value {
             place: Places::of(placed).find("apiVersion"),
             field: "apiVersion".to_owned(),
-            problem: format!("'{api_version}' is not known; allowed: {API_VERSION}"),
-        });
+            problem: format!("'{api_version}' is not known; allowed: {API_VERSION}, {LIST_VERSION}"),
+        };
+        return Err(within(number.map(|number| format!("document {number} ({LIST})")))(error));
     }
     let document = |(index, written): (usize, Written)| {
         let title = titles.get(index).cloned().flatten();
@@ -299,6 +308,34 @@ spec:
             assert_eq!(listed.manifest, document.manifest);
             assert_eq!(listed.text, yaml(&tree(&document.text)));
         }
+    }
+
+    #[test]
+    fn documents_of_comments_alone_are_passed_over() {
+        let other = FASHION.replace("name: fashion }\nspec", "name: other }\nspec");
+        let file = format!(
+            "# of the lab\n---\n# nothing\n---\n---\n{FASHION}---\n\n---\n# none\n--- # last\n{other}---\n"
+        );
+        let documents = Document::read_all(&file).unwrap();
+        let texts: Vec<_> = documents.iter().map(|it| it.text.clone()).collect();
+        assert_eq!(texts, [format!("---\n{FASHION}"), format!("--- # last\n{other}")]);
+        let wrong = file.replace("network: resnet20", "network: Res Net");
+        let text = crate::causes::chain(&Document::read_all(&wrong).unwrap_err());
+        assert!(text.starts_with("document 1 (deployment/fashion): line 11, column 12"), "{text}");
+        assert_eq!(Document::read_all(&format!("# of the lab\n{FASHION}")).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_list_may_be_of_the_version_that_other_tools_write() {
+        let list = |version: &str| {
+            let item = FASHION.replace('\n', "\n  ");
+            format!("apiVersion: {version}\nkind: List\nitems:\n- {item}\n")
+        };
+        assert_eq!(Document::read_all(&list("v1")).unwrap().len(), 1);
+        let other = FASHION.replace("name: fashion }\nspec", "name: other }\nspec");
+        let error = Document::read_all(&format!("{other}---\n{}", list("v7"))).unwrap_err();
+        let text = crate::causes::chain(&error);
+        assert!(text.starts_with("document 2 (List): line 12, column 13: apiVersion: 'v7'"), "{text}");
     }
 
     #[test]
