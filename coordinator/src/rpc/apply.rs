@@ -27,8 +27,9 @@ impl OperatorRpc {
         over: Option<Generation>,
         (by, action): (String, &str),
     ) -> Result<v1::ApplyResponse, Status> {
-        let (manifest, _) = self.judged(&text, over).await?;
+        let (manifest, standing) = self.judged(&text, over).await?;
         let name = manifest.metadata.name.clone();
+        let over = standing.over(over);
         let (blobs, applied_text) = (self.core.blobs.clone(), text.clone());
         let (before, applied) = self
             .core
@@ -68,6 +69,7 @@ impl OperatorRpc {
         let (generation, result) = match standing {
             Standing::New => (Generation(0), "created"),
             Standing::Changes(generation) => (generation, "configured"),
+            Standing::Again(generation) => (generation, "configured"),
             Standing::Applied(generation) => (generation, "unchanged"),
         };
         let name = manifest.metadata.name;
@@ -82,16 +84,22 @@ impl OperatorRpc {
         over: Option<Generation>,
     ) -> Result<(DeploymentManifest, Standing), Status> {
         let meant = DeploymentManifest::read(text).map_err(status::manifest)?;
-        let name = meant.metadata.name.clone();
+        let wanted = meant.metadata.name.clone();
         let stored =
-            self.core.store.call(move |store| store.deployment(&name)).await.map_err(status::store)?;
-        check_current(stored.as_ref(), over).map_err(status::store)?;
+            self.core.store.call(move |store| store.deployment(&wanted)).await.map_err(status::store)?;
         let standing = match stored {
-            None => Standing::New,
-            Some(record) if is_applied(&record, &meant) => {
-                return Ok((record.manifest, Standing::Applied(record.generation)));
+            // A file that is applied twice names the generation that it was made of before it was applied.
+            Some(record) if is_meant(&record, &meant) => {
+                let is_over = matches!(record.phase, DeploymentPhase::Failed { .. });
+                if !is_over {
+                    return Ok((record.manifest, Standing::Applied(record.generation)));
+                }
+                Standing::Again(record.generation)
             }
-            Some(record) => Standing::Changes(record.generation),
+            stored => {
+                check_current(&meant.metadata.name, stored.as_ref(), over).map_err(status::store)?;
+                stored.map_or(Standing::New, |record| Standing::Changes(record.generation))
+            }
         };
         Ok((self.acceptable(text).await?, standing))
     }
@@ -159,14 +167,26 @@ enum Standing {
     New,
     /// It would replace this generation.
     Changes(Generation),
+    /// It is this generation, which failed: it would be tried again.
+    Again(Generation),
     /// It is this generation.
     Applied(Generation),
 }
 
-/// Whether applying it would change nothing.
-fn is_applied(record: &DeploymentRecord, meant: &DeploymentManifest<DatasetRef>) -> bool {
-    let is_over = matches!(record.phase, DeploymentPhase::Failed { .. });
-    !is_over && DeploymentManifest::read(&record.text).is_ok_and(|applied| applied == *meant)
+impl Standing {
+    /// The generation that it may replace, if only one, where it says that it was made of `given`.
+    fn over(&self, given: Option<Generation>) -> Option<Generation> {
+        match self {
+            Self::New | Self::Changes(_) => given,
+            // Nobody's change is lost, whichever it was made of.
+            Self::Again(generation) | Self::Applied(generation) => given.and(Some(*generation)),
+        }
+    }
+}
+
+/// Whether it is what the manifest means.
+fn is_meant(record: &DeploymentRecord, meant: &DeploymentManifest<DatasetRef>) -> bool {
+    DeploymentManifest::read(&record.text).is_ok_and(|applied| applied == *meant)
 }
 
 /// Derivations of a deployment that failed, or of its devices that did, are tried again: what failed may have been mended.

@@ -36,7 +36,9 @@ pub(super) fn store(error: StoreError) -> Status {
     let text = chain(&error);
     match error {
         StoreError::Missing { .. } => Status::not_found(text),
-        StoreError::Superseded { .. } | StoreError::Stale { .. } => Status::aborted(text),
+        StoreError::Superseded { .. } | StoreError::Stale { .. } | StoreError::Gone { .. } => {
+            Status::aborted(text)
+        }
         StoreError::Locked { .. } | StoreError::Stopping => Status::unavailable(text),
         StoreError::Lost
         | StoreError::File { .. }

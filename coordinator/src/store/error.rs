@@ -94,9 +94,9 @@ pub enum StoreError {
     },
     /// What is to be applied was made of an older generation.
     #[error(
-        "deployment '{name}' is at generation {stored}, and what is to be applied is generation {given} changed; `reconvene get \
-         deployment {name} -o yaml` prints what there is now: make the change in that, or leave metadata.generation out to \
-         replace whatever there is"
+        "deployment '{name}' is at generation {stored}, and what is to be applied was made from generation {given}; `reconvene \
+         get deployment {name} -o yaml` prints what there is now: make the change in that, or leave metadata.generation out \
+         to replace whatever there is"
     )]
     Stale {
         /// The deployment.
@@ -105,6 +105,17 @@ pub enum StoreError {
         given: Generation,
         /// The one in force.
         stored: Generation,
+    },
+    /// What is to be applied was made of one that is not there any more.
+    #[error(
+        "there is no deployment '{name}', and what is to be applied was made from its generation {given}: it was deleted since, \
+         or was another coordinator's; leave metadata.generation out to create it"
+    )]
+    Gone {
+        /// The deployment.
+        name: String,
+        /// What it was made of.
+        given: Generation,
     },
     /// The engine failed.
     #[error("the store's engine failed")]
@@ -131,6 +142,7 @@ impl StoreError {
             | Self::Twice { .. }
             | Self::Superseded { .. }
             | Self::Stale { .. }
+            | Self::Gone { .. }
             | Self::Lost
             | Self::Engine(_) => false,
         }

@@ -53,7 +53,10 @@ async fn what_is_checked_is_said_of_it_when_it_is_applied() {
     }
     let (one, other) = (manifest(images.path(), ""), manifest(images.path(), "  training: { epochs: 2 }\n"));
     assert_eq!(operator.check(&one, None).await.unwrap(), ("created".to_owned(), 0));
-    assert_eq!(operator.apply(&one, Some(4)).await.unwrap(), ("created".to_owned(), 1), "nothing is lost");
+    let (code, text) = operator.refused(&one, Some(4)).await;
+    assert_eq!(code, Code::Aborted);
+    assert!(text.starts_with("there is no deployment 'd'") && text.contains("generation 4"), "{text}");
+    assert_eq!(operator.apply(&one, None).await.unwrap(), ("created".to_owned(), 1));
 
     let impossible = manifest(images.path(), "  budgets:\n    - params: 10\n");
     let (code, text) = operator.refused(&impossible, None).await;
@@ -63,14 +66,14 @@ async fn what_is_checked_is_said_of_it_when_it_is_applied() {
     let (code, text) = operator.refused(&other, Some(4)).await;
     assert_eq!(code, Code::Aborted);
     assert!(
-        text.starts_with("deployment 'd' is at generation 1, and what is to be applied is generation 4"),
+        text.starts_with("deployment 'd' is at generation 1, and what is to be applied was made from"),
         "{text}"
     );
-    assert_eq!(operator.refused(&one, Some(4)).await.0, Code::Aborted, "whatever it says");
 
     // Nothing is said anew of what is applied already.
     fs::write(images.path().join("train.bin"), &record[..9]).unwrap();
-    for over in [None, Some(1)] {
+    // It is applied twice, and names what it was made of.
+    for over in [None, Some(1), Some(4)] {
         assert_eq!(operator.check(&one, over).await.unwrap(), ("unchanged".to_owned(), 1));
         assert_eq!(operator.apply(&one, over).await.unwrap(), ("unchanged".to_owned(), 1));
     }

@@ -28,7 +28,6 @@ impl SledStore {
         let record =
             self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
                 before = stored.as_ref().map(|record| record.generation);
-                check_current(stored.as_ref(), over)?;
                 match stored {
                     Some(record)
                         if record.manifest_digest == manifest_digest
@@ -36,24 +35,27 @@ impl SledStore {
                     {
                         Ok(record)
                     }
-                    stored => Ok(DeploymentRecord {
-                        name: name.clone(),
-                        before: stored.as_ref().and_then(DeploymentRecord::last_complete),
-                        undone: None,
-                        undo_due: false,
-                        approved: 0,
-                        paused: false,
-                        was_complete: false,
-                        proven: Default::default(),
-                        generation: stored.map_or(floor, |record| record.generation.max(floor)).next(),
-                        manifest: manifest.clone(),
-                        manifest_digest,
-                        text: text.to_owned(),
-                        applied_unix_ms: now_unix_ms,
-                        phase: DeploymentPhase::Pending,
-                        message: "it was applied a moment ago".to_owned(),
-                        outcomes: Default::default(),
-                    }),
+                    stored => {
+                        check_current(name, stored.as_ref(), over)?;
+                        Ok(DeploymentRecord {
+                            name: name.clone(),
+                            before: stored.as_ref().and_then(DeploymentRecord::last_complete),
+                            undone: None,
+                            undo_due: false,
+                            approved: 0,
+                            paused: false,
+                            was_complete: false,
+                            proven: Default::default(),
+                            generation: stored.map_or(floor, |record| record.generation.max(floor)).next(),
+                            manifest: manifest.clone(),
+                            manifest_digest,
+                            text: text.to_owned(),
+                            applied_unix_ms: now_unix_ms,
+                            phase: DeploymentPhase::Pending,
+                            message: "it was applied a moment ago".to_owned(),
+                            outcomes: Default::default(),
+                        })
+                    }
                 }
             })?;
         Ok(match before {
@@ -81,16 +83,17 @@ impl SledStore {
     }
 }
 
-/// Refuses what was made of another generation than the stored one; where none is stored, nothing is lost.
+/// Refuses what was made of another generation than the stored one, and of one that is not stored any more.
 pub(crate) fn check_current(
+    name: &str,
     stored: Option<&DeploymentRecord>,
     over: Option<Generation>,
 ) -> Result<(), StoreError> {
-    match stored.zip(over) {
-        Some((DeploymentRecord { name, generation, .. }, given)) if *generation != given => {
-            Err(StoreError::Stale { name: name.clone(), given, stored: *generation })
-        }
-        _ => Ok(()),
+    let (name, Some(given)) = (name.to_owned(), over) else { return Ok(()) };
+    match stored.map(|record| record.generation) {
+        None => Err(StoreError::Gone { name, given }),
+        Some(stored) if stored != given => Err(StoreError::Stale { name, given, stored }),
+        Some(_) => Ok(()),
     }
 }
 

@@ -258,12 +258,16 @@ fn a_manifest_applied_again_changes_nothing_and_another_one_starts_anew() {
     };
     let changed = store.update_deployment("mnist", Generation(1), change).unwrap();
     assert_eq!((changed.generation, &changed.phase), (Generation(1), &DeploymentPhase::Complete));
-    for _ in 0..3 {
-        let again = store.apply_deployment(&manifest(1), "text", None, 2).unwrap();
+    for over in [None, Some(Generation(1)), Some(Generation(7))] {
+        let again = store.apply_deployment(&manifest(1), "text", over, 2).unwrap();
         assert_eq!(again, Applied::Unchanged(changed.clone()));
     }
     let stale = store.apply_deployment(&manifest(2), "other", Some(Generation(7)), 3).unwrap_err();
     assert!(stale.to_string().starts_with("deployment 'mnist' is at generation 1, and what is"), "{stale}");
+    let mut other = manifest(2);
+    other.metadata.name = "gone".to_owned();
+    let gone = store.apply_deployment(&other, "other", Some(Generation(7)), 3).unwrap_err();
+    assert!(gone.to_string().starts_with("there is no deployment 'gone', and what is"), "{gone}");
     let current = Some(Generation(1));
     let Applied::Configured(record) = store.apply_deployment(&manifest(2), "other", current, 3).unwrap()
     else {
