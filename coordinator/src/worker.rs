@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::causes::chain;
@@ -49,6 +50,9 @@ pub enum RunError {
     /// No folder for what is downloaded.
     #[error(transparent)]
     Blobs(#[from] crate::blob::BlobError),
+    /// Its connection ends for a certificate, its own or the coordinator's.
+    #[error("the coordinator and this worker do not take each other's certificates")]
+    LockedOut(Box<Status>),
     /// The coordinator refuses this worker.
     #[error(transparent)]
     Refused(WorkerError),
@@ -84,8 +88,12 @@ pub async fn run(
         let asked = stop.run_until_cancelled(client.lease(kept));
         let leased = match asked.await {
             None => break,
-            Some(Ok(leased)) => leased,
-            Some(Err(error)) if error.is_passing() => {
+            Some(leased) => leased.map_err(WorkerError::locked_out),
+        };
+        let leased = match leased {
+            Ok(leased) => leased,
+            Err(Ok(status)) => return Err(RunError::LockedOut(status)),
+            Err(Err(error)) if error.is_passing() => {
                 gone += 1;
                 if gone % SAID_EVERY == 1 {
                     tracing::warn!(error = chain(&error), "the coordinator is not there; asking until it is");
@@ -93,7 +101,7 @@ pub async fn run(
                 let _ = tokio::time::timeout(PAUSE, stop.cancelled()).await;
                 continue;
             }
-            Some(Err(error)) => return Err(RunError::Refused(error)),
+            Err(Err(error)) => return Err(RunError::Refused(error)),
         };
         gone = 0;
         for key in leased.unwanted {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use coordinator::config::TrainerConfig;
-use coordinator::worker::{self, WorkerSettings};
+use coordinator::worker::{self, RunError, WorkerSettings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -18,8 +18,8 @@ use super::error::CliError;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A job that is cut off goes on from its last epoch, here or on another worker. Datasets are downloaded from the coordinator
-once and kept in the state folder. A coordinator that is not there is waited for. The worker's certificate is one of the
-role worker:
+once and kept in the state folder. A coordinator that is not there is waited for; one that does not take the worker's
+certificate any more is not. That is one of the role worker:
 
 Examples:
   reconvene operator create gpu-1 --role worker --out gpu-1     on the coordinator's host, once
@@ -54,6 +54,10 @@ pub(crate) async fn run(args: &WorkerArgs, context: &Context) -> Result<(), CliE
     let hears =
         |kind| signal(kind).map_err(|error| CliError::Failed(format!("cannot hear of signals: {error}")));
     let (mut terminate, mut interrupt) = (hears(SignalKind::terminate())?, hears(SignalKind::interrupt())?);
+    let server = match &args.coordinator {
+        Some(url) => Server::new(Some(url), context.server.identity()),
+        None => context.server.clone(),
+    };
     let (channel, settings) = match &args.local {
         Some(json) => {
             let settings = serde_json::from_str(json)
@@ -62,13 +66,7 @@ pub(crate) async fn run(args: &WorkerArgs, context: &Context) -> Result<(), CliE
             let channel = worker::connect(stop.clone()).await;
             (channel.map_err(|error| CliError::Failed(error.to_string()))?, settings)
         }
-        None => {
-            let server = match &args.coordinator {
-                Some(url) => Server::new(Some(url), context.server.identity()),
-                None => context.server.clone(),
-            };
-            (server.patient_channel().await?, settings(args))
-        }
+        None => (server.patient_channel().await?, settings(args)),
     };
     let working = worker::run(channel, settings, stop.clone());
     tokio::pin!(working);
@@ -77,7 +75,10 @@ pub(crate) async fn run(args: &WorkerArgs, context: &Context) -> Result<(), CliE
         _ = terminate.recv() => { stop.cancel(); working.await }
         _ = interrupt.recv() => { stop.cancel(); working.await }
     };
-    done.map_err(|error| CliError::Failed(coordinator::causes::chain(&error)))
+    done.map_err(|error| match error {
+        RunError::LockedOut(status) => server.refusal(*status),
+        other => CliError::Failed(coordinator::causes::chain(&other)),
+    })
 }
 
 fn settings(args: &WorkerArgs) -> WorkerSettings {

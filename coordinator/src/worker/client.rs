@@ -1,9 +1,13 @@
 //! The worker's calls, in the program's own types.
 
+use std::error::Error;
+use std::io;
+
 use proto::v1::artifact_service_client::ArtifactServiceClient;
 use proto::v1::put_file_request::Part;
 use proto::v1::worker_service_client::WorkerServiceClient;
 use proto::{ArtifactRef, ByteSize, Digest, v1};
+use tokio_rustls::rustls::{self, AlertDescription};
 use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
@@ -20,8 +24,8 @@ const LARGEST_REPLY: usize = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The coordinator is not there, or refuses.
-    #[error("{}", .0.message())]
-    Call(#[from] Box<Status>),
+    #[error("{}", told(.0))]
+    Call(Box<Status>),
     /// It says what this worker does not understand.
     #[error("the coordinator's {what} cannot be read: are both of one version?")]
     Meaningless {
@@ -38,7 +42,50 @@ impl From<Status> for WorkerError {
     }
 }
 
+/// What was answered; where nobody answered, what is the matter with the connection.
+fn told(status: &Status) -> String {
+    causes(status).last().map_or_else(|| status.message().to_owned(), |cause| cause.to_string())
+}
+
+/// What a failed connection says, the innermost last.
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |&cause| cause.source())
+}
+
+/// Whether it says that one of both does not take the other's certificate.
+fn is_of_certificate(cause: &(dyn Error + 'static)) -> bool {
+    use AlertDescription::{
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
+        CertificateUnknown, UnknownCA,
+    };
+    // Of what comes once the connection is made, only the words are kept on their way here.
+    let (words, alerts) = (
+        cause.to_string(),
+        [
+            AccessDenied,
+            BadCertificate,
+            CertificateExpired,
+            CertificateRequired,
+            CertificateRevoked,
+            CertificateUnknown,
+            UnknownCA,
+        ],
+    );
+    let io = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let own = cause.downcast_ref().or(io.and_then(|inner| inner.downcast_ref()));
+    matches!(own, Some(rustls::Error::InvalidCertificate(_)))
+        || alerts.into_iter().any(|alert| words.contains(&rustls::Error::AlertReceived(alert).to_string()))
+}
+
 impl WorkerError {
+    /// The same, where it is for its certificate that the coordinator does not answer: waiting mends nothing.
+    pub(super) fn locked_out(self) -> Result<Box<Status>, Self> {
+        match self {
+            Self::Call(status) if causes(&status).any(is_of_certificate) => Ok(status),
+            other => Err(other),
+        }
+    }
+
     /// Whether the same call may succeed later.
     pub(super) fn is_passing(&self) -> bool {
         self.is_absence()
@@ -171,4 +218,36 @@ fn parts(
     });
     let parts = std::iter::once(Part::Header(header)).chain(chunks);
     Request::new(tokio_stream::iter(parts.map(|part| v1::PutFileRequest { part: Some(part) })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::causes::chain;
+
+    fn broken(cause: impl Error + Send + Sync + 'static) -> WorkerError {
+        WorkerError::from(Status::from_error(Box::new(io::Error::other(cause))))
+    }
+
+    #[test]
+    fn a_connection_that_fails_is_told_in_one_line() {
+        let refused = broken(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens"));
+        assert_eq!(chain(&refused), "nobody listens");
+        assert!(refused.locked_out().is_err(), "it may come");
+        let answered = WorkerError::from(Status::unavailable("the coordinator is stopping"));
+        assert_eq!(chain(&answered), "the coordinator is stopping");
+        assert!(answered.locked_out().is_err());
+    }
+
+    #[test]
+    fn who_is_refused_for_his_certificate_need_not_wait() {
+        let alert = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
+        let words = alert.to_string();
+        assert!(broken(alert).locked_out().is_ok());
+        assert!(broken(io::Error::other(words)).locked_out().is_ok(), "on its way only words are left");
+        let issuer = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        assert!(broken(issuer).locked_out().is_ok());
+        let busy = rustls::Error::AlertReceived(AlertDescription::InternalError);
+        assert!(broken(busy).locked_out().is_err());
+    }
 }
