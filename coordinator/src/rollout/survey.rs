@@ -206,7 +206,8 @@ impl<'a> Survey<'a> {
             // The moment, which stays true as long as it is shown.
             let moment = UNIX_EPOCH + Duration::from_secs(until.div_ceil(1000));
             let moment = humantime::format_rfc3339_seconds(moment);
-            return Some(format!("{here}: {baking} serves the new model; the next wave at {moment}"));
+            let serves = if self.baking.len() == 1 { "serves" } else { "serve" };
+            return Some(format!("{here}: {baking} {serves} the new model; the next wave at {moment}"));
         }
         if has_next_wave && let Some(held) = self.held(rollout, self.reached) {
             return Some(format!("{here}: {held}"));

@@ -160,9 +160,19 @@ impl DeploymentRecord {
     }
 
     /// The next generation, which gives each device what it had before this one.
-    pub fn undone(&self, reason: String, now_unix_ms: u64) -> Option<Self> {
+    pub fn undone(&self, devices: &[DeviceRecord], reason: String, now_unix_ms: u64) -> Option<Self> {
         let before = self.way_back()?;
-        let has_way = |id: &DeviceId| before.outcomes.get(id).is_some_and(|had| had.digest.is_some());
+        let selector = &before.manifest.spec.selector;
+        // One that came since, and that the manifest selects, is fitted by it.
+        let is_fitted = |id: &DeviceId| {
+            let known = devices.iter().find(|device| device.id == *id);
+            known.is_some_and(|device| selector.matches(&device.labels, device.profile.as_ref()))
+        };
+        let has_way = |id: &DeviceId| match before.outcomes.get(id).map(|had| (had.digest, &had.state)) {
+            Some((Some(_), _)) => true,
+            Some((None, Outcome::NoFit { .. } | Outcome::Failed { .. })) => false,
+            Some((None, _)) | None => is_fitted(id),
+        };
         let told = self.outcomes.iter().filter(|(_, outcome)| outcome.wave.is_some());
         let left: Vec<_> = told.map(|(id, _)| id).filter(|id| !has_way(id)).map(DeviceId::as_str).collect();
         let reason = if left.is_empty() {
@@ -204,8 +214,12 @@ impl DeploymentRecord {
             Some(before) if self.outcomes.is_empty() => &before.outcomes,
             _ => &self.outcomes,
         };
-        let selector = &self.manifest.spec.selector;
-        had.contains_key(&device.id) && selector.matches(&device.labels, device.profile.as_ref())
+        had.contains_key(&device.id) && self.selects(device)
+    }
+
+    /// Whether it is for a device, if no other one holds that.
+    pub fn selects(&self, device: &DeviceRecord) -> bool {
+        self.manifest.spec.selector.matches(&device.labels, device.profile.as_ref())
     }
 
     /// Whether it lets go of its devices, so that another one may mend them.

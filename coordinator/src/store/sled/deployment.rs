@@ -5,7 +5,7 @@ use proto::{Digest, Generation};
 use super::SledStore;
 use crate::manifest::DeploymentManifest;
 use crate::store::record::Record;
-use crate::store::{Applied, DeploymentPhase, DeploymentRecord, StoreError};
+use crate::store::{Applied, DeploymentPhase, DeploymentRecord, Store, StoreError};
 
 impl SledStore {
     /// See [`crate::store::Store::apply_deployment`].
@@ -73,10 +73,12 @@ impl SledStore {
         reason: &str,
         now_unix_ms: u64,
     ) -> Result<DeploymentRecord, StoreError> {
-        let floor = self.floor()?;
+        let (floor, devices) = (self.floor()?, Store::devices(self)?);
         self.swap(&self.deployments, name.as_bytes(), &mut |stored: Option<DeploymentRecord>| {
             let record = at_generation(stored, name, generation)?;
-            let Some(mut undone) = record.undone(reason.to_owned(), now_unix_ms) else { return Ok(record) };
+            let Some(mut undone) = record.undone(&devices, reason.to_owned(), now_unix_ms) else {
+                return Ok(record);
+            };
             undone.generation = undone.generation.max(floor.next());
             Ok(undone)
         })

@@ -15,8 +15,8 @@ use super::SledStore;
 use crate::audit::{Event, verify};
 use crate::manifest::DeploymentManifest;
 use crate::store::{
-    Applied, AssignmentOrder, AuditQuery, DeploymentPhase, DeviceRecord, HoldingRecord, Insertion,
-    OutcomeRecord, Store, StoreError, StoreHandle, TelemetryRecord,
+    Applied, AssignmentOrder, AuditQuery, DeploymentPhase, DeploymentRecord, DeviceRecord, HoldingRecord,
+    Insertion, Outcome, OutcomeRecord, Store, StoreError, StoreHandle, TelemetryRecord,
 };
 
 fn id(name: &str) -> DeviceId {
@@ -280,6 +280,35 @@ fn a_manifest_applied_again_changes_nothing_and_another_one_starts_anew() {
     assert_eq!(store.deployment("mnist").unwrap(), Some(record));
     let unknown = store.update_deployment("nothing", Generation(1), change).unwrap_err();
     assert!(matches!(unknown, StoreError::Missing { kind: "deployment", .. }));
+}
+
+#[test]
+fn who_gets_nothing_back_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path()).unwrap();
+    for name in ["a", "came", "narrow"] {
+        store.register_device(&id(name), &mut |_| device(name)).unwrap();
+    }
+    let told =
+        || OutcomeRecord { digest: Some(Digest::of(b"model")), wave: Some(0), ..OutcomeRecord::waiting("") };
+    let no_fit =
+        Outcome::NoFit { ceiling: "size".to_owned(), allowed: 1.0, smallest: 2.0, text: "none".to_owned() };
+    store.apply_deployment(&manifest(1), "text", None, 1).unwrap();
+    let complete = &mut |record: &mut DeploymentRecord| {
+        record.was_complete = true;
+        let none = OutcomeRecord { state: no_fit.clone(), ..OutcomeRecord::waiting("") };
+        record.outcomes = [(id("a"), told()), (id("narrow"), none)].into();
+    };
+    store.update_deployment("mnist", Generation(1), complete).unwrap();
+    store.apply_deployment(&manifest(2), "other", None, 2).unwrap();
+    let tell = &mut |record: &mut DeploymentRecord| {
+        record.outcomes = ["a", "came", "gone", "narrow"].map(|name| (id(name), told())).into();
+    };
+    store.update_deployment("mnist", Generation(2), tell).unwrap();
+    let undone = store.undo_deployment("mnist", Generation(2), "an operator undid it", 3).unwrap();
+    // One that came since is fitted by the manifest that is in force again.
+    let expected = "generation 2 is undone: an operator undid it; had nothing to go back to: gone, narrow";
+    assert_eq!(undone.message, expected);
 }
 
 #[test]
