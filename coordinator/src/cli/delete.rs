@@ -3,6 +3,7 @@
 use proto::v1;
 
 use super::Context;
+use super::arguments::{Named, named};
 use super::connect::soon;
 use super::error::CliError;
 
@@ -24,22 +25,23 @@ Examples:
   reconvene delete deployment fashion
   reconvene delete deploy fashion --force")]
 pub(crate) struct DeleteArgs {
-    /// deployment (deploy)
-    #[arg(value_enum, hide_possible_values = true)]
-    kind: Subject,
+    /// deployment (deploy), or which, as in deployment/fashion
+    #[arg(value_parser = named::<Subject>(), hide_possible_values = true)]
+    kind: Named<Subject>,
     /// Its name
-    name: String,
+    name: Option<String>,
     /// Also while its devices are fitted or told
     #[arg(long)]
     force: bool,
 }
 
 pub(crate) async fn run(args: &DeleteArgs, context: &Context) -> Result<(), CliError> {
-    let DeleteArgs { kind: Subject::Deployment, name, force } = args;
+    let DeleteArgs { kind, name, force } = args;
+    let (Subject::Deployment, name) = (kind.kind, kind.one_name(name.as_deref())?);
     let mut client = context.server.connect().await?;
-    let request = v1::DeleteDeploymentRequest { name: name.clone(), force: *force };
+    let request = v1::DeleteDeploymentRequest { name: name.to_owned(), force: *force };
     let reply = client.delete_deployment(soon(request)).await.map_err(|status| match status.code() {
-        tonic::Code::NotFound => CliError::NotFound { kind: "deployment", name: name.clone() },
+        tonic::Code::NotFound => CliError::NotFound { kind: "deployment", name: name.to_owned() },
         _ => context.server.refusal(status),
     })?;
     let v1::DeleteDeploymentResponse { generation, serving } = reply.into_inner();

@@ -8,6 +8,7 @@ mod model;
 use proto::v1;
 
 use super::Context;
+use super::arguments::{Named, named};
 use super::error::CliError;
 use super::resource::only;
 
@@ -33,17 +34,17 @@ Examples:
   reconvene describe artifact 3f9a          its layers, before and after
   reconvene describe model resnet20")]
 pub(crate) struct DescribeArgs {
-    /// device (dev), deployment (deploy), artifact (art) or model
-    #[arg(value_enum, hide_possible_values = true)]
-    kind: Subject,
+    /// device (dev), deployment (deploy), artifact (art) or model; or one of them, as in device/cam-7
+    #[arg(value_parser = named::<Subject>(), hide_possible_values = true)]
+    kind: Named<Subject>,
     /// Its name; for an artifact the beginning of its digest
-    name: String,
+    name: Option<String>,
 }
 
 pub(crate) async fn run(args: &DescribeArgs, context: &Context) -> Result<(), CliError> {
-    let name = args.name.as_str();
+    let name = args.kind.one_name(args.name.as_deref())?;
     let colors = context.terminal.colors;
-    let text = match args.kind {
+    let text = match args.kind.kind {
         Subject::Device => {
             let device = only(context.list::<v1::Device>(name).await?, name)?;
             let telemetry = context.list::<v1::TelemetrySummary>(name).await?;

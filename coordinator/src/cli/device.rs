@@ -3,6 +3,7 @@
 use proto::v1;
 
 use super::Context;
+use super::arguments::name_of;
 use super::connect::soon;
 use super::error::CliError;
 use super::get;
@@ -53,6 +54,7 @@ struct Approval {
 #[derive(Debug, clap::Args)]
 struct Target {
     /// The device's name
+    #[arg(value_parser = name_of("device"))]
     name: String,
 }
 

@@ -3,6 +3,7 @@
 use proto::v1;
 
 use super::Context;
+use super::arguments::{Named, named};
 use super::error::CliError;
 use super::output::{Header, ListFormat, print_list, print_one};
 use super::resource::{Kind, Naming, Resource, only};
@@ -19,15 +20,16 @@ Examples:
   reconvene get deployments -o json | jq '.items[].status.phase'
   reconvene get deployment fashion -o yaml > fashion.yaml   the manifest and its status, to be applied again")]
 pub(crate) struct GetArgs {
-    /// devices (dev), models, datasets, deployments (deploy), jobs, workers, artifacts (art) or telemetry (tel)
-    #[arg(value_enum, hide_possible_values = true)]
-    kind: Kind,
+    /// devices (dev), models, datasets, deployments (deploy), jobs, workers, artifacts (art) or telemetry (tel); or one of them, as in
+    /// device/cam-7
+    #[arg(value_parser = named::<Kind>(), hide_possible_values = true)]
+    kind: Named<Kind>,
     #[command(flatten)]
     list: ListArgs,
 }
 
 /// Which of a kind, and how to print them.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ListArgs {
     /// One of them: its name; for an artifact the beginning of its digest; for telemetry a device's name
     name: Option<String>,
@@ -40,15 +42,17 @@ pub(crate) struct ListArgs {
 }
 
 pub(crate) async fn run(args: &GetArgs, context: &Context) -> Result<(), CliError> {
-    match args.kind {
-        Kind::Datasets => show::<v1::Dataset>(&args.list, context).await,
-        Kind::Devices => show::<v1::Device>(&args.list, context).await,
-        Kind::Models => show::<v1::Model>(&args.list, context).await,
-        Kind::Deployments => show::<v1::Deployment>(&args.list, context).await,
-        Kind::Jobs => show::<v1::Job>(&args.list, context).await,
-        Kind::Workers => show::<v1::Worker>(&args.list, context).await,
-        Kind::Artifacts => show::<v1::Artifact>(&args.list, context).await,
-        Kind::Telemetry => show::<v1::TelemetrySummary>(&args.list, context).await,
+    let name = args.kind.name(args.list.name.as_deref())?.map(str::to_owned);
+    let list = &ListArgs { name, ..args.list.clone() };
+    match args.kind.kind {
+        Kind::Datasets => show::<v1::Dataset>(list, context).await,
+        Kind::Devices => show::<v1::Device>(list, context).await,
+        Kind::Models => show::<v1::Model>(list, context).await,
+        Kind::Deployments => show::<v1::Deployment>(list, context).await,
+        Kind::Jobs => show::<v1::Job>(list, context).await,
+        Kind::Workers => show::<v1::Worker>(list, context).await,
+        Kind::Artifacts => show::<v1::Artifact>(list, context).await,
+        Kind::Telemetry => show::<v1::TelemetrySummary>(list, context).await,
     }
 }
 

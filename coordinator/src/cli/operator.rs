@@ -19,6 +19,7 @@ use coordinator::local::USER;
 use proto::{DeviceId, v1};
 use rcgen::{CertificateParams, KeyPair};
 
+use super::arguments::name_of;
 use super::connect::soon;
 use super::error::CliError;
 use super::{Context, get};
@@ -61,6 +62,7 @@ enum OperatorVerb {
 #[derive(Debug, clap::Args)]
 struct Target {
     /// The operator's name
+    #[arg(value_parser = name_of("operator"))]
     name: String,
 }
 

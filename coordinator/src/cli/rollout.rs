@@ -3,6 +3,7 @@
 use proto::v1;
 
 use super::Context;
+use super::arguments::name_of;
 use super::connect::soon;
 use super::error::CliError;
 use super::follow::{self, Followed};
@@ -48,6 +49,7 @@ enum Action {
 #[derive(Debug, clap::Args)]
 struct Target {
     /// The deployment's name
+    #[arg(value_parser = name_of("deployment"))]
     name: String,
 }
 

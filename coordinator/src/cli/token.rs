@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::v1;
 
 use super::Context;
-use super::arguments::parse_label;
+use super::arguments::{name_of, parse_label};
 use super::connect::soon;
 use super::error::CliError;
 use super::get;
@@ -59,6 +59,7 @@ struct CreateArgs {
 #[derive(Debug, clap::Args)]
 struct RevokeArgs {
     /// The token's name: what its line in the list begins with
+    #[arg(value_parser = name_of("token"))]
     id: String,
 }
 

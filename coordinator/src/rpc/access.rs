@@ -1,6 +1,6 @@
 //! What admins do about devices and operators: who may come.
 
-use proto::{DeviceId, Digest, v1};
+use proto::{DeviceId, Digest, Invalid, v1};
 use tonic::Status;
 
 use super::{note, status};
@@ -152,7 +152,9 @@ pub(super) async fn operators(core: &Core, name: &str) -> Result<v1::OperatorLis
         revoked: is_revoked(&it.name),
     };
     let mut operators: Vec<v1::Operator> = issued.iter().map(view).collect();
-    for record in known.iter().filter(|record| issued.iter().all(|it| it.name != record.name)) {
+    // Of whom no certificate is known, there is nothing to be said but that he was revoked.
+    let is_unissued = |record: &&OperatorRecord| issued.iter().all(|it| it.name != record.name);
+    for record in known.iter().filter(|record| record.revoked).filter(is_unissued) {
         let (name, revoked) = (record.name.to_string(), record.revoked);
         operators.push(v1::Operator { name, revoked, ..v1::Operator::default() });
     }
@@ -167,7 +169,9 @@ pub(super) async fn control_operator(
     by: String,
     v1::ControlOperatorRequest { name, verb }: v1::ControlOperatorRequest,
 ) -> Result<v1::ControlOperatorResponse, Status> {
-    let name: DeviceId = name.parse().map_err(status::invalid)?;
+    let name: DeviceId = name
+        .parse()
+        .map_err(|error: Invalid| status::invalid(Invalid { field: "operator name", ..error }))?;
     if by == name.as_str() && verb == "revoke" {
         return Err(Status::failed_precondition("nobody revokes himself: another admin can"));
     }
