@@ -81,7 +81,10 @@ async fn show(checked: &Document, context: &Context) -> Result<(), CliError> {
     } else {
         devices.render(context.terminal.colors)
     };
-    context.terminal.data(&format!("{title}\n\n{differences}\n{devices}"))
+    let waits = plan.devices.iter().filter(|outcome| outcome.state == "Waiting");
+    let why: String = waits.map(|it| format!("\n{}: {}", it.device_id, it.reason)).collect();
+    let why = if why.is_empty() { why } else { format!("\n{why}") };
+    context.terminal.data(&format!("{title}\n\n{differences}\n{devices}{why}"))
 }
 
 /// What each device has, and what it would get.

@@ -123,6 +123,15 @@ impl CliError {
         })
     }
 
+    /// Whether all that is wrong is that no device can meet its budget.
+    pub(crate) fn is_no_fit(&self) -> bool {
+        match self {
+            Self::NoFit(_) => true,
+            Self::Within { source, .. } => source.is_no_fit(),
+            _ => false,
+        }
+    }
+
     /// The line for the operator, causes included; `None` where the reader of our output has simply gone.
     pub(crate) fn line(&self) -> Option<String> {
         if let Self::Output(error) = self

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tonic::Request;
 
 use super::Context;
+use super::apply::check;
 use super::error::CliError;
 use super::figures::{bytes, count, macs, ratio};
 use super::manifest_file::{ManifestArg, within};
@@ -23,7 +24,8 @@ Examples:
   reconvene plan -f fashion.yaml -o wide      with the width of every layer
   reconvene plan -f fashion.yaml -o json | jq '.devices[] | select(.state == \"NoFit\")'
 
-Of several deployments each is planned as if it were alone. Exit code 4 if no device can meet the budget of one.")]
+Of several deployments each is planned as if it were alone. What applying would be refused for, this is in the same words and
+with the same exit code; but where no device can meet the budget, it says what each could meet, and ends with exit code 4.")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     manifest: ManifestArg,
@@ -50,8 +52,13 @@ enum PlanFormat {
 pub(crate) async fn run(args: &PlanArgs, context: &Context) -> Result<(), CliError> {
     let documents = args.manifest.read()?;
     let mut client = context.server.connect().await?;
-    let mut plans = Vec::new();
+    let (mut plans, mut verdict) = (Vec::new(), Ok(()));
     for document in &documents {
+        // The judge is the one that applying it has. A budget that nobody can meet is what a plan explains.
+        match check(document, &mut client, context).await {
+            Err(error) if error.is_no_fit() => verdict = verdict.and(Err(error)),
+            checked => drop(checked?),
+        }
         let mut request = Request::new(v1::PlanRequest { manifest: document.text.clone(), strict: false });
         request.set_timeout(args.timeout);
         if context.terminal.redraws {
@@ -70,7 +77,7 @@ pub(crate) async fn run(args: &PlanArgs, context: &Context) -> Result<(), CliErr
         PlanFormat::Yaml => write(&value(&plans)?, Notation::Yaml)?,
     };
     context.terminal.data(&text)?;
-    plans.iter().try_for_each(verdict)
+    verdict.and_then(|()| plans.iter().try_for_each(fits))
 }
 
 /// Those of all plans, each under its deployment where there are several.
@@ -125,7 +132,7 @@ fn models(plan: &v1::PlanResponse, context: &Context) -> String {
     plan.models.iter().map(model).collect()
 }
 
-fn verdict(plan: &v1::PlanResponse) -> Result<(), CliError> {
+fn fits(plan: &v1::PlanResponse) -> Result<(), CliError> {
     let is_without_fit = |outcome: &v1::DeviceOutcome| outcome.state == "NoFit";
     if !plan.devices.is_empty() && plan.devices.iter().all(is_without_fit) {
         let text = format!("deployment '{}': no device can meet its budget", plan.name);

@@ -86,7 +86,7 @@ struct Snapshot {
 }
 
 /// Which deployment a device belongs to.
-type Holders = BTreeMap<DeviceId, String>;
+pub(crate) type Holders = BTreeMap<DeviceId, String>;
 
 /// A round at least this often, should a poke be lost.
 const ROUND: Duration = Duration::from_secs(5);
@@ -127,7 +127,7 @@ impl Driver {
         self.count(news, &mut memory.tallies).await?;
         let fresh = &news.keys().cloned().collect();
         let snapshot = self.core.store.call(Snapshot::read).await?;
-        let mut holders = holders(&snapshot);
+        let mut holders = holders(&snapshot.devices, &snapshot.deployments);
         let mut wanted = BTreeSet::new();
         let mut wake_unix_ms = None;
         for deployment in &snapshot.deployments {
@@ -155,10 +155,10 @@ impl Driver {
 }
 
 /// The deployment that each device belongs to already: the first one by name that holds it.
-fn holders(snapshot: &Snapshot) -> Holders {
+pub(crate) fn holders(devices: &[DeviceRecord], deployments: &[DeploymentRecord]) -> Holders {
     let mut holders = Holders::new();
-    for deployment in snapshot.deployments.iter().filter(|deployment| !deployment.is_over()) {
-        for device in snapshot.devices.iter().filter(|device| deployment.holds(device)) {
+    for deployment in deployments.iter().filter(|deployment| !deployment.is_over()) {
+        for device in devices.iter().filter(|device| deployment.holds(device)) {
             holders.entry(device.id.clone()).or_insert_with(|| deployment.name.clone());
         }
     }

@@ -15,6 +15,7 @@ use crate::derive::SubjectKey;
 use crate::fitting::{self, Candidate};
 use crate::manifest::{DatasetRef, DeploymentManifest, TrainerKind};
 use crate::models::Origin;
+use crate::rollout::driver::holders;
 use crate::store::{
     Applied, DeploymentPhase, DeploymentRecord, DerivationState, OutcomeRecord, Store, StoreError,
     check_current,
@@ -104,19 +105,28 @@ impl OperatorRpc {
         Ok((self.acceptable(text).await?, standing))
     }
 
-    /// What each device would get.
+    /// What each device would get. Those that belong to another deployment wait for it.
     pub(super) async fn plan_text(&self, request: v1::PlanRequest) -> Result<v1::PlanResponse, Status> {
         let v1::PlanRequest { manifest, strict } = request;
         let manifest =
-            if strict { self.acceptable(&manifest).await? } else { self.manifest(&manifest).await?.0 };
-        let subject =
-            job::subject(&self.core, &manifest.metadata.name, SubjectKey::of(&manifest.spec)).await?;
-        let devices = self.core.store.call(|store| store.devices()).await.map_err(status::store)?;
+            if strict { self.acceptable(&manifest).await? } else { self.known(&manifest).await?.0 };
+        let name = manifest.metadata.name.as_str();
+        let subject = job::subject(&self.core, name, SubjectKey::of(&manifest.spec)).await?;
+        let read = self.core.store.call(|store| Ok((store.devices()?, store.deployments()?)));
+        let (devices, deployments) = read.await.map_err(status::store)?;
+        let holders = holders(&devices, &deployments);
         let spec = manifest.spec.clone();
         let (mut candidates, mut waiting) = (Vec::new(), Vec::new());
         for device in
             devices.iter().filter(|device| spec.selector.matches(&device.labels, device.profile.as_ref()))
         {
+            if let Some(other) = holders.get(&device.id).filter(|holder| *holder != name) {
+                let reason = format!(
+                    "it belongs to deployment '{other}', until that is deleted or does not select it any more"
+                );
+                waiting.push(view::waiting(&device.id, &reason));
+                continue;
+            }
             match Candidate::of(device, &self.core.probes) {
                 Ok(candidate) => candidates.push(candidate),
                 Err(reason) => waiting.push(view::waiting(&device.id, reason)),
@@ -142,13 +152,19 @@ impl OperatorRpc {
         Ok((manifest.with_dataset(dataset), images))
     }
 
-    /// The same, if it can be applied as it is.
-    async fn acceptable(&self, text: &str) -> Result<DeploymentManifest, Status> {
+    /// The same, if all that it names is known.
+    async fn known(&self, text: &str) -> Result<(DeploymentManifest, Origin, Option<Images>), Status> {
         let (manifest, images) = self.manifest(text).await?;
         let origin = self.origin(&manifest.spec.network).await?;
         if manifest.spec.training.trainer == TrainerKind::Command && !self.core.has_program {
             return Err(status::no_trainer());
         }
+        Ok((manifest, origin, images))
+    }
+
+    /// The same, if it can be applied as it is.
+    async fn acceptable(&self, text: &str) -> Result<DeploymentManifest, Status> {
+        let (manifest, origin, images) = self.known(text).await?;
         reach::check(&self.core, &manifest, (&origin, images)).await?;
         Ok(manifest)
     }

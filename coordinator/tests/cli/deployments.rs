@@ -253,7 +253,31 @@ fn a_budget_out_of_reach_is_refused_with_its_own_exit_code() {
     }
     assert!(fake.replies.applied.lock().unwrap().is_empty());
     let plan = reconvene_reading(&manifest, &fake.url, &["plan", "-f", "-"]);
-    assert!(plan.data().contains("hub-2"), "a plan still says what each would get");
+    assert_eq!(plan.code, 4, "{plan:?}");
+    assert!(plan.stdout.contains("hub-2"), "a plan still says what each would get");
+    assert!(plan.stderr.contains("no device can meet its budget: cam-1: no network fits"), "{plan:?}");
+}
+
+#[test]
+fn a_plan_is_refused_for_what_applying_would_be_refused_for() {
+    let fake = Fake::start(fleet::replies());
+    let nowhere = MANIFEST.replace("{ name: fashion }", "{ format: idx, path: /nowhere }");
+    let stale = MANIFEST.replace("name: fashion-mnist", "name: fashion-mnist, generation: 7");
+    for (manifest, code) in [(nowhere, 65), (stale, 1)] {
+        let complaint = |verb| reconvene_reading(&manifest, &fake.url, &[verb, "-f", "-"]).complaint(code);
+        assert_eq!(complaint("plan"), complaint("diff"));
+    }
+}
+
+#[test]
+fn a_change_names_the_devices_that_wait_for_another_deployment() {
+    let mut replies = fleet::replies();
+    let waits = &mut replies.plan.devices[0];
+    (waits.state, waits.planned) = ("Waiting".to_owned(), None);
+    waits.reason = "it belongs to deployment 'c'".to_owned();
+    let fake = Fake::start(replies);
+    let text = reconvene_reading(MANIFEST, &fake.url, &["diff", "-f", "-"]).data();
+    assert!(text.contains("\n\ncam-1: it belongs to deployment 'c'"), "{text}");
 }
 
 #[test]

@@ -93,3 +93,20 @@ async fn what_is_checked_is_said_of_it_when_it_is_applied() {
     assert_eq!(operator.apply(&other, Some(1)).await.unwrap(), ("configured".to_owned(), 2));
     host.stopped().await;
 }
+
+#[tokio::test]
+async fn a_plan_of_what_is_not_known_asks_nobody_to_score_it() {
+    let (host, images) = (Host::start().await, tempfile::tempdir().unwrap());
+    let mut operator = Operator(OperatorServiceClient::new(host.channel().await));
+    for file in ["train.bin", "test.bin"] {
+        fs::write(images.path().join(file), [&[7, 7][..], &[1; 3072]].concat()).unwrap();
+    }
+    let unknown = manifest(images.path(), "").replace("resnet20", "nobodys");
+    let (code, text) = operator.refused(&unknown, None).await;
+    let request = v1::PlanRequest { manifest: unknown, strict: false };
+    let refusal = operator.0.plan(request).await.unwrap_err();
+    assert_eq!((refusal.code(), refusal.message()), (code, text.as_str()));
+    let jobs = operator.0.list_jobs(v1::ListRequest::default()).await.unwrap().into_inner().jobs;
+    assert_eq!(jobs, []);
+    host.stopped().await;
+}
