@@ -64,8 +64,15 @@ fn explain(
             }
         }
     }
-    if !is_given {
-        text += "\n\nNo deployment's selector matches its labels, or another deployment has it.";
+    let v1::Device { held_by, wanted_by, .. } = device;
+    for name in wanted_by {
+        text += &format!(
+            "\n\n{name}: selects it too, and waits: it belongs to deployment/{held_by}, until that is deleted or does not select it \
+             any more."
+        );
+    }
+    if !is_given && wanted_by.is_empty() {
+        text += "\n\nNo deployment's selector matches its labels.";
         text += &left_over(device, deployments);
     }
     text
@@ -115,15 +122,16 @@ fn means(device: &v1::Device) -> String {
     )
 }
 
-/// How long ago a device was heard of that is away, or shut out.
+/// How long ago a device was heard of that is away.
 fn last_heard(device: &v1::Device) -> Option<String> {
-    (device.status != "Online" && device.last_seen_unix_ms > 0).then(|| ago(device.last_seen_unix_ms))
+    (device.status == "Offline" && device.last_seen_unix_ms > 0).then(|| ago(device.last_seen_unix_ms))
 }
 
 fn given(device: &v1::Device, deployment: &v1::Deployment, outcome: &v1::DeviceOutcome) -> String {
     let v1::DeviceOutcome { state, reason, .. } = outcome;
     // What a device that is away does now is not known.
     let state = match last_heard(device).filter(|_| state == "Active") {
+        _ if device.status == "Banned" && state == "Active" => "banned, was Active".to_owned(),
         Some(heard) => format!("away for {heard}, was Active"),
         None => state.clone(),
     };

@@ -22,6 +22,7 @@ use crate::clock::unix_ms;
 use crate::core::Core;
 use crate::identity::Role;
 use crate::rollout::control::{Control, Verb};
+use crate::rollout::driver::holders;
 use crate::store::{DeploymentPhase, DeploymentRecord, DeviceRecord, StoreError};
 
 #[derive(Clone)]
@@ -82,14 +83,24 @@ impl OperatorService for OperatorRpc {
         let devices = self.core.store.call(move |store| {
             let mut devices = store.devices()?;
             devices.retain(|device| name.is_empty() || device.id.as_str() == name);
+            let deployments = store.deployments()?;
+            let holders = holders(&devices, &deployments);
             let told = |device: DeviceRecord| Ok((store.assignment(&device.id)?, device));
-            devices.into_iter().map(told).collect::<Result<Vec<_>, StoreError>>()
+            let devices = devices.into_iter().map(told).collect::<Result<Vec<_>, StoreError>>()?;
+            Ok((devices, deployments, holders))
         });
-        let devices = devices.await.map_err(status::store)?.into_iter().map(|(told, device)| {
+        let (devices, deployments, holders) = devices.await.map_err(status::store)?;
+        let devices = devices.into_iter().map(|(told, device)| {
             let known = (self.core.fleet.presence(&device.id), told.as_ref());
             let mut view = view::device(&device, known, &self.core.probes);
             if self.core.admissions.is_banned(&device.id) {
                 view.status = "Banned".to_owned();
+            }
+            if let Some(holder) = holders.get(&device.id) {
+                let waits =
+                    |it: &&DeploymentRecord| it.name != *holder && !it.is_over() && it.selects(&device);
+                view.wanted_by = deployments.iter().filter(waits).map(|it| it.name.clone()).collect();
+                view.held_by.clone_from(holder);
             }
             view
         });
@@ -442,7 +453,8 @@ impl OperatorRpc {
 
     async fn view(&self, record: DeploymentRecord) -> Result<v1::Deployment, StoreError> {
         let artifacts = self.core.store.call(|store| store.artifacts()).await?;
-        Ok(view::deployment(&record, &artifacts, &self.core.fleet))
+        let is_banned = |device: &DeviceId| self.core.admissions.is_banned(device);
+        Ok(view::deployment(&record, &artifacts, (&self.core.fleet, is_banned)))
     }
 
     /// Sends the state at once, then after every change, until the generation has ended or the watcher has gone.

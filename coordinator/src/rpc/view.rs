@@ -192,28 +192,65 @@ fn cores(records: &[&TelemetryRecord]) -> Option<f64> {
 pub(super) fn deployment(
     record: &DeploymentRecord,
     artifacts: &[ArtifactRecord],
-    fleet: &Fleet,
+    (fleet, is_banned): (&Fleet, impl Fn(&DeviceId) -> bool),
 ) -> v1::Deployment {
     let count = |wanted: fn(&Outcome) -> bool| {
         record.outcomes.values().filter(|outcome| wanted(&outcome.state)).count() as u32
+    };
+    let is_active = |(id, outcome): &(&DeviceId, &OutcomeRecord)| {
+        matches!(outcome.state, Outcome::Active { .. }) && !is_banned(id)
+    };
+    let whereabouts = |id: &DeviceId| match fleet.presence(id) {
+        _ if is_banned(id) => Whereabouts::Banned,
+        Some(presence) => Whereabouts::Online(presence),
+        None => Whereabouts::Away,
     };
     v1::Deployment {
         name: record.name.clone(),
         generation: record.generation.0,
         network: record.manifest.spec.network.clone(),
         phase: phase(&record.phase).to_owned(),
-        message: message(record),
+        message: message(record) + &banned(record, &is_banned),
         paused: record.paused,
         matched: record.outcomes.len() as u32,
-        active: count(|state| matches!(state, Outcome::Active { .. })),
+        active: record.outcomes.iter().filter(is_active).count() as u32,
         no_fit: count(|state| matches!(state, Outcome::NoFit { .. })),
         failed: count(|state| matches!(state, Outcome::Failed { .. })),
         devices: record
             .outcomes
             .iter()
-            .map(|(id, outcome)| outcome_of(id, outcome, artifacts, fleet.presence(id)))
+            .map(|(id, outcome)| outcome_of(id, outcome, artifacts, whereabouts(id)))
             .collect(),
         manifest: record.text.clone(),
+    }
+}
+
+/// Where a device of a deployment is.
+enum Whereabouts {
+    Online(Presence),
+    Away,
+    Banned,
+}
+
+/// Who does not come back as those do that are away, as the end of a sentence.
+fn banned(record: &DeploymentRecord, is_banned: impl Fn(&DeviceId) -> bool) -> String {
+    let counts =
+        |outcome: &OutcomeRecord| matches!(outcome.state, Outcome::Assigned { .. } | Outcome::Active { .. });
+    let banned: Vec<_> = record
+        .outcomes
+        .iter()
+        .filter(|(id, outcome)| counts(outcome) && is_banned(id))
+        .map(|(id, _)| id.as_str())
+        .collect();
+    match banned.as_slice() {
+        [] => String::new(),
+        [one] => format!(
+            "; of these {one} is banned, and comes back once `reconvene device unban {one}` lets it in"
+        ),
+        more => format!(
+            "; of these {} are banned, and come back once `reconvene device unban` lets them in",
+            more.join(", ")
+        ),
     }
 }
 
@@ -249,11 +286,15 @@ fn outcome_of(
     id: &DeviceId,
     outcome: &OutcomeRecord,
     artifacts: &[ArtifactRecord],
-    presence: Option<Presence>,
+    whereabouts: Whereabouts,
 ) -> v1::DeviceOutcome {
     let artifact =
         outcome.digest.and_then(|digest| artifacts.iter().find(|artifact| artifact.digest == digest));
-    let (state, reason) = state(outcome, presence.is_some());
+    let (state, reason) = state(outcome, &whereabouts);
+    let presence = match whereabouts {
+        Whereabouts::Online(presence) => Some(presence),
+        Whereabouts::Away | Whereabouts::Banned => None,
+    };
     let downloaded = presence.and_then(|presence| presence.progress).map(|progress| match progress.phase {
         Phase::Downloading { done } if Some(progress.generation) == outcome.assignment => done,
         _ => 0,
@@ -274,8 +315,8 @@ fn outcome_of(
     }
 }
 
-fn state(outcome: &OutcomeRecord, online: bool) -> (&'static str, String) {
-    let (state, mut reason) = bare_state(&outcome.state, online);
+fn state(outcome: &OutcomeRecord, whereabouts: &Whereabouts) -> (&'static str, String) {
+    let (state, mut reason) = bare_state(&outcome.state, whereabouts);
     if let Some(last) = outcome.breaches.last() {
         let times = match outcome.breaches.len() {
             1 => "once".to_owned(),
@@ -297,22 +338,32 @@ fn state(outcome: &OutcomeRecord, online: bool) -> (&'static str, String) {
     (state, reason)
 }
 
-fn bare_state(outcome: &Outcome, online: bool) -> (&'static str, String) {
+fn bare_state(outcome: &Outcome, whereabouts: &Whereabouts) -> (&'static str, String) {
     match outcome {
         Outcome::Waiting { reason } => ("Waiting", reason.clone()),
         Outcome::Deriving => ("Deriving", "its model is being pruned and trained".to_owned()),
         Outcome::NoFit { text, .. } => ("NoFit", text.clone()),
         Outcome::Fitted => ("Fitted", "its model is ready; its wave has not come".to_owned()),
-        Outcome::Assigned { .. } if online => ("Assigned", "it was told and is changing over".to_owned()),
-        Outcome::Assigned { .. } => ("Assigned", "it is away and changes over when it comes back".to_owned()),
-        Outcome::Active { .. } if online => {
-            ("Active", "it serves the largest network within its budget".to_owned())
+        Outcome::Assigned { .. } => {
+            let reason = match whereabouts {
+                Whereabouts::Online(_) => "it was told and is changing over",
+                Whereabouts::Away => "it is away and changes over when it comes back",
+                Whereabouts::Banned => "it is banned; it changes over once it is let in again",
+            };
+            ("Assigned", reason.to_owned())
         }
-        Outcome::Active { .. } => (
-            "Active",
-            "it is away; it served the largest network within its budget when it was last heard of"
-                .to_owned(),
-        ),
+        Outcome::Active { .. } => {
+            let reason = match whereabouts {
+                Whereabouts::Online(_) => "it serves the largest network within its budget",
+                Whereabouts::Away => {
+                    "it is away; it served the largest network within its budget when it was last heard of"
+                }
+                Whereabouts::Banned => {
+                    "it is banned; it served the largest network within its budget when it was last heard of"
+                }
+            };
+            ("Active", reason.to_owned())
+        }
         Outcome::Failed { reason } => ("Failed", reason.clone()),
     }
 }

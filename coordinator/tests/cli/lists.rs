@@ -148,6 +148,54 @@ fn a_device_is_explained_in_sentences() {
 }
 
 #[test]
+fn a_device_that_several_deployments_select_names_those_that_wait() {
+    let mut replies = fleet::replies();
+    replies.devices[0].held_by = "fashion-mnist".to_owned();
+    replies.devices[0].wanted_by = vec!["other".to_owned()];
+    let text = reconvene(&Fake::start(replies).url, &["explain", "device/cam-1"]).data();
+    assert!(
+        text.contains("other: selects it too, and waits: it belongs to deployment/fashion-mnist, until"),
+        "{text}"
+    );
+}
+
+#[test]
+fn of_a_device_that_is_banned_is_not_said_that_it_is_away() {
+    let mut replies = fleet::replies();
+    replies.devices[0].status = "Banned".to_owned();
+    let text = reconvene(&Fake::start(replies).url, &["explain", "device/cam-1"]).data();
+    assert!(
+        text.contains("fashion-mnist (generation 1): banned, was Active. ") && !text.contains("away"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_names_a_thing_names_it_everywhere() {
+    let fake = Fake::start(fleet::replies());
+    for (long, short) in [
+        (&["describe", "device", "cam-1"][..], &["describe", "device/cam-1"][..]),
+        (&["get", "device", "cam-1"], &["get", "device/cam-1"]),
+        (&["get", "deployments", "fashion-mnist"], &["get", "deployment/fashion-mnist"]),
+        (
+            &["delete", "deployment", "fashion-mnist", "--force"],
+            &["delete", "deployment/fashion-mnist", "--force"],
+        ),
+        (&["token", "revoke", "3f9a2b71"], &["token", "revoke", "token/3f9a2b71"]),
+        (&["device", "ban", "cam-1"], &["device", "ban", "device/cam-1"]),
+        (&["operator", "revoke", "bob"], &["operator", "revoke", "operator/bob"]),
+    ] {
+        assert_eq!(reconvene(&fake.url, short).data(), reconvene(&fake.url, long).data(), "{short:?}");
+    }
+    let line = reconvene(&fake.url, &["describe", "device/cam-1", "hub-2"]).complaint(2);
+    assert_eq!(line, "one name at a time: 'cam-1' or 'hub-2'");
+    let line = reconvene(&fake.url, &["describe", "device"]).complaint(2);
+    assert!(line.starts_with("which one?"), "{line}");
+    let line = reconvene(&fake.url, &["describe", "unicorn/cam-1"]).stderr;
+    assert!(line.contains("'unicorn'"), "{line}");
+}
+
+#[test]
 fn of_a_device_that_is_away_is_told_what_it_was() {
     let mut replies = fleet::replies();
     replies.devices[0].status = "Offline".to_owned();

@@ -6,7 +6,7 @@ use proto::{ArtifactRef, ByteSize, ModelManifest, SelfTest};
 use super::*;
 use crate::manifest::{DatasetFormat, DatasetSpec, DeploymentManifest};
 use crate::rpc::view;
-use crate::store::{AssignmentOrder, DeploymentPhase, DeviceRecord, HoldingRecord};
+use crate::store::{AssignmentOrder, DeploymentPhase, DeviceRecord, HoldingRecord, Outcome, OutcomeRecord};
 
 const TEXT: &str = "apiVersion: reconvene/v1\nkind: Deployment\nmetadata: { name: d }\nspec:\n  network: resnet20\n  \
                     selector: { site: elsewhere }\n  dataset: { format: idx, path: /data }\n";
@@ -87,4 +87,60 @@ fn a_complete_deployment_that_is_paused_says_so() {
     assert_eq!(said(DeploymentPhase::RollingOut, true), "3 active", "the driver says it");
     let text = said(DeploymentPhase::Complete, true);
     assert!(text.starts_with("3 active; paused") && text.contains("`reconvene rollout resume d`"), "{text}");
+}
+
+#[tokio::test]
+async fn a_device_that_is_banned_counts_as_such_and_names_who_waits_for_it() {
+    let host = Host::start_with(|store| {
+        let everywhere = |name: &str| {
+            let mut manifest = manifest();
+            (manifest.metadata.name, manifest.spec.selector) = (name.to_owned(), Default::default());
+            store.apply_deployment(&manifest, TEXT, None, 1).unwrap();
+        };
+        everywhere("d");
+        everywhere("e");
+        for device in [1, 2] {
+            holds(store, device, Some(b"model"));
+        }
+        let active = OutcomeRecord {
+            state: Outcome::Active { since_unix_ms: 1 },
+            digest: Some(Digest::of(b"model")),
+            wave: Some(0),
+            ..OutcomeRecord::waiting("")
+        };
+        let change = &mut |record: &mut crate::store::DeploymentRecord| {
+            record.outcomes = [1, 2].map(|device| (gw(device), active.clone())).into();
+            (record.phase, record.was_complete) = (DeploymentPhase::Complete, true);
+        };
+        store.update_deployment("d", Generation(1), change).unwrap();
+        store.change_identity(&gw(1), &mut |identity| identity.banned = true).unwrap();
+    })
+    .await;
+    let mut operator = OperatorServiceClient::new(host.channel().await);
+    let wanted = v1::ListRequest { name: "d".to_owned() };
+    let found = operator.list_deployments(wanted).await.unwrap().into_inner().deployments;
+    assert_eq!((found[0].matched, found[0].active), (2, 1), "{found:?}");
+    assert!(found[0].message.contains("gw-1 is banned"), "{found:?}");
+    let reasons: Vec<_> = found[0].devices.iter().map(|outcome| &outcome.reason[..12]).collect();
+    assert_eq!(reasons, ["it is banned", "it is away; "]);
+    let devices = operator.list_devices(v1::ListRequest::default()).await.unwrap().into_inner().devices;
+    let waits: Vec<_> = devices.iter().map(|it| (it.held_by.as_str(), it.wanted_by.join(","))).collect();
+    assert_eq!(waits, [("d", "e".to_owned()), ("d", "e".to_owned())]);
+    host.stopped().await;
+}
+
+#[tokio::test]
+async fn an_operator_of_whom_nothing_is_known_leaves_nothing() {
+    let host = Host::start().await;
+    let mut operator = OperatorServiceClient::new(host.channel().await);
+    for (verb, listed) in [("revoke", 1), ("reinstate", 0)] {
+        let request = v1::ControlOperatorRequest { name: "nosuch".to_owned(), verb: verb.to_owned() };
+        operator.control_operator(request).await.unwrap();
+        let known = operator.list_operators(v1::ListRequest::default()).await.unwrap().into_inner();
+        assert_eq!(known.operators.len(), listed, "{verb}");
+    }
+    let strange = v1::ControlOperatorRequest { name: "token/x".to_owned(), verb: "revoke".to_owned() };
+    let refusal = operator.control_operator(strange).await.unwrap_err();
+    assert!(refusal.message().starts_with("invalid operator name: "), "{refusal:?}");
+    host.stopped().await;
 }
