@@ -208,3 +208,24 @@ async fn a_worker_needs_a_workers_certificate_which_is_good_for_nothing_else() {
     fleet.admin(&["operator", "revoke", "worker"]);
     assert_eq!(ended(&mut worker).await.code(), Some(1), "a revoked worker ends");
 }
+
+#[tokio::test]
+async fn a_worker_whose_authority_is_retired_ends_as_every_verb_does() {
+    let mut fleet =
+        Fleet::start_with("1h", "heartbeat_interval = '200ms'\n[derive]\nlocal_worker = false\n").await;
+    fleet.create_operator("worker");
+    for verb in [&["authority", "prepare"][..], &["authority", "activate"], &["operator", "renew"]] {
+        fleet.admin(verb);
+    }
+    fleet.admin(&["authority", "retire"]);
+    fleet.restart().await;
+    let server = format!("https://{}", fleet.address);
+    let [identity, state] = ["worker", "state"].map(|name| fleet.path(name).display().to_string());
+    let arguments = ["worker", "--coordinator", &server, "--identity", &identity, "--state-dir", &state];
+    let log = fleet.path("worker.log");
+    let mut worker =
+        Daemon::start(&fleet.binaries.coordinator, &arguments, &Confinement::None, &log).unwrap();
+    assert_eq!(ended(&mut worker).await.code(), Some(69));
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("`reconvene operator create`") && !log.contains("source:"), "{log}");
+}

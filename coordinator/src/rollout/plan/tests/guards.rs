@@ -22,6 +22,16 @@ fn a_paused_rollout_tells_nobody_and_says_so() {
 }
 
 #[test]
+fn two_devices_that_serve_are_said_to() {
+    let mut fleet = Fleet::new(&[66], &["a", "b", "c"]);
+    fleet.bake_ms = 30_000;
+    let told: Vec<_> = fleet.step().assign.iter().map(|placement| placement.device.to_string()).collect();
+    told.iter().for_each(|device| fleet.active(device));
+    let said = format!("{:?}", next(&fleet.rollout(), fleet.now).status);
+    assert!(said.contains(&format!("{} serve the new model", told.join(", "))), "{said}");
+}
+
+#[test]
 fn the_next_wave_waits_until_the_one_before_has_served_for_a_while() {
     let mut fleet = Fleet::new(&[33], &["a", "b", "c"]);
     fleet.bake_ms = 30_000;
