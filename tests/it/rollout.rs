@@ -8,7 +8,7 @@ use fleet_tests::poll::{Answer, wait_until};
 use fleet_tests::simulated::{SimulatedDevice, SimulatedMeans};
 use proto::v1;
 
-use crate::scene::{DEPLOYMENT, LIMIT, Scene};
+use crate::scene::{DEPLOYMENT, LIMIT, Scene, yaml};
 
 const DEVICES: [&str; 3] = ["sim-1", "sim-2", "sim-3"];
 
@@ -126,6 +126,12 @@ async fn a_deployment_keeps_its_devices_until_it_is_deleted() {
     };
     let waits = of("a", "the 3 devices that match belong to other deployments").await;
     assert_eq!((waits.phase.as_str(), waits.devices.len()), ("Pending", 0));
+    // It is promised nothing meanwhile.
+    let planned = scene.operator.plan(&yaml(&manifest)).await.unwrap();
+    let held = format!("it belongs to deployment '{DEPLOYMENT}'");
+    let waits = |it: &v1::DeviceOutcome| it.state == "Waiting" && it.reason.starts_with(&held);
+    assert!(planned.devices.iter().all(waits), "{:?}", planned.devices);
+    assert_eq!((planned.devices.len(), planned.models.len()), (DEVICES.len(), 0));
     // It keeps them through a new generation too, whose outcomes are empty at first.
     manifest.metadata.name = DEPLOYMENT.to_owned();
     manifest.spec.training.seed = 9;
