@@ -36,8 +36,8 @@ fn config(dir: &Path, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// A running agent, killed when it goes out of scope, and its log.
-struct Running(Child, BufReader<ChildStderr>);
+/// A running agent, killed when it goes out of scope, its log, and what was read of that and not looked at.
+struct Running(Child, BufReader<ChildStderr>, String);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -51,19 +51,30 @@ impl Running {
     fn start(config: &str) -> Self {
         let mut child = agent(&["run", "--config", config]).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
-        let mut running = Self(child, log);
-        running.says("ready");
+        let mut running = Self(child, log, String::new());
+        // What it said before may be looked for, too: its tasks run already.
+        running.2 = running.says("ready");
         running
     }
 
     /// Reads its log until it says so; returns what it read.
     fn says(&mut self, what: &str) -> String {
-        let mut seen = String::new();
+        let mut seen = std::mem::take(&mut self.2);
         while !seen.contains(what) {
             let read = self.1.read_line(&mut seen).unwrap();
             assert!(read > 0, "it ended: {seen}");
         }
+        let found = seen.find(what).unwrap();
+        let end = seen[found..].find('\n').map_or(seen.len(), |end| found + end + 1);
+        self.2 = seen.split_off(end);
         seen
+    }
+
+    /// Reads its log to its end, once it has ended.
+    fn rest(&mut self) -> String {
+        let mut rest = std::mem::take(&mut self.2);
+        std::io::Read::read_to_string(&mut self.1, &mut rest).unwrap();
+        rest
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
@@ -144,7 +155,7 @@ fn damaged_keys_and_an_open_address_are_warned_of() {
     std::fs::write(dir.path().join("state/trusted-keys.json"), "").unwrap();
     let mut child = agent(&["run", "--config", &config]).stderr(Stdio::piped()).spawn().unwrap();
     let log = BufReader::new(child.stderr.take().unwrap());
-    let mut running = Running(child, log);
+    let mut running = Running(child, log, String::new());
     let said = running.says("ready");
     assert!(said.contains("remove trusted-keys.json"), "{said}");
     assert!(said.contains("whoever reaches this address may use the inference API"), "{said}");
@@ -219,7 +230,7 @@ fn a_join_file_that_is_none_is_named_by_the_log_and_by_status() {
         );
         let mut child = agent(&["run", "--config", &path]).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
-        let mut running = Running(child, log);
+        let mut running = Running(child, log, String::new());
         let said = running.says("no coordinator is looked for until the agent is started again");
         assert!(said.contains(&why), "{said}");
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -232,8 +243,7 @@ fn a_join_file_that_is_none_is_named_by_the_log_and_by_status() {
         }
         running.signal(rustix::process::Signal::TERM);
         assert!(running.0.wait().unwrap().success());
-        let mut rest = String::new();
-        std::io::Read::read_to_string(&mut running.1, &mut rest).unwrap();
+        let rest = running.rest();
         assert!(!rest.contains("no session"), "it was said already: {rest}");
     }
 }
@@ -269,8 +279,7 @@ fn a_coordinator_that_encrypts_is_told_once_from_one_that_is_not_there() {
     }
     running.signal(rustix::process::Signal::TERM);
     assert!(running.0.wait().unwrap().success());
-    let mut rest = String::new();
-    std::io::Read::read_to_string(&mut running.1, &mut rest).unwrap();
+    let rest = running.rest();
     assert!(!rest.contains("no session"), "it was said already: {rest}");
 }
 

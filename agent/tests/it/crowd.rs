@@ -151,6 +151,22 @@ async fn bodies_share_one_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_says_nothing_that_matters_is_read_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = alone(dir.path()).await;
+    let head = b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n";
+    let mut stream = sent(device.api, head).await;
+    // It would be answered by now, were the body of no account.
+    let early = tokio::time::timeout(Duration::from_millis(200), stream.read_u8()).await;
+    assert!(early.is_err(), "{early:?}");
+    stream.write_all(b"{}").await.unwrap();
+    stream.write_all(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let said = answer(stream).await;
+    assert_eq!(said.matches("HTTP/1.1 200").count(), 2, "{said}");
+    device.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_will_ask_no_more_is_answered() {
     let dir = tempfile::tempdir().unwrap();
     let device = alone(dir.path()).await;
