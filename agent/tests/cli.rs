@@ -47,11 +47,16 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Starts `run` and waits until it says that it is ready.
-    fn start(config: &str) -> Self {
+    /// Starts `run`.
+    fn spawn(config: &str) -> Self {
         let mut child = agent(&["run", "--config", config]).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
-        let mut running = Self(child, log, String::new());
+        Self(child, log, String::new())
+    }
+
+    /// Starts `run` and waits until it says that it is ready.
+    fn start(config: &str) -> Self {
+        let mut running = Self::spawn(config);
         // What it said before may be looked for, too: its tasks run already.
         running.2 = running.says("ready");
         running
@@ -70,11 +75,13 @@ impl Running {
         seen
     }
 
-    /// Reads its log to its end, once it has ended.
-    fn rest(&mut self) -> String {
+    /// Ends it, and looks at what it said since it was looked at last.
+    fn ends_without(mut self, what: &str) {
+        self.signal(rustix::process::Signal::TERM);
+        assert!(self.0.wait().unwrap().success());
         let mut rest = std::mem::take(&mut self.2);
         std::io::Read::read_to_string(&mut self.1, &mut rest).unwrap();
-        rest
+        assert!(!rest.contains(what), "it was said already: {rest}");
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
@@ -153,9 +160,7 @@ fn damaged_keys_and_an_open_address_are_warned_of() {
     let config = config(dir.path(), "[serve]\nlisten = '0.0.0.0:0'");
     std::fs::create_dir(dir.path().join("state")).unwrap();
     std::fs::write(dir.path().join("state/trusted-keys.json"), "").unwrap();
-    let mut child = agent(&["run", "--config", &config]).stderr(Stdio::piped()).spawn().unwrap();
-    let log = BufReader::new(child.stderr.take().unwrap());
-    let mut running = Running(child, log, String::new());
+    let mut running = Running::spawn(&config);
     let said = running.says("ready");
     assert!(said.contains("remove trusted-keys.json"), "{said}");
     assert!(said.contains("whoever reaches this address may use the inference API"), "{said}");
@@ -228,9 +233,7 @@ fn a_join_file_that_is_none_is_named_by_the_log_and_by_status() {
             "this device has not joined yet, and its join file {} is of no use: {problem}",
             join.display()
         );
-        let mut child = agent(&["run", "--config", &path]).stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        let mut running = Running(child, log, String::new());
+        let mut running = Running::spawn(&path);
         let said = running.says("no coordinator is looked for until the agent is started again");
         assert!(said.contains(&why), "{said}");
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -241,10 +244,7 @@ fn a_join_file_that_is_none_is_named_by_the_log_and_by_status() {
             }
             assert!(Instant::now() < deadline, "{said}");
         }
-        running.signal(rustix::process::Signal::TERM);
-        assert!(running.0.wait().unwrap().success());
-        let rest = running.rest();
-        assert!(!rest.contains("no session"), "it was said already: {rest}");
+        running.ends_without("no session");
     }
 }
 
@@ -277,10 +277,7 @@ fn a_coordinator_that_encrypts_is_told_once_from_one_that_is_not_there() {
     for _ in 0..8 {
         attempted.recv_timeout(Duration::from_secs(30)).unwrap();
     }
-    running.signal(rustix::process::Signal::TERM);
-    assert!(running.0.wait().unwrap().success());
-    let rest = running.rest();
-    assert!(!rest.contains("no session"), "it was said already: {rest}");
+    running.ends_without("no session");
 }
 
 #[test]

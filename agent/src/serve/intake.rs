@@ -30,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ROOM: usize = 16 << 20;
 const LONGEST: usize = 4;
 
-/// Beside its bytes a request takes this, and what its head says: the buffers of its stream and its decoder. Measured with half
-/// bodies of 600 bytes over HTTP/2, which took 20 kB each.
+/// Beside its bytes a request takes about this, and what its head says: the buffers of its stream and of its decoder, which are
+/// there for half a body, too.
 const REQUEST: usize = 16 << 10;
 
 /// A client may let the agent wait for so long with what it holds; then it makes room for others, if they need it.
