@@ -20,6 +20,8 @@ pub mod telemetry;
 mod error;
 mod handle;
 mod record;
+#[cfg(test)]
+pub(crate) mod sample;
 
 use proto::{DeviceId, Digest, Generation, SpoolPosition};
 

@@ -4,14 +4,14 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use proto::{
-    ByteSize, DeviceId, Digest, Generation, LatencyInterval, ModelManifest, SelfTest, SpoolPosition,
-};
+use proto::{DeviceId, Digest, Generation, LatencyInterval, SpoolPosition};
 
 use super::restore::{Occupied, RestoreError, check, restore};
 use super::*;
 use crate::audit::{Event, verify};
-use crate::store::{AssignmentOrder, AuditQuery, DeviceRecord, HoldingRecord, SledStore, TelemetryRecord};
+use crate::store::{
+    AssignmentOrder, AuditQuery, DeviceRecord, HoldingRecord, SledStore, TelemetryRecord, sample,
+};
 
 const TAKEN: u64 = 1_795_845_600_000;
 const RESTORED: u64 = TAKEN + 60_000;
@@ -27,22 +27,8 @@ fn id(name: &str) -> DeviceId {
     name.parse().unwrap()
 }
 
-fn order(bytes: &[u8]) -> AssignmentOrder {
-    AssignmentOrder {
-        attempt: 0,
-        probation: Default::default(),
-        deployment: "mnist".to_owned(),
-        deployment_generation: Generation(1),
-        model: ModelManifest {
-            name: "mnist".to_owned(),
-            artifact: ArtifactRef { digest: Digest::of(bytes), size: ByteSize(bytes.len() as u64) },
-            input_shape: [1, 1, 1],
-            mean: vec![0.5],
-            std: vec![0.5],
-            classes: 2,
-            self_test: SelfTest { input: vec![0.0], output: vec![0.0, 0.0], tolerance: 1e-4 },
-        },
-    }
+fn order(model: &[u8]) -> AssignmentOrder {
+    sample::order("mnist", model)
 }
 
 impl State {

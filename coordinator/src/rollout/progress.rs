@@ -75,28 +75,11 @@ pub(crate) fn record(
 
 #[cfg(test)]
 mod tests {
-    use proto::{ArtifactRef, ByteSize, Digest, ModelManifest, SelfTest};
+    use proto::Digest;
 
     use super::*;
-    use crate::store::{AssignmentOrder, DeviceRecord, SledStore};
-
-    fn order(model: &[u8]) -> AssignmentOrder {
-        AssignmentOrder {
-            attempt: 0,
-            probation: Default::default(),
-            deployment: "mnist".to_owned(),
-            deployment_generation: Generation(1),
-            model: ModelManifest {
-                name: "mnist".to_owned(),
-                artifact: ArtifactRef { digest: Digest::of(model), size: ByteSize(1) },
-                input_shape: [1, 1, 1],
-                mean: vec![0.5],
-                std: vec![0.25],
-                classes: 1,
-                self_test: SelfTest { input: vec![0.0], output: vec![1.0], tolerance: 0.5 },
-            },
-        }
-    }
+    use crate::store::sample::order;
+    use crate::store::{DeviceRecord, SledStore};
 
     #[test]
     fn a_report_of_a_generation_that_was_replaced_does_not_undo_one_of_the_present() {
@@ -116,7 +99,7 @@ mod tests {
             registered_unix_ms: 1,
         };
         store.register_device(&device, &mut { known }).unwrap();
-        let [older, newer] = [b"a", b"b"].map(|model| store.assign(&device, &order(model)).unwrap());
+        let [older, newer] = [b"a", b"b"].map(|model| store.assign(&device, &order("mnist", model)).unwrap());
         let report = |generation, phase| {
             let report = Progress { generation, digest: Digest::of(b"a"), phase };
             record(&store, &device, &report, 1).unwrap()

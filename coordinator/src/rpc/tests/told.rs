@@ -1,12 +1,12 @@
 //! What is known of whoever told a device what it serves.
 
 use proto::v1::operator_service_client::OperatorServiceClient;
-use proto::{ArtifactRef, ByteSize, ModelManifest, SelfTest};
 
 use super::*;
 use crate::manifest::{DatasetFormat, DatasetSpec, DeploymentManifest};
 use crate::rpc::view;
-use crate::store::{AssignmentOrder, DeploymentPhase, DeviceRecord, HoldingRecord, Outcome, OutcomeRecord};
+use crate::store::sample::order;
+use crate::store::{DeploymentPhase, DeviceRecord, HoldingRecord, Outcome, OutcomeRecord};
 
 const TEXT: &str = "apiVersion: reconvene/v1\nkind: Deployment\nmetadata: { name: d }\nspec:\n  network: resnet20\n  \
                     selector: { site: elsewhere }\n  dataset: { format: idx, path: /data }\n";
@@ -14,24 +14,6 @@ const TEXT: &str = "apiVersion: reconvene/v1\nkind: Deployment\nmetadata: { name
 fn manifest() -> DeploymentManifest {
     let files = DatasetSpec { format: DatasetFormat::Idx, path: "/data".into(), test_share: None };
     DeploymentManifest::read(TEXT).unwrap().with_dataset(files)
-}
-
-fn order(deployment: &str, model: &[u8]) -> AssignmentOrder {
-    AssignmentOrder {
-        attempt: 0,
-        probation: Default::default(),
-        deployment: deployment.to_owned(),
-        deployment_generation: Generation(1),
-        model: ModelManifest {
-            name: deployment.to_owned(),
-            artifact: ArtifactRef { digest: Digest::of(model), size: ByteSize(1) },
-            input_shape: [1, 1, 1],
-            mean: vec![0.5],
-            std: vec![0.25],
-            classes: 1,
-            self_test: SelfTest { input: vec![0.0], output: vec![1.0], tolerance: 0.5 },
-        },
-    }
 }
 
 fn holds(store: &SledStore, device: u32, model: Option<&[u8]>) {

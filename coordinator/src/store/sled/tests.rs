@@ -7,13 +7,13 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proto::{ArtifactRef, ByteSize, DeviceId, Digest, Generation, LatencyInterval, ModelManifest};
-use proto::{SelfTest, SpoolPosition};
+use proto::{ByteSize, DeviceId, Digest, Generation, LatencyInterval, SpoolPosition};
 use tempfile::TempDir;
 
 use super::SledStore;
 use crate::audit::{Event, verify};
 use crate::manifest::DeploymentManifest;
+use crate::store::sample;
 use crate::store::{
     Applied, AssignmentOrder, AuditQuery, DeploymentPhase, DeploymentRecord, DeviceRecord, HoldingRecord,
     Insertion, Outcome, OutcomeRecord, Store, StoreError, StoreHandle, TelemetryRecord,
@@ -50,22 +50,8 @@ fn manifest(epochs: u32) -> DeploymentManifest {
     .unwrap()
 }
 
-fn order(bytes: &[u8]) -> AssignmentOrder {
-    AssignmentOrder {
-        attempt: 0,
-        probation: Default::default(),
-        deployment: "mnist".to_owned(),
-        deployment_generation: Generation(1),
-        model: ModelManifest {
-            name: "mnist".to_owned(),
-            artifact: ArtifactRef { digest: Digest::of(bytes), size: ByteSize(bytes.len() as u64) },
-            input_shape: [1, 1, 1],
-            mean: vec![0.5],
-            std: vec![0.25],
-            classes: 1,
-            self_test: SelfTest { input: vec![0.0], output: vec![1.0], tolerance: 0.5 },
-        },
-    }
+fn order(model: &[u8]) -> AssignmentOrder {
+    sample::order("mnist", model)
 }
 
 fn interval(device: &str, epoch: u64, sequence: u64, errors: u64) -> TelemetryRecord {
