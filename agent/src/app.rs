@@ -66,6 +66,7 @@ pub struct App {
     spool: Spool,
     trust: Trust,
     program: Option<PathBuf>,
+    last_resort_after: Duration,
     /// `None` where the disk does not even take a lock.
     lock: Option<File>,
 }
@@ -101,7 +102,8 @@ impl App {
             tracing::error!(error = describe(&error), "telemetry waits in memory until the disk takes it");
             Spool::in_memory(&state.spool(), spool::LIMIT)
         });
-        Ok(Self { config, state, slots, spool, trust, program: None, lock })
+        let (program, last_resort_after) = (None, update::LAST_RESORT);
+        Ok(Self { config, state, slots, spool, trust, program, last_resort_after, lock })
     }
 
     /// Has a new model run first in a process of its own, which is this program, the agent's.
@@ -109,10 +111,15 @@ impl App {
         Self { program: Some(program), ..self }
     }
 
+    /// What is installed and was given up is tried again where nothing has served for so long.
+    pub fn with_last_resort_after(self, last_resort_after: Duration) -> Self {
+        Self { last_resort_after, ..self }
+    }
+
     /// Serves on `listeners` and follows the coordinator until `shutdown`; then ends what has begun, within a grace
     /// period.
     pub async fn run(self, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { config, state, mut slots, spool, trust, program, lock } = self;
+        let Self { config, state, mut slots, spool, trust, program, last_resort_after, lock } = self;
         let (tasks, inference) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
         let runner = Runner::start(&inference);
@@ -132,6 +139,7 @@ impl App {
             config: &config,
             engines: &engines,
             program: testbed.program,
+            last_resort_after,
             state: &state,
             runner: &runner,
             spool: &spool,
@@ -195,6 +203,7 @@ struct Parts<'a> {
     config: &'a Config,
     engines: &'a Arc<Engines>,
     program: Option<PathBuf>,
+    last_resort_after: Duration,
     state: &'a StateDir,
     runner: &'a Runner,
     spool: &'a SharedSpool,
@@ -241,7 +250,8 @@ impl Parts<'_> {
             program: self.program.clone(),
         };
         let updater =
-            Updater::new(self.state.clone(), slots, testbed, channel.clone(), progress_tx, given_up);
+            Updater::new(self.state.clone(), slots, testbed, channel.clone(), progress_tx, given_up)
+                .with_last_resort_after(self.last_resort_after);
         let prober = Prober {
             state: self.state.clone(),
             runner: self.runner.clone(),

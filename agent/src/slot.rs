@@ -159,6 +159,11 @@ impl Slots {
         folder(&self.root, slot).join("comparison.json")
     }
 
+    /// Where a slot's model lies.
+    pub fn model(&self, slot: Slot) -> PathBuf {
+        model_path(&self.root, slot)
+    }
+
     /// A slot's model, whose digest is checked once more.
     pub fn model_bytes(&self, slot: Slot) -> Result<Option<Vec<u8>>, FileError> {
         let Some(installed) = self.installed(slot) else { return Ok(None) };

@@ -21,6 +21,7 @@ use crate::state::{self, FileError, StateDir};
 
 mod engine;
 mod given_up;
+mod last_resort;
 mod probation;
 pub mod rehearsal;
 mod restore;
@@ -28,10 +29,12 @@ pub(crate) mod trial;
 
 pub use engine::Testbed;
 pub use given_up::GivenUps;
+pub use last_resort::LAST_RESORT;
 pub use restore::{Restored, is_on_probation, restore, why_given_up};
 
 use engine::MeasureError;
 use given_up::GivenUp;
+use last_resort::LastResort;
 use probation::{Found, Stage, Term, Watch};
 use rehearsal::RehearsalError;
 use trial::Trials;
@@ -105,6 +108,7 @@ pub struct Updater {
     term: Option<Term>,
     /// The last comparison of engines, where the disk did not take it: it holds as long as the agent runs.
     unsaved: Option<Comparison>,
+    last_resort: LastResort,
 }
 
 /// When the model that is on probation is to be looked at; never, where none is.
@@ -132,9 +136,16 @@ impl Updater {
         given_up: GivenUps,
     ) -> Self {
         let (watch, term, unsaved) = (None, None, None);
-        let mut updater = Self { state, slots, testbed, channel, progress, given_up, watch, term, unsaved };
+        let last_resort = LastResort::new(LAST_RESORT);
+        let mut updater =
+            Self { state, slots, testbed, channel, progress, given_up, watch, term, unsaved, last_resort };
         updater.resume_probation();
         updater
+    }
+
+    /// What is installed and was given up is tried again where nothing has served for so long.
+    pub fn with_last_resort_after(self, after: Duration) -> Self {
+        Self { last_resort: LastResort::new(after), ..self }
     }
 
     /// A model that was on probation when the agent stopped is watched anew.
@@ -200,6 +211,9 @@ impl Updater {
                     }
                     () = next_look(self.watch.as_ref()) => {
                         stop.run_until_cancelled(self.look()).await;
+                    }
+                    () = self.last_resort_is_due() => {
+                        stop.run_until_cancelled(self.try_last_resort()).await;
                     }
                 }
             }

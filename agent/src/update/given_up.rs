@@ -83,6 +83,16 @@ impl GivenUps {
         });
     }
 
+    /// How many were given up before `desired`; `None` where it was not.
+    pub(super) fn position(&self, desired: Desired) -> Option<usize> {
+        self.0.iter().position(|known| known.desired() == desired)
+    }
+
+    /// It has another chance.
+    pub(super) fn remove(&mut self, desired: Desired) {
+        self.0.retain(|known| known.desired() != desired);
+    }
+
     pub(super) fn save(&self, state: &StateDir) -> Result<(), FileError> {
         state::replace(&path(state), &serde_json::to_vec_pretty(&self.0).expect("it is plain data"))
     }

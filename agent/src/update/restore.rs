@@ -109,7 +109,7 @@ async fn restore_from(
 }
 
 /// An installed model in the engine that is best for it, once it has passed its test.
-async fn load(
+pub(super) async fn load(
     slot: Slot,
     installed: &Installed,
     state: &StateDir,

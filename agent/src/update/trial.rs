@@ -151,7 +151,7 @@ impl Trials {
     }
 
     /// Notes that none of `desired` is under way.
-    fn forget(&self, desired: Desired) -> Result<(), FileError> {
+    pub(super) fn forget(&self, desired: Desired) -> Result<(), FileError> {
         let mut trials = self.all()?;
         trials.retain(|trial| !trial.is_of(desired));
         if trials.is_empty() { self.clear() } else { self.write(&trials) }

@@ -37,6 +37,16 @@ impl Device {
         coordinator: SocketAddr,
         onnxruntime: LibraryConfig,
     ) -> Self {
+        Self::start_as(state_dir, coordinator, onnxruntime, |app| app).await
+    }
+
+    /// As [`Device::start_with`], made another by `change`.
+    pub(crate) async fn start_as(
+        state_dir: PathBuf,
+        coordinator: SocketAddr,
+        onnxruntime: LibraryConfig,
+        change: impl FnOnce(App) -> App,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = listener.local_addr().unwrap();
         let socket = state_dir.join("inference.sock");
@@ -59,8 +69,9 @@ impl Device {
         })
         .await;
         let stop = CancellationToken::new();
-        let task = TaskTracker::new()
-            .spawn(app.run(Listeners { tcp: listener, unix: vec![unix] }, stop.clone().cancelled_owned()));
+        let task = TaskTracker::new().spawn(
+            change(app).run(Listeners { tcp: listener, unix: vec![unix] }, stop.clone().cancelled_owned()),
+        );
         Self { api, socket, stop, task }
     }
 

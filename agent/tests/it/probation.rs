@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use agent::App;
+use agent::runner::engines::LibraryConfig;
 use proto::session::{AgentMessage, Assignment};
 use proto::{Generation, Probation};
 use serde_json::json;
@@ -221,6 +223,66 @@ async fn where_it_is_not_known_what_was_given_up_nothing_is_proven() {
         assert_eq!(std::fs::read_to_string(&given_up).unwrap(), "[]");
         device.stop().await;
     }
+}
+
+/// As [`Device::start`], with little patience where nothing serves.
+async fn start_impatient(state: &std::path::Path, fake: &Fake) -> Device {
+    let change = |app: App| app.with_last_resort_after(Duration::from_millis(300));
+    Device::start_as(state.to_owned(), fake.address, LibraryConfig::Off, change).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_given_up_is_tried_again_where_nothing_else_can_serve() {
+    let (first, second) = (Model::of_seed(1), Model::of_seed(2));
+    let mut fake = Fake::start().await;
+    for model in [&first, &second] {
+        fake.serve_file(model.digest(), File::whole(&model.bytes));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    fake.assign(first.assignment(1)).await;
+    assert_eq!(ending(&mut fake, 1).await, Ok(()));
+    device.stop().await;
+
+    for (file, while_) in [("probation.json", "on probation"), ("checking.json", "while checking")] {
+        die(dir.path(), file, &first.assignment(1), 3);
+        fake.forget();
+        let device = start_impatient(dir.path(), &fake).await;
+        let reason = ending(&mut fake, 1).await.unwrap_err();
+        assert!(reason.contains("the agent died 3 times") && reason.contains(while_), "{reason}");
+        // It may have said so more than once.
+        while ending(&mut fake, 1).await.is_err() {}
+        beats_with(&fake, holding(&first, 1)).await;
+        answers_as(&device, &first, 1).await;
+        assert!(dir.path().join("probation.json").exists(), "its deaths are counted anew");
+        assert!(!dir.path().join("checking.json").exists());
+        device.stop().await;
+    }
+
+    // A restart serves it at once, and the coordinator hears that it does.
+    fake.forget();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    assert_eq!(ending(&mut fake, 1).await, Ok(()));
+    fake.assign(second.assignment(2)).await;
+    assert_eq!(ending(&mut fake, 2).await, Ok(()));
+    device.stop().await;
+
+    // Both were given up, the second one last: the first has another chance before it.
+    for (generation, model) in [(1, &first), (2, &second)] {
+        die(dir.path(), "probation.json", &model.assignment(generation), 3);
+        std::fs::write(dir.path().join("active"), if generation == 1 { "a" } else { "b" }).unwrap();
+        Device::start(dir.path().to_owned(), fake.address).await.stop().await;
+    }
+    let device = start_impatient(dir.path(), &fake).await;
+    device.ready().await;
+    answers_as(&device, &first, 1).await;
+    device.stop().await;
+    // The other one is not forgotten.
+    damage(&dir.path().join("slots/a/model.onnx"));
+    let device = start_impatient(dir.path(), &fake).await;
+    device.ready().await;
+    answers_as(&device, &second, 1).await;
+    device.stop().await;
 }
 
 /// Makes what was measured of a model ten times as much.
