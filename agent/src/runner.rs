@@ -3,7 +3,7 @@
 //!
 //! A request carries the model that it was validated against, so a swap drops none: what is queued ends on the model
 //! it was meant for, what comes later finds the new one. Images of one request run one by one, because the budget
-//! of a device, memory and latency alike, is that of a single image.
+//! of a device, memory and latency alike, is that of a single image; in between, those of other requests do.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,11 +25,13 @@ pub mod framing;
 pub mod shapes;
 pub mod statistics;
 pub mod timing;
+mod turns;
 
 use engine::{Engine, EngineError};
 use statistics::{Served, Statistics};
+use turns::{Turns, Waiting};
 
-/// Requests that may wait.
+/// Requests that may be under way, and as many that may wait until one is.
 const QUEUE: usize = 64;
 
 /// A request waits this long for a place in the queue, and then as long for its answer.
@@ -80,7 +82,7 @@ pub enum InferError {
 }
 
 enum Job {
-    Infer(Request, Reply),
+    Infer(Request),
     Ping(oneshot::Sender<()>),
     /// Let go of the last model.
     Leave,
@@ -89,10 +91,40 @@ enum Job {
 
 type Reply = oneshot::Sender<Result<Vec<f32>, EngineError>>;
 
+/// A request, and how far it has come.
 struct Request {
     model: Arc<ServedModel>,
     images: Vec<f32>,
     asked: Instant,
+    served: Served,
+    outputs: Vec<f32>,
+    reply: Option<Reply>,
+}
+
+impl Request {
+    fn new(model: Arc<ServedModel>, images: Vec<f32>, reply: Reply) -> Self {
+        let (served, outputs) = (Served::default(), Vec::new());
+        Self { model, images, asked: Instant::now(), served, outputs, reply: Some(reply) }
+    }
+
+    /// The image that was not run yet; `None` where all were.
+    fn next_image(&self) -> Option<&[f32]> {
+        self.images.chunks_exact(self.model.engine.numel()).nth(self.served.runs as usize)
+    }
+
+    /// Hands out what became of it. Whoever asked may have given up meanwhile; then nobody reads it.
+    fn end(&mut self, error: Option<EngineError>) {
+        self.served.queued = self.asked.elapsed().saturating_sub(self.served.computed);
+        self.model.statistics.record(self.served, error.is_none());
+        let outputs = std::mem::take(&mut self.outputs);
+        drop(self.reply.take().map(|reply| reply.send(error.map_or(Ok(outputs), Err))));
+    }
+}
+
+impl Waiting for Request {
+    fn left(&self) -> usize {
+        self.images.len() / self.model.engine.numel() - self.served.runs as usize
+    }
 }
 
 /// The handle to the inference thread; clones share it.
@@ -134,8 +166,7 @@ impl Runner {
     /// Outputs of `model` for `images`, a whole number of its inputs, one after another.
     pub async fn infer(&self, model: Arc<ServedModel>, images: Vec<f32>) -> Result<Vec<f32>, InferError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { model, images, asked: Instant::now() };
-        self.put(Job::Infer(request, reply)).await?;
+        self.put(Job::Infer(Request::new(model, images, reply))).await?;
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(result)) => Ok(result?),
             Ok(Err(_)) => Err(InferError::Stopping),
@@ -211,9 +242,9 @@ impl Bench {
         let mut next = queue.blocking_recv();
         while let Some(job) = next {
             next = match job {
-                Job::Infer(request, reply) => {
+                Job::Infer(request) => {
                     let model = request.model.clone();
-                    model.engine.enter(|| self.serve((request, reply), &mut queue))
+                    model.engine.enter(|| self.serve(request, &mut queue))
                 }
                 Job::Ping(reply) => {
                     pong(reply);
@@ -225,40 +256,52 @@ impl Bench {
         }
     }
 
-    /// Serves requests to one model, within its engine, until something else is wanted.
-    fn serve(&self, (request, reply): (Request, Reply), queue: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    /// Serves requests to one model, within its engine, until something else is wanted and what is under way has ended.
+    fn serve(&self, request: Request, queue: &mut mpsc::Receiver<Job>) -> Option<Job> {
         let model = request.model.clone();
-        self.answer(&request, reply);
+        let mut turns = Turns::new();
+        turns.push(request);
+        let mut wanted = None;
         loop {
-            match queue.blocking_recv()? {
-                Job::Infer(request, reply) if Arc::ptr_eq(&request.model, &model) => {
-                    self.answer(&request, reply);
+            while wanted.is_none() && turns.len() < QUEUE {
+                let job = if turns.is_empty() { queue.blocking_recv() } else { queue.try_recv().ok() };
+                match job {
+                    Some(Job::Infer(request)) if Arc::ptr_eq(&request.model, &model) => turns.push(request),
+                    Some(Job::Ping(reply)) => pong(reply),
+                    Some(other) => wanted = Some(other),
+                    None => break,
                 }
-                Job::Ping(reply) => pong(reply),
-                other @ (Job::Infer(..) | Job::Leave | Job::Stop) => return Some(other),
+            }
+            if !turns.take(|request| self.goes_on(request)) {
+                return wanted;
             }
         }
     }
 
-    fn answer(&self, request: &Request, reply: Reply) {
-        if !reply.is_closed() {
-            // Whoever asked may have given up meanwhile; then nobody reads the answer.
-            drop(reply.send(self.infer(request)));
+    /// Runs the next image of a request; whether there are more.
+    fn goes_on(&self, request: &mut Request) -> bool {
+        if request.reply.as_ref().is_none_or(Reply::is_closed) {
+            return false;
         }
-    }
-
-    fn infer(&self, request: &Request) -> Result<Vec<f32>, EngineError> {
-        let Request { model, images, asked } = request;
-        let mut served = Served { queued: asked.elapsed(), ..Served::default() };
-        let outputs = images.chunks_exact(model.engine.numel()).map(|image| {
-            let (result, elapsed) = self.run_one(model, image);
-            served.runs += 1;
-            served.computed += elapsed;
-            result
-        });
-        let outputs = outputs.collect::<Result<Vec<_>, _>>();
-        model.statistics.record(served, outputs.is_ok());
-        Ok(outputs?.concat())
+        let Some(image) = request.next_image() else {
+            request.end(None);
+            return false;
+        };
+        let (result, elapsed) = self.run_one(&request.model, image);
+        request.served.runs += 1;
+        request.served.computed += elapsed;
+        match result {
+            Ok(outputs) => request.outputs.extend(outputs),
+            Err(error) => {
+                request.end(Some(error));
+                return false;
+            }
+        }
+        let is_done = request.left() == 0;
+        if is_done {
+            request.end(None);
+        }
+        !is_done
     }
 
     /// One image, in its turn.

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use agent::runner::engines::LibraryConfig;
+use agent::runner::engines::{Engines, LibraryConfig};
+use agent::runner::{Runner, ServedModel};
+use agent::slot::Installed;
+use proto::Generation;
 use serde_json::Value;
+use tokio_util::task::TaskTracker;
 
 use crate::device::Device;
 use crate::fake::{Fake, File};
@@ -90,4 +94,36 @@ async fn a_device_without_the_library_serves_all_the_same() {
     assert_eq!(engine(&device).await, "rten");
     assert!(compared(&dir.path().join("state")).keys().eq(["rten"]));
     device.stop().await;
+}
+
+#[tokio::test]
+async fn a_single_image_does_not_wait_for_a_batch() {
+    let model = Model::chain(50);
+    let engines = Engines::rten(1);
+    let engine = engines.load(model.bytes.clone(), engines.usual()).unwrap();
+    let installed = Installed {
+        probation: Default::default(),
+        generation: Generation(1),
+        deployment: "fashion".to_owned(),
+        model: model.manifest.clone(),
+    };
+    let tracker = TaskTracker::new();
+    let runner = Runner::start(&tracker);
+    runner.swap(ServedModel::new(installed, engine));
+    let served = runner.active().unwrap();
+    let image = &model.manifest.self_test.input;
+    // The batch is asked for first, and each of its images is an image's turn.
+    let batch = runner.infer(served.clone(), image.repeat(200_000));
+    let one = runner.infer(served.clone(), image.clone());
+    let one = tokio::select! {
+        biased;
+        _ = batch => panic!("the batch came first"),
+        one = one => one.unwrap(),
+    };
+    assert_eq!(one, model.manifest.self_test.output);
+    // Nobody waits for the batch any more: it ends where it is.
+    runner.stop().await;
+    tracker.close();
+    tracker.wait().await;
+    assert_eq!(served.statistics.now().success.count, 1);
 }
