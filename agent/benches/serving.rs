@@ -1,5 +1,5 @@
 //! What serving costs: the real agent as a process, asked over its socket and its port, against the engine called directly on
-//! the same machine in turns; and a call that runs nothing, after a pause as long as an inference, which is as near to nothing
+//! the same machine in turns, and beside a client with batches; and a call that runs nothing, after a pause as long as an inference, which is as near to nothing
 //! as a call comes on this machine. Prints a table of medians, and what memory the process takes.
 //!
 //! `cargo bench -p agent --bench serving [-- --onnxruntime FILE]`
@@ -108,6 +108,13 @@ fn request(model: &Model) -> ModelInferRequest {
         raw_input_contents: vec![raw.into()],
         ..Default::default()
     }
+}
+
+fn batch_of(request: &ModelInferRequest, images: usize) -> ModelInferRequest {
+    let mut batch = request.clone();
+    batch.inputs[0].shape[0] = images as i64;
+    batch.raw_input_contents[0] = request.raw_input_contents[0].repeat(images).into();
+    batch
 }
 
 fn time_engine(engine: &Engine, image: &[f32], times: &mut Vec<Duration>) {
@@ -219,4 +226,12 @@ async fn main() {
         pss(&agent),
         model.bytes.len() / 1000
     );
+
+    let batch = batch_of(&request, 64);
+    let mut beside = Vec::new();
+    tokio::select! {
+        () = time_grpc(&mut over_unix, &request, &mut beside) => {}
+        () = async { loop { over_tcp.model_infer(batch.clone()).await.unwrap(); } } => {}
+    }
+    println!("{:<37}{:8.1} us", "on the socket, beside batches of 64", median_us(&mut beside));
 }

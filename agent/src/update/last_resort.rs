@@ -50,7 +50,7 @@ impl Updater {
             let (generation, digest) = (installed.generation, installed.digest());
             tracing::warn!(%generation, %digest, "nothing serves: an installed model is tried again");
             match self.revive(slot, installed).await {
-                Ok(()) => return,
+                Ok(()) => return tracing::warn!(%generation, "it serves again, and is on probation"),
                 Err(error) => tracing::error!(%generation, error = describe(&error), "it cannot serve"),
             }
         }
