@@ -4,6 +4,7 @@
 
 mod backup;
 mod bad_input;
+mod bad_model;
 mod elsewhere;
 mod encrypted;
 mod gate;
