@@ -8,6 +8,7 @@ use proto::{DeviceId, Digest};
 pub mod admissions;
 pub mod authorities;
 pub mod authority;
+pub mod caller;
 pub mod enroll;
 pub mod issued;
 pub mod quota;

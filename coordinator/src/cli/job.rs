@@ -93,7 +93,9 @@ async fn print(
 /// Whether nothing more will be said of the job. A coordinator that stops ends the log as the job's own end does.
 async fn has_ended(client: &mut Client, name: &str) -> bool {
     let jobs = v1::Job::list(client, name).await;
-    jobs.is_ok_and(|jobs| !jobs.iter().any(|job| matches!(job.state.as_str(), "Queued" | "Running")))
+    jobs.is_ok_and(|jobs| {
+        !jobs.iter().any(|job| matches!(job.state.as_str(), "Queued" | "Running" | "Stalled"))
+    })
 }
 
 fn plain(name: &str) -> &str {

@@ -46,8 +46,8 @@ impl Entry {
 pub(crate) fn tone(state: &str) -> Tone {
     match state {
         "Online" | "Active" | "Complete" => Tone::Good,
-        "NoFit" => Tone::Warning,
-        "Offline" | "Away" | "Banned" | "Failed" => Tone::Bad,
+        "NoFit" | "Stalled" => Tone::Warning,
+        "Offline" | "Away" | "Gone" | "Banned" | "Failed" => Tone::Bad,
         _ => Tone::Plain,
     }
 }

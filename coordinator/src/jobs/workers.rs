@@ -1,4 +1,5 @@
-//! Which workers were heard of, and when. In memory only: a restart hears of them again within seconds.
+//! Which workers were heard of, when, and whether their connections are still there. In memory only: a restart hears of them
+//! again within seconds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -6,20 +7,31 @@ use std::time::Duration;
 
 use proto::DeviceId;
 
+use crate::identity::caller::Line;
+
 /// One that waits for work asks again this often at least; one that has some reports it each second.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// A cheap handle to what is known of them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Workers(Arc<Mutex<BTreeMap<DeviceId, Heard>>>);
+pub(crate) struct Workers(Arc<Mutex<BTreeMap<DeviceId, Known>>>);
+
+/// The connections that a worker was heard on, each with the moment of the first time; and of the last time of all.
+#[derive(Debug, Default)]
+struct Known {
+    lines: Vec<(Line, u64)>,
+    last_unix_ms: u64,
+}
 
 /// When a worker was heard of, milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Heard {
-    /// First, without a longer silence since.
+    /// First, on the connection that it has, or had last.
     pub(crate) since_unix_ms: u64,
     /// Last.
     pub(crate) last_unix_ms: u64,
+    /// Whether that connection is there.
+    pub(crate) is_connected: bool,
 }
 
 impl Heard {
@@ -29,24 +41,40 @@ impl Heard {
     }
 }
 
+impl Known {
+    fn heard(&self) -> Heard {
+        let open = self.lines.iter().rev().find(|(line, _)| line.is_open());
+        let since = open.or(self.lines.last()).map_or(self.last_unix_ms, |(_, since)| *since);
+        Heard { since_unix_ms: since, last_unix_ms: self.last_unix_ms, is_connected: open.is_some() }
+    }
+}
+
 impl Workers {
-    /// A worker calls.
-    pub(crate) fn hear(&self, worker: &DeviceId, now_unix_ms: u64) {
-        let mut known = self.lock();
-        let new = Heard { since_unix_ms: now_unix_ms, last_unix_ms: now_unix_ms };
-        let heard = known.entry(worker.clone()).or_insert(new);
-        if heard.is_away(now_unix_ms) {
-            *heard = new;
+    /// A worker calls on that connection. What comes of one that has ended says nothing.
+    pub(crate) fn hear(&self, worker: &DeviceId, line: &Line, now_unix_ms: u64) {
+        if !line.is_open() {
+            return;
         }
-        heard.last_unix_ms = now_unix_ms;
+        let mut known = self.lock();
+        let known = known.entry(worker.clone()).or_default();
+        known.lines.retain(|(line, _)| line.is_open());
+        if !known.lines.iter().any(|(known, _)| known == line) {
+            known.lines.push((line.clone(), now_unix_ms));
+        }
+        known.last_unix_ms = now_unix_ms;
     }
 
     /// All of them, by name.
     pub(crate) fn all(&self) -> Vec<(DeviceId, Heard)> {
-        self.lock().iter().map(|(name, heard)| (name.clone(), *heard)).collect()
+        self.lock().iter().map(|(name, known)| (name.clone(), known.heard())).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<DeviceId, Heard>> {
+    /// Whether it was heard of, and its connection is there no more.
+    pub(crate) fn is_gone(&self, worker: &DeviceId) -> bool {
+        self.lock().get(worker).is_some_and(|known| !known.heard().is_connected)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<DeviceId, Known>> {
         self.0.lock().expect("no holder of this lock can panic")
     }
 }
@@ -54,17 +82,43 @@ impl Workers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::caller::Open;
 
     #[test]
-    fn a_worker_is_there_since_its_last_long_silence() {
-        let (workers, name) = (Workers::default(), "gpu-1".parse().unwrap());
+    fn a_worker_is_there_as_long_as_its_connection_and_since_that_began() {
+        let (workers, name): (_, DeviceId) = (Workers::default(), "gpu-1".parse().unwrap());
+        let heard = |since, last, is_connected| {
+            let known = Heard { since_unix_ms: since, last_unix_ms: last, is_connected };
+            assert_eq!(workers.all(), [(name.clone(), known)]);
+            assert_eq!(workers.is_gone(&name), !is_connected);
+            known
+        };
+        assert!(!workers.is_gone(&name), "it was never heard of");
+        let first = Open::default();
         for now in [1_000, 21_000, 41_000] {
-            workers.hear(&name, now);
+            workers.hear(&name, &first.line(), now);
         }
-        let heard = Heard { since_unix_ms: 1_000, last_unix_ms: 41_000 };
-        assert_eq!(workers.all(), [(name.clone(), heard)]);
-        assert!(!heard.is_away(101_000) && heard.is_away(101_001));
-        workers.hear(&name, 200_000);
-        assert_eq!(workers.all()[0].1, Heard { since_unix_ms: 200_000, last_unix_ms: 200_000 });
+        let silent = heard(1_000, 41_000, true);
+        assert!(!silent.is_away(101_000) && silent.is_away(101_001));
+        let late = first.line();
+        drop(first);
+        heard(1_000, 41_000, false);
+        let second = Open::default();
+        workers.hear(&name, &second.line(), 50_000);
+        workers.hear(&name, &late, 51_000);
+        heard(50_000, 50_000, true);
+    }
+
+    #[test]
+    fn of_two_that_have_one_name_the_one_that_is_there_counts() {
+        let (workers, name): (_, DeviceId) = (Workers::default(), "worker".parse().unwrap());
+        let (older, newer) = (Open::default(), Open::default());
+        workers.hear(&name, &older.line(), 1);
+        workers.hear(&name, &newer.line(), 2);
+        workers.hear(&name, &older.line(), 3);
+        assert_eq!(workers.all()[0].1.since_unix_ms, 2);
+        drop(newer);
+        let heard = Heard { since_unix_ms: 1, last_unix_ms: 3, is_connected: true };
+        assert_eq!(workers.all()[0].1, heard);
     }
 }

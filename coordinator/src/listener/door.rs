@@ -13,6 +13,7 @@ use tonic::transport::server::Connected;
 use super::Encryption;
 use crate::identity::Peer;
 use crate::identity::admissions::Admissions;
+use crate::identity::caller::{Caller, Open};
 use crate::identity::turnstile::{Pass, Turnstile};
 use crate::refusals::Refusals;
 
@@ -48,7 +49,14 @@ impl Door {
                 () = evicted => tracing::debug!("a newer connection takes an older one's place"),
             }
         };
-        Connection { io: Box::new(io), peer, ends: Box::pin(ends), has_ended: false, _pass: pass }
+        Connection {
+            io: Box::new(io),
+            peer,
+            open: Open::default(),
+            ends: Box::pin(ends),
+            has_ended: false,
+            _pass: pass,
+        }
     }
 
     /// What ends a connection of `peer`, other than newer ones of its own.
@@ -88,6 +96,7 @@ type End = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub struct Connection {
     io: Box<dyn Duplex>,
     peer: Peer,
+    open: Open,
     /// When it ends, whatever is said.
     ends: End,
     has_ended: bool,
@@ -103,10 +112,10 @@ impl Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> Caller {
+        Caller { peer: self.peer.clone(), line: self.open.line() }
     }
 }
 

@@ -4,11 +4,17 @@ use proto::DeviceId;
 use tonic::{Request, Status};
 
 use crate::identity::admissions::Admissions;
+use crate::identity::caller::{Caller, Line};
 use crate::identity::{Peer, Role};
 
 /// Who is at the other end; on a connection that says nothing, nobody.
 pub(super) fn peer<T>(request: &Request<T>) -> Peer {
-    request.extensions().get::<Peer>().cloned().unwrap_or(Peer::Unknown)
+    request.extensions().get::<Caller>().map_or(Peer::Unknown, |caller| caller.peer.clone())
+}
+
+/// The connection that a request came on.
+pub(super) fn line<T>(request: &Request<T>) -> Line {
+    request.extensions().get::<Caller>().map(|caller| caller.line.clone()).unwrap_or_default()
 }
 
 /// Whether a device calls that is not kept out.

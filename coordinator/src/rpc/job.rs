@@ -36,6 +36,17 @@ fn view(core: &Core, job: &JobRecord) -> v1::Job {
     let shown = core.board.job(&id).filter(|_| job.is_open()).unwrap_or_default();
     let (state, message) = match &job.state {
         JobState::Queued { .. } => ("Queued", shown.message),
+        // It is given back as soon as anybody asks for work.
+        JobState::Leased { worker, .. } if job.is_expired(unix_ms()) => {
+            ("Queued", format!("worker {worker} was not heard of for too long; it waits for a worker"))
+        }
+        JobState::Leased { worker, until_unix_ms, .. } if core.workers.is_gone(worker) => {
+            let left = seconds_until(*until_unix_ms);
+            (
+                "Stalled",
+                format!("worker {worker} is gone; unless it comes back, the job waits for any in {left} s"),
+            )
+        }
         JobState::Leased { .. } => ("Running", shown.message),
         JobState::Done { .. } => ("Done", String::new()),
         JobState::Failed { reason } => ("Failed", reason.clone()),
@@ -43,9 +54,9 @@ fn view(core: &Core, job: &JobRecord) -> v1::Job {
         JobState::Unwanted => ("Unwanted", "no deployment wants it any more".to_owned()),
     };
     let worker = match &job.state {
-        JobState::Leased { worker, .. } => Some(worker),
+        JobState::Leased { worker, .. } if !job.is_expired(unix_ms()) => Some(worker),
         // It waits for anybody.
-        JobState::Queued { .. } => None,
+        JobState::Queued { .. } | JobState::Leased { .. } => None,
         JobState::Done { .. } | JobState::Failed { .. } | JobState::Cancelled { .. } | JobState::Unwanted => {
             job.worker.as_ref()
         }
@@ -64,6 +75,10 @@ fn view(core: &Core, job: &JobRecord) -> v1::Job {
     }
 }
 
+fn seconds_until(until: u64) -> u64 {
+    until.saturating_sub(unix_ms()).div_ceil(1000)
+}
+
 /// Those that `name` selects of the workers that were heard of; all, where it is empty.
 pub(super) async fn workers(core: &Core, name: &str) -> Result<v1::WorkerList, Status> {
     let jobs = core.store.call(|store| store.jobs()).await.map_err(status::store)?;
@@ -74,12 +89,20 @@ pub(super) async fn workers(core: &Core, name: &str) -> Result<v1::WorkerList, S
     let view = |(worker, heard): (DeviceId, Heard)| {
         let has =
             |job: &&JobRecord| matches!(&job.state, JobState::Leased { worker: it, .. } if *it == worker);
-        let job = jobs.iter().find(has);
+        let job = jobs.iter().filter(|job| !job.is_expired(now)).find(has);
         let mut certificates = issued.iter().filter(|it| it.name == worker && it.role == Role::Worker.name());
         let state = match job {
+            _ if !heard.is_connected => "Gone",
             _ if heard.is_away(now) => "Away",
             Some(_) => "Busy",
             None => "Idle",
+        };
+        let message = match job.map(|job| &job.state) {
+            _ if heard.is_connected => String::new(),
+            Some(JobState::Leased { until_unix_ms, .. }) => {
+                format!("its connection is lost; its lease ends in {} s", seconds_until(*until_unix_ms))
+            }
+            _ => "its connection is lost".to_owned(),
         };
         v1::Worker {
             state: state.to_owned(),
@@ -88,6 +111,7 @@ pub(super) async fn workers(core: &Core, name: &str) -> Result<v1::WorkerList, S
             job: job.map(|job| job.name.clone()).unwrap_or_default(),
             expires_unix_ms: certificates.next().map_or(0, |it| it.expires_unix_ms),
             name: worker.to_string(),
+            message,
         }
     };
     let workers = core.workers.all().into_iter().map(view);

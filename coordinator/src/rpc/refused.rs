@@ -12,6 +12,7 @@ use tower::{Layer, Service};
 
 use super::status;
 use crate::identity::Peer;
+use crate::identity::caller::Caller;
 use crate::refusals::{Refusals, Who};
 
 /// What devices call, and nobody else but a worker that downloads.
@@ -67,7 +68,8 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or(Peer::Unknown);
+        let caller = request.extensions().get::<Caller>();
+        let peer = caller.map_or(Peer::Unknown, |caller| caller.peer.clone());
         let (path, claim) = (request.uri().path().to_owned(), Claim::default());
         request.extensions_mut().insert(claim.clone());
         let (refusals, answer) = (self.refusals.clone(), self.service.call(request));

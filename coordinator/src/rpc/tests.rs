@@ -24,6 +24,7 @@ use tower::ServiceExt as _;
 
 mod apply;
 mod told;
+mod workers;
 
 use super::status::blocking;
 use crate::app::{App, AppError};

@@ -51,7 +51,7 @@ impl WorkerService for WorkerRpc {
     type ReadDatasetStream = PartStream;
 
     async fn lease(&self, request: Request<v1::LeaseRequest>) -> Reply<v1::LeaseResponse> {
-        let worker = self.heard(&request)?;
+        let (worker, line) = (self.heard(&request)?, guard::line(&request));
         let v1::LeaseRequest { version, has_program, folders } = request.into_inner();
         let own = env!("CARGO_PKG_VERSION");
         if version != own {
@@ -70,7 +70,7 @@ impl WorkerService for WorkerRpc {
             if now >= until || !unwanted.is_empty() || self.core.shutdown.is_cancelled() {
                 return Ok(Response::new(v1::LeaseResponse { lease: None, task: String::new(), unwanted }));
             }
-            self.core.workers.hear(&worker, unix_ms()); // it waits
+            self.core.workers.hear(&worker, &line, unix_ms()); // it waits
             tokio::select! {
                 () = changed => {}
                 () = tokio::time::sleep(LOOK) => {}
@@ -218,7 +218,7 @@ impl WorkerRpc {
     /// Who calls; it is there.
     fn heard<T>(&self, request: &Request<T>) -> Result<DeviceId, Status> {
         let worker = name(request)?;
-        self.core.workers.hear(&worker, unix_ms());
+        self.core.workers.hear(&worker, &guard::line(request), unix_ms());
         Ok(worker)
     }
 

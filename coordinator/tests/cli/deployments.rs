@@ -165,7 +165,7 @@ fn operators_and_workers_are_listed() {
     };
     let operators = words(&["operator", "list"]);
     assert_eq!(operators, [["alice", "admin", "expired", "no"], ["bob", "-", "-", "yes"]]);
-    assert_eq!(words(&["get", "workers"]), [["gpu-1", "Busy", "train-3f9a2b71c04d", "-", "-", "-"]]);
+    assert_eq!(words(&["get", "workers"]), [["gpu-1", "Busy", "train-3f9a2b71c04d", "-", "-", "-", "-"]]);
     let line = reconvene(&fake.url, &["operator", "list", "zed"]).complaint(3);
     assert_eq!(line, "operator 'zed' not found; `reconvene operator list` lists them");
     let run = reconvene(&fake.url, &["operator", "revoke", "nobody"]);

@@ -112,6 +112,7 @@ pub(super) const WORKERS: &[Column<v1::Worker>] = &[
     usual("SINCE", |w| Entry::text(ago(w.since_unix_ms))),
     usual("HEARD", |w| Entry::text(ago(w.heard_unix_ms))),
     usual("EXPIRES", |w| Entry::text(expiry(w.expires_unix_ms))),
+    usual("MESSAGE", |w| Entry::text(&w.message)),
 ];
 
 pub(super) const OPERATORS: &[Column<v1::Operator>] = &[

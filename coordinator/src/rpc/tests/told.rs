@@ -11,7 +11,7 @@ use crate::store::{DeploymentPhase, DeviceRecord, HoldingRecord, Outcome, Outcom
 const TEXT: &str = "apiVersion: reconvene/v1\nkind: Deployment\nmetadata: { name: d }\nspec:\n  network: resnet20\n  \
                     selector: { site: elsewhere }\n  dataset: { format: idx, path: /data }\n";
 
-fn manifest() -> DeploymentManifest {
+pub(super) fn manifest() -> DeploymentManifest {
     let files = DatasetSpec { format: DatasetFormat::Idx, path: "/data".into(), test_share: None };
     DeploymentManifest::read(TEXT).unwrap().with_dataset(files)
 }
