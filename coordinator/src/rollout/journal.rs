@@ -76,7 +76,7 @@ fn outcome_changed(
     if taken_back(after) > before.map_or(0, taken_back) {
         let given =
             before.map_or_else(String::new, |before| format!("model {} of {deployment}", model(before)));
-        let ended = after.growths.iter().find_map(|growth| growth.ended.as_deref()).unwrap_or_default();
+        let ended = after.taken_back().map(|(_, why)| why).unwrap_or_default();
         let told = format!("back to model {}: {ended}", model(after));
         return Some(Event::new(COORDINATOR, "shrink", subject).changed(given, told));
     }

@@ -324,11 +324,11 @@ fn state(outcome: &OutcomeRecord, whereabouts: &Whereabouts) -> (&'static str, S
         };
         reason += &format!("; fitted again {times}, for {}", last.text());
     }
-    if let Some(growth) = outcome.growths.last() {
+    if let Some(growth) = outcome.grown() {
         reason += &format!("; grown by {}", growth.text());
     }
-    if let Some(ended) = outcome.growths.iter().find_map(|growth| growth.ended.as_deref()) {
-        reason += &format!("; the larger network was taken back: {ended}");
+    if let Some((growth, why)) = outcome.taken_back() {
+        reason += &format!("; a larger network ({}) was taken back: {why}", growth.text());
     }
     match (&outcome.state, &outcome.held) {
         (Outcome::Active { .. }, Some(held)) => reason += &format!("; it does not grow: {held}"),
@@ -454,3 +454,6 @@ pub(super) fn job((title, job): (String, Job)) -> v1::JobProgress {
     let Job { done, total, message, finished } = job;
     v1::JobProgress { job: title, done, total, message, finished }
 }
+
+#[cfg(test)]
+mod tests;

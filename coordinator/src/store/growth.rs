@@ -59,6 +59,12 @@ impl OutcomeRecord {
         self.growths.iter().rev().find(|growth| growth.ended.is_none())
     }
 
+    /// The larger network that was taken back last, and why.
+    pub fn taken_back(&self) -> Option<(&Growth, &str)> {
+        // The newest that stands goes first: of those that ended, the oldest ended last.
+        self.growths.iter().find_map(|growth| Some((growth, growth.ended.as_deref()?)))
+    }
+
     /// Whether it may never grow in this generation: it has broken its budget, or had to give a larger network back.
     pub fn is_barred(&self) -> bool {
         !self.breaches.is_empty() || self.growths.iter().any(|growth| growth.ended.is_some())

@@ -1,0 +1,46 @@
+//! What is said of a device, by what it has come to.
+
+use proto::{Digest, Generation};
+
+use super::*;
+use crate::room::Room;
+use crate::store::PredictedLatency;
+
+fn active(model: &[u8]) -> OutcomeRecord {
+    OutcomeRecord {
+        state: Outcome::Active { since_unix_ms: 1 },
+        digest: Some(Digest::of(model)),
+        assignment: Some(Generation(1)),
+        predicted: Some(PredictedLatency { p50_ms: 1.0, p95_ms: 2.0 }),
+        ..OutcomeRecord::waiting("")
+    }
+}
+
+/// It serves a larger network than before.
+fn grown(outcome: &OutcomeRecord, macs: (u64, u64)) -> OutcomeRecord {
+    let (quantile, measured_ms, ceiling_ms) = ("p95".to_owned(), 1.0, 4.0);
+    let room = Room { quantile, measured_ms, ceiling_ms, factor: 1.0, requests: 1000 };
+    outcome.grown_to(active(b"larger"), room, macs, 1).unwrap()
+}
+
+#[test]
+fn a_device_is_called_grown_as_long_as_it_is() {
+    let reason = |outcome: &OutcomeRecord| state(outcome, &Whereabouts::Away).1;
+    let first = grown(&active(b"model"), (100, 150));
+    assert!(reason(&first).contains("; grown by +50 % multiply-accumulates, for p95 1.000 ms"));
+
+    let mut second = grown(&first, (150, 180));
+    assert!(reason(&second).contains("; grown by +20 % multiply-accumulates"));
+    assert!(second.take_back("it failed its self-test".to_owned()));
+    let text = reason(&second);
+    assert!(text.contains("; grown by +50 % "), "it has what it grew to first: {text}");
+    assert!(text.contains("; a larger network (+20 % ") && text.contains("taken back: it failed its self-"));
+
+    assert!(second.take_back("it is late".to_owned()));
+    let text = reason(&second);
+    assert!(!text.contains("grown by"), "{text}");
+    assert!(
+        text.contains("; a larger network (+50 % ") && text.ends_with("taken back: it is late"),
+        "{text}"
+    );
+}
