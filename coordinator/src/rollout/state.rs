@@ -72,13 +72,15 @@ pub enum Presence {
     },
     /// It is not.
     Offline,
+    /// Nor is it let in.
+    Banned,
 }
 
 impl Presence {
     pub(super) fn is_online(self) -> bool {
         match self {
             Self::Online { .. } => true,
-            Self::Offline => false,
+            Self::Offline | Self::Banned => false,
         }
     }
 }
@@ -137,6 +139,8 @@ pub(super) enum Standing<'a> {
     Overdue,
     /// Was told and went away; it changes over when it comes back, and nobody waits.
     Away,
+    /// Was told, and is kept out: nobody waits, and it changes nothing over before it is let in again.
+    Banned,
     /// Serves the model, and the next wave waits to see how.
     Baking {
         /// Until when, milliseconds since 1970.
@@ -198,7 +202,7 @@ impl<'a> Rollout<'a> {
                     Standing::Unknown
                 }
             }
-            (Outcome::Waiting { .. }, Presence::Offline) => Standing::Unknown,
+            (Outcome::Waiting { .. }, Presence::Offline | Presence::Banned) => Standing::Unknown,
             (Outcome::Deriving, _) => Standing::Deriving,
             (Outcome::NoFit { .. }, _) => Standing::NoFit,
             (Outcome::Fitted, _) => Standing::Ready,
@@ -211,6 +215,8 @@ impl<'a> Rollout<'a> {
                 }
             }
             (Outcome::Assigned { .. }, Presence::Offline) => Standing::Away,
+            // What it serves, if anything, is not known for as long as it is kept out.
+            (Outcome::Assigned { .. } | Outcome::Active { .. }, Presence::Banned) => Standing::Banned,
             (Outcome::Active { since_unix_ms }, _) => {
                 let until_unix_ms = since_unix_ms.saturating_add(self.bake_ms);
                 if until_unix_ms > now_unix_ms {

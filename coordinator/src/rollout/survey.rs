@@ -35,6 +35,7 @@ pub(super) struct Survey<'a> {
     baking: Vec<(&'a DeviceId, u64)>,
     deriving: Vec<&'a DeviceId>,
     lost: Vec<(&'a DeviceId, &'a str)>,
+    banned: Vec<&'a DeviceId>,
     unplaced: usize,
     away: usize,
     settled: usize,
@@ -84,6 +85,7 @@ impl<'a> Survey<'a> {
                 self.expired.push(Expiry { device: id.clone(), reason });
             }
             Standing::Away => self.away += 1,
+            Standing::Banned => self.banned.push(id),
             Standing::Settled => self.settled += 1,
             Standing::Baking { until_unix_ms } => {
                 self.settled += 1;
@@ -218,7 +220,7 @@ impl<'a> Survey<'a> {
         if let Some((id, reason, _)) = self.waiting.first() {
             return Some(format!("waiting for {id}: {reason}"));
         }
-        if self.settled + self.away + self.no_fit + self.lost.len() > 0 {
+        if self.settled + self.away + self.no_fit + self.lost.len() + self.banned.len() > 0 {
             return None;
         }
         Some(match self.unknown {
@@ -236,6 +238,16 @@ impl<'a> Survey<'a> {
         }
         if !self.lost.is_empty() {
             let _ = write!(text, ", {} failed", self.lost.len());
+        }
+        match self.banned.as_slice() {
+            [] => {}
+            [one] => {
+                let _ = write!(text, ", 1 banned: `reconvene device unban {one}` lets it in again");
+            }
+            more => {
+                let (count, names) = (more.len(), names(more.iter().copied()));
+                let _ = write!(text, ", {count} banned: `reconvene device unban` lets {names} in again");
+            }
         }
         if self.no_fit > 0 {
             let _ = write!(text, ", {} without fit", self.no_fit);

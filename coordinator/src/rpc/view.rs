@@ -210,7 +210,7 @@ pub(super) fn deployment(
         generation: record.generation.0,
         network: record.manifest.spec.network.clone(),
         phase: phase(&record.phase).to_owned(),
-        message: message(record) + &banned(record, &is_banned),
+        message: message(record),
         paused: record.paused,
         matched: record.outcomes.len() as u32,
         active: record.outcomes.iter().filter(is_active).count() as u32,
@@ -230,28 +230,6 @@ enum Whereabouts {
     Online(Presence),
     Away,
     Banned,
-}
-
-/// Who does not come back as those do that are away, as the end of a sentence.
-fn banned(record: &DeploymentRecord, is_banned: impl Fn(&DeviceId) -> bool) -> String {
-    let counts =
-        |outcome: &OutcomeRecord| matches!(outcome.state, Outcome::Assigned { .. } | Outcome::Active { .. });
-    let banned: Vec<_> = record
-        .outcomes
-        .iter()
-        .filter(|(id, outcome)| counts(outcome) && is_banned(id))
-        .map(|(id, _)| id.as_str())
-        .collect();
-    match banned.as_slice() {
-        [] => String::new(),
-        [one] => format!(
-            "; of these {one} is banned, and comes back once `reconvene device unban {one}` lets it in"
-        ),
-        more => format!(
-            "; of these {} are banned, and come back once `reconvene device unban` lets them in",
-            more.join(", ")
-        ),
-    }
 }
 
 /// What it waits for, or how it ended. A complete one that is paused waits for nothing, and still keeps from devices what they

@@ -17,7 +17,7 @@ use crate::probes::ProbeSet;
 use crate::refit;
 use crate::rollout::gate::{Judged, Judgement};
 use crate::rollout::plan::{self, Status};
-use crate::rollout::state::{Rollout, Start};
+use crate::rollout::state::{Presence, Rollout, Start};
 use crate::store::{
     AssignmentOrder, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationState, DeviceRecord,
     Outcome, OutcomeRecord, PredictedLatency, StoreError, Undone,
@@ -154,6 +154,9 @@ impl Driver {
         let start = Start { at_unix_ms: self.started_unix_ms, return_ms };
         let outcomes = &next.record.outcomes;
         let presence = |device: &DeviceId| {
+            if self.core.admissions.is_banned(device) {
+                return Presence::Banned;
+            }
             let connected = self.core.fleet.presence(device).map(|presence| presence.connected_unix_ms);
             start.presence(connected, outcomes.get(device), now)
         };

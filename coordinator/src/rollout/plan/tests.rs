@@ -284,6 +284,33 @@ fn absent_devices_and_those_without_fit_hold_nobody_up() {
 }
 
 #[test]
+fn a_banned_device_is_waited_for_by_nobody_and_does_not_count_as_one_that_comes_back() {
+    let mut fleet = Fleet::new(&[50], &["a", "b", "c", "d"]);
+    fleet.bake_ms = 5000;
+    insta::assert_snapshot!(fleet.tell(), @r"
+    assign a in wave 0
+    assign d in wave 0
+    waiting: wave 1 of 2: telling a, d
+    wake at 61000
+    ");
+    fleet.active("a");
+    fleet.presence("a", Presence::Banned);
+    fleet.presence("d", Presence::Banned);
+    insta::assert_snapshot!(fleet.tell(), @r"
+    assign b in wave 1
+    assign c in wave 1
+    waiting: wave 2 of 2: telling b, c
+    wake at 61000
+    ");
+    fleet.active("b");
+    fleet.set("c", no_fit());
+    fleet.now += 5000;
+    insta::assert_snapshot!(fleet.tell(), @"complete: 1 active, 2 banned: `reconvene device unban` lets a, d in again, 1 without fit");
+    fleet.presence("d", Presence::Offline);
+    insta::assert_snapshot!(fleet.tell(), @"complete: 1 active, 1 offline that will change over on return, 1 banned: `reconvene device unban a` lets it in again, 1 without fit");
+}
+
+#[test]
 fn devices_without_a_model_yet_are_waited_for_in_plain_words() {
     let mut fleet = Fleet::new(&[50], &["a", "b"]);
     fleet.set("a", Outcome::Deriving);

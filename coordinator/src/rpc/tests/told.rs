@@ -71,6 +71,17 @@ fn a_complete_deployment_that_is_paused_says_so() {
     assert!(text.starts_with("3 active; paused") && text.contains("`reconvene rollout resume d`"), "{text}");
 }
 
+/// The deployment `d`, once the driver has this to say of it.
+async fn said(operator: &mut OperatorServiceClient<Channel>, message: &str) -> v1::Deployment {
+    loop {
+        let wanted = v1::ListRequest { name: "d".to_owned() };
+        let found = operator.list_deployments(wanted).await.unwrap().into_inner().deployments;
+        if found[0].message.starts_with(message) {
+            return found[0].clone();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_device_that_is_banned_counts_as_such_and_names_who_waits_for_it() {
     let host = Host::start_with(|store| {
@@ -99,15 +110,16 @@ async fn a_device_that_is_banned_counts_as_such_and_names_who_waits_for_it() {
     })
     .await;
     let mut operator = OperatorServiceClient::new(host.channel().await);
-    let wanted = v1::ListRequest { name: "d".to_owned() };
-    let found = operator.list_deployments(wanted).await.unwrap().into_inner().deployments;
-    assert_eq!((found[0].matched, found[0].active), (2, 1), "{found:?}");
-    assert!(found[0].message.contains("gw-1 is banned"), "{found:?}");
-    let reasons: Vec<_> = found[0].devices.iter().map(|outcome| &outcome.reason[..12]).collect();
+    let found = said(&mut operator, "1 active, 1 banned: `reconvene device unban gw-1`").await;
+    assert_eq!((found.matched, found.active), (2, 1), "{found:?}");
+    let reasons: Vec<_> = found.devices.iter().map(|outcome| &outcome.reason[..12]).collect();
     assert_eq!(reasons, ["it is banned", "it is away; "]);
     let devices = operator.list_devices(v1::ListRequest::default()).await.unwrap().into_inner().devices;
     let waits: Vec<_> = devices.iter().map(|it| (it.held_by.as_str(), it.wanted_by.join(","))).collect();
     assert_eq!(waits, [("d", "e".to_owned()), ("d", "e".to_owned())]);
+    let request = v1::ControlDeviceRequest { name: "gw-1".to_owned(), verb: "unban".to_owned() };
+    operator.control_device(request).await.unwrap();
+    said(&mut operator, "2 active").await;
     host.stopped().await;
 }
 
