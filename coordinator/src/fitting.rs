@@ -22,7 +22,7 @@ use crate::manifest::DeploymentSpec;
 use crate::probes::ProbeSet;
 use crate::store::DeviceRecord;
 
-pub use reach::{Ground, REASON, Unreachable};
+pub use reach::{Ground, Held, REASON, Unreachable};
 
 /// Widths need be multiples of nothing: rten, the agents' engine, took the same time for plans of one size whether their
 /// widths were multiples of 1, 4 or 16 (it works on vectors of positions, not of channels), and rounding only loses size.

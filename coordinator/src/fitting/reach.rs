@@ -22,6 +22,9 @@ const NAMES: usize = 3;
 /// The metadata of a refused call that says why, for programs; and what it says where no device can meet its budget.
 pub const REASON: (&str, &str) = ("reconvene-reason", "no-fit");
 
+/// The devices that belong to another deployment, and which.
+pub type Held = BTreeMap<DeviceId, String>;
+
 /// The dense network, and the smallest that is left of it.
 pub struct Ground {
     dense: (Graph, Cost),
@@ -51,17 +54,18 @@ impl Ground {
         &self.dense.0
     }
 
-    /// Refuses a deployment where each of the devices that it selects now misses a ceiling even with the smallest network, and so
-    /// does one that is not profiled yet, whatever it will measure. Where some may meet theirs, the others are no reason.
+    /// Refuses a deployment where each of the devices that it may have now misses a ceiling even with the smallest network, and so
+    /// does one that is not profiled yet, whatever it will measure. Where some may meet theirs, the others are no reason. Those that another deployment holds are named, and not judged.
     pub fn check(
         &self,
         probes: &ProbeSet,
         spec: &DeploymentSpec,
-        devices: &[DeviceRecord],
+        (devices, held): (&[DeviceRecord], &Held),
         corrections: &Corrections,
     ) -> Result<(), Unreachable> {
         let selected =
             devices.iter().filter(|device| spec.selector.matches(&device.labels, device.profile.as_ref()));
+        let (others, selected): (Vec<_>, Vec<_>) = selected.partition(|device| held.contains_key(&device.id));
         let mut misses: BTreeMap<String, Vec<&DeviceId>> = BTreeMap::new();
         let mut is_known_by_all = true;
         for device in selected {
@@ -81,6 +85,14 @@ impl Ground {
                 None => return Ok(()),
             }
         }
+        let mut holders: BTreeMap<&str, Vec<&DeviceId>> = BTreeMap::new();
+        for device in others {
+            holders.entry(&held[&device.id]).or_default().push(&device.id);
+        }
+        all.extend(holders.into_iter().map(|(holder, devices)| {
+            let them = if devices.len() == 1 { "it" } else { "them" };
+            of_devices(&format!("not judged, deployment '{holder}' holds {them}"), &devices)
+        }));
         Err(Unreachable { misses: all })
     }
 

@@ -12,6 +12,7 @@ use crate::derive::SubjectKey;
 use crate::fitting::Ground;
 use crate::manifest::{DatasetSpec, DeploymentManifest};
 use crate::models::Origin;
+use crate::rollout::driver::holders;
 
 /// A folder of images that takes longer to be looked through is left to whoever scores.
 const LOOK: Duration = Duration::from_secs(10);
@@ -40,11 +41,15 @@ pub(super) async fn check(
         return Ok(());
     }
     let Some(dense) = dense(core, &SubjectKey::of(&spec), (origin, images)).await? else { return Ok(()) };
+    let name = manifest.metadata.name.clone();
     let (probes, policy) = (core.probes.clone(), spec.pruning.pruning().widths);
     let checked = core.store.call(move |store| {
         let ground = Ground::of(dense, policy);
         let corrections = Corrections::of(store, (&spec.network, ground.dense()), &probes)?;
-        Ok(ground.check(&probes, &spec, &store.devices()?, &corrections))
+        let devices = store.devices()?;
+        let mut held = holders(&devices, &store.deployments()?);
+        held.retain(|_, holder| *holder != name);
+        Ok(ground.check(&probes, &spec, (&devices, &held), &corrections))
     });
     checked.await.map_err(status::store)?.map_err(|refusal| status::unreachable(&refusal))
 }

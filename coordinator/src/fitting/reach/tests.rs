@@ -78,7 +78,13 @@ fn device(name: &str, profile: Option<HardwareProfile>) -> DeviceRecord {
 
 /// Why it is refused; empty where it is not.
 fn refusal(lines: &str, devices: &[DeviceRecord]) -> String {
-    let checked = GROUND.check(&PROBES, &spec(lines), devices, &Corrections::default());
+    refusal_beside(lines, devices, &[])
+}
+
+/// The same, where these belong to another deployment.
+fn refusal_beside(lines: &str, devices: &[DeviceRecord], held: &[&str]) -> String {
+    let held = held.iter().map(|name| (name.parse().unwrap(), "other".to_owned())).collect();
+    let checked = GROUND.check(&PROBES, &spec(lines), (devices, &held), &Corrections::default());
     checked.err().map(|refusal| refusal.to_string()).unwrap_or_default()
 }
 
@@ -125,4 +131,21 @@ fn without_a_device_only_what_depends_on_none_is_judged() {
     let mixed = [device("slow", Some(profile(5000.0))), device("new", None)];
     assert_eq!(refusal("  budgets: [{ latencyP95: 0.2ms }]", &mixed), "");
     assert!(refusal("  budgets: [{ params: 10 }]", &mixed).contains("slow: no network fits"));
+}
+
+#[test]
+fn a_device_that_another_deployment_holds_is_named_and_not_judged() {
+    let devices = [device("fast", Some(profile(0.05))), device("slow", Some(profile(5000.0)))];
+    let latency = "  budgets: [{ latencyP95: 0.2ms }]";
+    let refused = refusal_beside(latency, &devices, &["fast"]);
+    assert!(
+        refused.contains("slow: no network fits"),
+        "what the fast one could meet is of no use: {refused}"
+    );
+    assert!(refused.ends_with("; fast: not judged, deployment 'other' holds it"), "{refused}");
+    assert_eq!(refusal_beside(latency, &devices, &["slow"]), "");
+    assert_eq!(refusal_beside(latency, &devices, &["fast", "slow"]), "", "it has no device yet");
+    let refused = refusal_beside("  budgets: [{ params: 10 }]", &devices, &["fast", "slow"]);
+    assert!(refused.contains("rule 1 of spec.budgets: no network fits"), "{refused}");
+    assert!(refused.ends_with("; fast, slow: not judged, deployment 'other' holds them"), "{refused}");
 }
