@@ -79,10 +79,12 @@ async fn approve(Approval { name, key }: &Approval, context: &Context) -> Result
     let mut client = context.server.connect().await?;
     let request = soon(v1::ApproveDeviceRequest { name: name.clone(), key: key.clone() });
     let reply = client.approve_device(request).await.map_err(|status| context.server.refusal(status))?;
-    if reply.into_inner().already {
-        return context
-            .terminal
-            .data(&format!("device/{name} is in already, with this key; nothing was changed"));
-    }
-    context.terminal.data(&format!("device/{name} approved; it comes at its next try, within half a minute"))
+    let v1::ApproveDeviceResponse { already, pending } = reply.into_inner();
+    context.terminal.data(&match (already, pending) {
+        (false, _) => format!("device/{name} approved; it comes at its next try, within half a minute"),
+        (true, false) => format!("device/{name} is in already, with this key; nothing was changed"),
+        (true, true) => format!(
+            "device/{name} may come in with this key, and has not opened a session yet; nothing was changed"
+        ),
+    })
 }

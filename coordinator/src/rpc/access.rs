@@ -98,8 +98,13 @@ pub(super) async fn approve_device(
         if !is_its(known.key) {
             return Ok(Err(other()));
         }
+        if known.banned {
+            return Ok(Err(Status::failed_precondition(format!(
+                "device {named} is banned: `reconvene device unban {named}` first"
+            ))));
+        }
         if !known.waits {
-            return Ok(Ok(None));
+            return Ok(Ok(Approval::Needless { pending: !known.confirmed }));
         }
         let token = known.token.as_deref().map(|id| store.token(id)).transpose()?.flatten();
         let refusal = token.map_or(Err(Refusal::UnknownToken), |token| usable(&token, unix_ms())).err();
@@ -108,15 +113,26 @@ pub(super) async fn approve_device(
         }
         // Another may have come by that name meanwhile.
         let now = store.change_identity(&named, &mut |known| known.waits &= !is_its(known.key))?;
-        Ok(if is_its(now.key) { Ok(Some(now)) } else { Err(other()) })
+        Ok(if is_its(now.key) { Ok(Approval::Given(Box::new(now))) } else { Err(other()) })
     });
-    let Some(approved) = approved.await.map_err(status::store)?? else {
-        return Ok(v1::ApproveDeviceResponse { already: true });
+    let approved = match approved.await.map_err(status::store)?? {
+        Approval::Given(approved) => approved,
+        Approval::Needless { pending } => {
+            return Ok(v1::ApproveDeviceResponse { already: true, pending });
+        }
     };
     core.refusals.forget(&device);
     let key = approved.key.map(|key| format!("key {key}")).unwrap_or_default();
     note::note(&core, Event::new(by, "approve", format!("device/{device}")).changed("", key)).await?;
-    Ok(v1::ApproveDeviceResponse { already: false })
+    Ok(v1::ApproveDeviceResponse::default())
+}
+
+/// What an approval comes to.
+enum Approval {
+    /// The device may come.
+    Given(Box<IdentityRecord>),
+    /// It may come already; whether it has not yet.
+    Needless { pending: bool },
 }
 
 /// Devices that came by a token and have not opened a session yet.

@@ -173,6 +173,11 @@ fn operators_and_workers_are_listed() {
     assert_eq!(run.data(), "operator/nobody revoked\n");
     let line = reconvene(&fake.url, &["device", "approve", "cam-1", "3f9a2b71c0de55aa01b2c3d4"]).data();
     assert_eq!(line, "device/cam-1 is in already, with this key; nothing was changed\n");
+    let line = reconvene(&fake.url, &["device", "approve", "cam-2", "3f9a2b71c0de55aa01b2c3d4"]).data();
+    assert!(
+        line.starts_with("device/cam-2 may come in with this key, and has not opened a session"),
+        "{line}"
+    );
     let help = reconvene(&fake.url, &["operator", "create", "--help"]).data();
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("worker scores and trains"), "{help}");

@@ -395,7 +395,9 @@ impl OperatorService for Service {
         &self,
         r: Request<v1::ApproveDeviceRequest>,
     ) -> Result<Response<v1::ApproveDeviceResponse>, Status> {
-        Ok(Response::new(v1::ApproveDeviceResponse { already: r.into_inner().name == "cam-1" }))
+        let name = r.into_inner().name;
+        let (already, pending) = (name.starts_with("cam-"), name == "cam-2");
+        Ok(Response::new(v1::ApproveDeviceResponse { already, pending }))
     }
 
     async fn renew_operator(

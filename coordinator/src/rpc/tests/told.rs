@@ -138,3 +138,39 @@ async fn an_operator_of_whom_nothing_is_known_leaves_nothing() {
     assert!(refusal.message().starts_with("invalid operator name: "), "{refusal:?}");
     host.stopped().await;
 }
+
+#[tokio::test]
+async fn an_approval_says_whether_the_device_has_been_there() {
+    let key = |device: u32| Digest::of(&device.to_le_bytes());
+    let host = Host::start_with(|store| {
+        // It waits; it needs no approval and has not come; it has been there; it is kept out.
+        for (device, waits, confirmed, banned) in [
+            (1, true, false, false),
+            (2, false, false, false),
+            (3, false, true, false),
+            (4, true, false, true),
+        ] {
+            let known = &mut |identity: &mut crate::store::IdentityRecord| {
+                identity.key = Some(key(device));
+                // With a token that is gone, nobody could use an approval.
+                identity.token = Some("t".to_owned());
+                (identity.waits, identity.confirmed, identity.banned) = (waits, confirmed, banned);
+            };
+            store.change_identity(&gw(device), known).unwrap();
+        }
+    })
+    .await;
+    let mut operator = OperatorServiceClient::new(host.channel().await);
+    let mut approve = async |device| {
+        let request = v1::ApproveDeviceRequest { name: gw(device).to_string(), key: key(device).to_string() };
+        operator.approve_device(request).await
+    };
+    let lost = approve(1).await.unwrap_err();
+    assert!(lost.message().contains("the join token is not known"), "{lost:?}");
+    let expected = |pending| v1::ApproveDeviceResponse { already: true, pending };
+    assert_eq!(approve(2).await.unwrap().into_inner(), expected(true));
+    assert_eq!(approve(3).await.unwrap().into_inner(), expected(false));
+    let refused = approve(4).await.unwrap_err();
+    assert!(refused.message().contains("`reconvene device unban gw-4` first"), "{refused:?}");
+    host.stopped().await;
+}
