@@ -1,6 +1,6 @@
 //! Which plan each device gets: like devices are fitted together, to the slowest of them. Pure; makes no artifact.
 
-mod reach;
+pub(crate) mod reach;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

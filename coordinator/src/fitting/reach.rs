@@ -137,4 +137,4 @@ fn of_devices(text: &str, devices: &[&DeviceId]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

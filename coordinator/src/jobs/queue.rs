@@ -1,6 +1,5 @@
 //! The jobs as the control plane uses them: asked for, handed out, ended. Every change is one conditional write.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use proto::{DeviceId, Generation};
 use tokio::sync::Notify;
 
 use crate::clock::unix_ms;
-use crate::store::{DerivationKey, JobRecord, JobState, Store, StoreError, StoreHandle, Work};
+use crate::store::{JobRecord, JobState, Store, StoreError, StoreHandle, Work};
 
 /// What the coordinator's own worker is called; no operator is.
 pub const OWN: &str = "local";
@@ -77,12 +76,12 @@ impl Queue {
         Ok(())
     }
 
-    /// The trainings for these derivations that failed begin again.
-    pub(crate) async fn train_again(&self, derivations: BTreeSet<DerivationKey>) -> Result<(), StoreError> {
+    /// The jobs for these that failed or were cancelled begin again.
+    pub(crate) async fn begin_again(&self, works: Vec<Work>) -> Result<(), StoreError> {
         self.store
             .call(move |store| {
-                for key in derivations {
-                    let begun = store.update_job(&Work::Train(key).name(), &mut |job| {
+                for work in works {
+                    let begun = store.update_job(&work.name(), &mut |job| {
                         if matches!(job.state, JobState::Failed { .. } | JobState::Cancelled { .. }) {
                             job.queue_anew(unix_ms());
                         }
@@ -167,7 +166,7 @@ pub(crate) fn lease(store: &dyn Store, name: &str, worker: &DeviceId) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::SledStore;
+    use crate::store::{DerivationKey, SledStore};
 
     #[tokio::test]
     async fn trainings_that_failed_begin_again_and_others_go_on() {
@@ -190,7 +189,7 @@ mod tests {
             .await
             .unwrap();
         let before = queue.store.call(|store| store.jobs()).await.unwrap();
-        queue.train_again([failed, cancelled, held, unasked].into()).await.unwrap();
+        queue.begin_again([failed, cancelled, held, unasked].map(Work::Train).into()).await.unwrap();
         let after = queue.store.call(|store| store.jobs()).await.unwrap();
         assert_eq!(after.len(), 3, "{after:?}");
         for (before, after) in before.iter().zip(&after) {

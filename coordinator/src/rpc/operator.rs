@@ -23,7 +23,7 @@ use crate::core::Core;
 use crate::identity::Role;
 use crate::rollout::control::{Control, Verb};
 use crate::rollout::driver::holders;
-use crate::store::{DeploymentPhase, DeploymentRecord, DeviceRecord, StoreError};
+use crate::store::{DeploymentPhase, DeploymentRecord, DeviceRecord, StoreError, Work};
 
 #[derive(Clone)]
 pub(crate) struct OperatorRpc {
@@ -396,15 +396,16 @@ impl OperatorRpc {
                 let name = name.clone();
                 let requeued = self.core.store.call(move |store| requeue_failed(store, &blobs, &name));
                 requeued.await.map_err(status::store)?;
-                self.core
-                    .queue
-                    .train_again(record.failed_derivations().collect())
-                    .await
-                    .map_err(status::store)?;
+                let failed = record.failed_derivations().map(Work::Train).collect();
+                self.core.queue.begin_again(failed).await.map_err(status::store)?;
                 self.change(record, DeploymentRecord::begin_failed_again).await?;
                 (generation, "retried")
             }
             Control::Pause(paused) => {
+                if !paused {
+                    // What was cancelled meanwhile was not given up for good.
+                    self.core.queue.begin_again(record.awaited()).await.map_err(status::store)?;
+                }
                 self.change(record, move |record| record.paused = paused).await?;
                 (generation, if paused { "paused" } else { "resumed" })
             }

@@ -23,6 +23,7 @@ use tonic::{Code, Status, Streaming};
 use tower::ServiceExt as _;
 
 mod apply;
+mod jobs;
 mod told;
 mod workers;
 

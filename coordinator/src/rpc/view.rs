@@ -211,7 +211,7 @@ pub(super) fn deployment(
         network: record.manifest.spec.network.clone(),
         phase: phase(&record.phase).to_owned(),
         message: message(record),
-        paused: record.paused,
+        paused: record.paused && !is_failed(record),
         matched: record.outcomes.len() as u32,
         active: record.outcomes.iter().filter(is_active).count() as u32,
         no_fit: count(|state| matches!(state, Outcome::NoFit { .. })),
@@ -223,6 +223,10 @@ pub(super) fn deployment(
             .collect(),
         manifest: record.text.clone(),
     }
+}
+
+fn is_failed(record: &DeploymentRecord) -> bool {
+    matches!(record.phase, DeploymentPhase::Failed { .. })
 }
 
 /// Where a device of a deployment is.
@@ -310,6 +314,7 @@ fn state(outcome: &OutcomeRecord, whereabouts: &Whereabouts) -> (&'static str, S
     }
     match (&outcome.state, &outcome.held) {
         (Outcome::Active { .. }, Some(held)) => reason += &format!("; it does not grow: {held}"),
+        (Outcome::Deriving, Some(held)) => reason = format!("its model is not being made: {held}"),
         (Outcome::Fitted, Some(held)) => reason = format!("its model is ready; it is not told yet: {held}"),
         _ => {}
     }

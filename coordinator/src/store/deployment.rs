@@ -6,8 +6,9 @@ use proto::{DeviceId, Digest, Generation, Probation};
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
-use super::{DerivationKey, DeviceRecord, Growth};
+use super::{DerivationKey, DeviceRecord, Growth, Work};
 use crate::class::ClassId;
+use crate::derive::SubjectKey;
 use crate::fitting::Broken;
 use crate::manifest::DeploymentManifest;
 use crate::refit::Breach;
@@ -237,6 +238,17 @@ impl DeploymentRecord {
     /// What was derived for the devices that failed.
     pub fn failed_derivations(&self) -> impl Iterator<Item = DerivationKey> {
         self.outcomes.values().filter(|outcome| outcome.is_failed()).filter_map(|outcome| outcome.derivation)
+    }
+
+    /// The jobs that its devices wait for.
+    pub fn awaited(&self) -> Vec<Work> {
+        let waiting = self.outcomes.values().filter(|outcome| outcome.state == Outcome::Deriving);
+        let mut awaited: Vec<_> =
+            waiting.clone().filter_map(|outcome| outcome.derivation).map(Work::Train).collect();
+        if waiting.count() > 0 {
+            awaited.push(Work::Score(SubjectKey::of(&self.manifest.spec)));
+        }
+        awaited
     }
 
     /// Has the devices that failed fitted again, and told if they get a model.

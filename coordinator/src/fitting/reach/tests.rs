@@ -26,7 +26,7 @@ fn spec(lines: &str) -> DeploymentSpec {
 }
 
 /// A device whose times grow with a probe's multiply-accumulates.
-fn profile(ms_per_million: f64) -> HardwareProfile {
+pub(crate) fn profile(ms_per_million: f64) -> HardwareProfile {
     let timing = |probe: &crate::probes::Probe| {
         let ms = 0.05 + cost(&probe.graph).macs as f64 / 1e6 * ms_per_million;
         ProbeTiming {

@@ -6,6 +6,7 @@ use proto::DeviceId;
 use pruner_core::plan::PrunePlan;
 
 use super::tallies::Tallies;
+use super::work::is_put_off;
 use super::{Driver, Holders, Memory, Snapshot, regrow};
 use crate::causes::chain;
 use crate::clock::unix_ms;
@@ -20,7 +21,7 @@ use crate::rollout::plan::{self, Status};
 use crate::rollout::state::{Presence, Rollout, Start};
 use crate::store::{
     AssignmentOrder, DeploymentPhase, DeploymentRecord, DerivationKey, DerivationState, DeviceRecord,
-    Outcome, OutcomeRecord, PredictedLatency, StoreError, Undone,
+    JobRecord, Outcome, OutcomeRecord, PredictedLatency, StoreError, Undone, Work,
 };
 
 /// What a round makes of one deployment.
@@ -69,6 +70,7 @@ impl Driver {
         let judged = self.judge(&next.record, fresh, &mut memory.judgements).await?;
         next.note_passed(&judged);
         self.place(&mut next, snapshot, &judged);
+        next.note_cancelled(&snapshot.jobs);
         Ok(next)
     }
 
@@ -293,6 +295,24 @@ impl Next {
                     let _ = self.derivations.entry(key).or_insert(None);
                 }
             }
+        }
+    }
+
+    /// Says of devices whose jobs are put off why, and what begins them again.
+    fn note_cancelled(&mut self, jobs: &[JobRecord]) {
+        let record = &mut self.record;
+        let put_off: Vec<_> = jobs.iter().filter(|job| is_put_off(record, job)).collect();
+        let mut said = None;
+        for outcome in record.outcomes.values_mut().filter(|outcome| outcome.state == Outcome::Deriving) {
+            let scoring = || self.to_score.clone().map(Work::Score);
+            let work = outcome.derivation.map(Work::Train).or_else(scoring);
+            let job = put_off.iter().find(|job| Some(&job.work) == work.as_ref());
+            let resume = format!("`reconvene rollout resume {}` begins it again", record.name);
+            outcome.held = job.and_then(|job| job.failure()).map(|why| format!("{why}; {resume}"));
+            said = said.or(outcome.held.clone());
+        }
+        if let Some(said) = said.filter(|_| record.phase != DeploymentPhase::Complete) {
+            record.message = format!("paused; {said}");
         }
     }
 

@@ -59,6 +59,11 @@ pub(crate) fn show_waiting(core: &Core, deployment: &str, job: &JobRecord) {
     }
 }
 
+/// Whether a job was cancelled that a paused deployment waits for: it fails nothing, and begins anew once that is resumed.
+pub(super) fn is_put_off(deployment: &DeploymentRecord, job: &JobRecord) -> bool {
+    deployment.paused && matches!(job.state, JobState::Cancelled { .. })
+}
+
 impl Driver {
     /// Asks for the network's scores; takes them up once they are there.
     pub(super) async fn begin_scoring(
@@ -68,6 +73,9 @@ impl Driver {
         jobs: &[JobRecord],
     ) -> Result<(), StoreError> {
         let job = self.ask(deployment, Work::Score(key.clone()), jobs).await?;
+        if is_put_off(deployment, &job) {
+            return Ok(());
+        }
         let reason = match job.failure() {
             Some(reason) => reason,
             None => match take_up(&self.core, &job, &key).await {
@@ -124,6 +132,9 @@ impl Driver {
             return Ok(()); // somebody brings its weights
         }
         let job = self.ask(deployment, Work::Train(key), jobs).await?;
+        if is_put_off(deployment, &job) {
+            return Ok(());
+        }
         let lost = matches!(job.state, JobState::Done { .. });
         if lost {
             // Its artifact is gone, and whoever applied the deployment again knows it.

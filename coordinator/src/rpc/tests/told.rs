@@ -8,7 +8,7 @@ use crate::rpc::view;
 use crate::store::sample::order;
 use crate::store::{DeploymentPhase, DeviceRecord, HoldingRecord, Outcome, OutcomeRecord};
 
-const TEXT: &str = "apiVersion: reconvene/v1\nkind: Deployment\nmetadata: { name: d }\nspec:\n  network: resnet20\n  \
+pub(super) const TEXT: &str = "apiVersion: reconvene/v1\nkind: Deployment\nmetadata: { name: d }\nspec:\n  network: resnet20\n  \
                     selector: { site: elsewhere }\n  dataset: { format: idx, path: /data }\n";
 
 pub(super) fn manifest() -> DeploymentManifest {
@@ -16,7 +16,7 @@ pub(super) fn manifest() -> DeploymentManifest {
     DeploymentManifest::read(TEXT).unwrap().with_dataset(files)
 }
 
-fn holds(store: &SledStore, device: u32, model: Option<&[u8]>) {
+pub(super) fn holds(store: &SledStore, device: u32, model: Option<&[u8]>) {
     let record = DeviceRecord {
         id: gw(device),
         labels: Default::default(),

@@ -1,0 +1,77 @@
+//! What becomes of a deployment whose job is cancelled.
+
+use proto::v1::operator_service_client::OperatorServiceClient;
+
+use super::told::{holds, manifest};
+use super::*;
+use crate::fitting::reach::tests::profile;
+
+/// A deployment that has a network scored for its only device.
+fn wanting(store: &SledStore) {
+    let mut wanted = manifest();
+    wanted.spec.selector = Default::default();
+    store.apply_deployment(&wanted, super::told::TEXT, None, 1).unwrap();
+    holds(store, 1, None);
+    store.update_device(&gw(1), &mut |device| device.profile = Some(profile(0.05))).unwrap();
+}
+
+struct Operator(OperatorServiceClient<Channel>);
+
+impl Operator {
+    async fn rollout(&mut self, verb: &str) {
+        let request = v1::ControlRolloutRequest { name: "d".to_owned(), verb: verb.to_owned() };
+        self.0.control_rollout(request).await.unwrap();
+    }
+
+    async fn cancel(&mut self, job: &v1::Job) {
+        let request = v1::ControlJobRequest { name: job.name.clone(), verb: "cancel".to_owned() };
+        self.0.control_job(request).await.unwrap();
+    }
+
+    /// The only job, once it is in that state.
+    async fn job(&mut self, state: &str) -> v1::Job {
+        loop {
+            let jobs = self.0.list_jobs(v1::ListRequest::default()).await.unwrap().into_inner().jobs;
+            if let Some(job) = jobs.into_iter().find(|job| job.state == state) {
+                return job;
+            }
+        }
+    }
+
+    /// The only deployment, once this is said of it.
+    async fn deployment(&mut self, part: &str) -> v1::Deployment {
+        loop {
+            let list = self.0.list_deployments(v1::ListRequest::default()).await.unwrap().into_inner();
+            if let Some(found) = list.deployments.into_iter().find(|it| it.message.contains(part)) {
+                return found;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_job_leaves_a_paused_deployment_paused_and_begins_again_when_it_is_resumed() {
+    let host = Host::start_with(wanting).await;
+    let mut operator = Operator(OperatorServiceClient::new(host.channel().await));
+    let job = operator.job("Queued").await;
+    operator.rollout("pause").await;
+    operator.cancel(&job).await;
+    let why =
+        format!("somebody on this host cancelled {}; `reconvene rollout resume d` begins it again", job.name);
+    let paused = operator.deployment(&why).await;
+    assert_eq!((paused.phase.as_str(), paused.paused), ("Scoring", true));
+    assert_eq!(paused.message, format!("paused; {why}"));
+    assert_eq!(paused.devices[0].reason, format!("its model is not being made: {why}"));
+    operator.job("Cancelled").await;
+
+    operator.rollout("resume").await;
+    operator.job("Queued").await;
+    let resumed = operator.deployment("waiting for the models of gw-1").await;
+    assert_eq!(resumed.devices[0].reason, "its model is being pruned and trained");
+
+    // One that is not paused fails by it.
+    operator.cancel(&job).await;
+    let failed = operator.deployment(&format!("somebody on this host cancelled {}", job.name)).await;
+    assert_eq!((failed.phase.as_str(), failed.paused), ("Failed", false));
+    host.stopped().await;
+}
