@@ -64,7 +64,9 @@ async fn a_rollout_is_paused_resumed_undone_aborted_and_retried() {
     scene.apply(&manifest).await;
     assert_eq!(control(&scene, "abort").await, "aborted 4");
     let aborted = until(&scene, "the end", |deployment| deployment.phase == "Failed").await;
-    assert_eq!(aborted.message, "an operator aborted it");
+    let text = &aborted.message;
+    assert!(text.starts_with("an operator aborted it; `reconvene rollout retry "), "{text}");
+    assert!(text.contains("`reconvene rollout undo "), "{text}");
     assert_eq!(control(&scene, "abort").await, "unchanged 4");
     wait_until("every device to say that it keeps what it serves", LIMIT, async || {
         let devices = scene.operator.devices().await?;

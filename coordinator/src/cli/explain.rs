@@ -136,6 +136,9 @@ fn given(device: &v1::Device, deployment: &v1::Deployment, outcome: &v1::DeviceO
         None => state.clone(),
     };
     let mut head = format!("{} (generation {}): {state}. {reason}.", deployment.name, deployment.generation);
+    if deployment.phase == "Failed" {
+        head += &format!(" The deployment has failed: {}.", deployment.message);
+    }
     if deployment.paused {
         let name = &deployment.name;
         head += &format!(

@@ -219,7 +219,14 @@ pub(super) fn deployment(
         devices: record
             .outcomes
             .iter()
-            .map(|(id, outcome)| outcome_of(id, outcome, artifacts, whereabouts(id)))
+            .map(|(id, outcome)| {
+                let mut view = outcome_of(id, outcome, artifacts, whereabouts(id));
+                if is_failed(record) && is_untold(outcome) {
+                    view.reason =
+                        "it is not told: the deployment has failed; it keeps what it serves".to_owned();
+                }
+                view
+            })
             .collect(),
         manifest: record.text.clone(),
     }
@@ -229,6 +236,11 @@ fn is_failed(record: &DeploymentRecord) -> bool {
     matches!(record.phase, DeploymentPhase::Failed { .. })
 }
 
+/// Whether it is to get something yet.
+fn is_untold(outcome: &OutcomeRecord) -> bool {
+    matches!(outcome.state, Outcome::Waiting { .. } | Outcome::Deriving | Outcome::Fitted)
+}
+
 /// Where a device of a deployment is.
 enum Whereabouts {
     Online(Presence),
@@ -236,13 +248,22 @@ enum Whereabouts {
     Banned,
 }
 
-/// What it waits for, or how it ended. A complete one that is paused waits for nothing, and still keeps from devices what they
-/// would get.
+/// What it waits for, or how it ended and what takes it on from there. A complete one that is paused waits for nothing, and
+/// still keeps from devices what they would get.
 pub(super) fn message(record: &DeploymentRecord) -> String {
     let DeploymentRecord { name, message, paused, phase, .. } = record;
     if *paused && *phase == DeploymentPhase::Complete {
         return format!(
             "{message}; paused: a device that comes is told nothing until `reconvene rollout resume {name}`"
+        );
+    }
+    if is_failed(record) && !record.undo_due {
+        let back = match record.way_back() {
+            Some(_) => format!(", `reconvene rollout undo {name}` goes back to the manifest before"),
+            None => String::new(),
+        };
+        return format!(
+            "{message}; `reconvene rollout retry {name}` begins it again, a changed manifest replaces it{back}"
         );
     }
     message.clone()

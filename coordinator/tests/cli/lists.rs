@@ -137,6 +137,16 @@ fn what_is_unusual_of_a_device_is_described() {
 }
 
 #[test]
+fn a_deployment_that_has_failed_is_explained_with_its_way_on() {
+    let mut replies = fleet::replies();
+    let message = "an operator aborted it; `reconvene rollout retry fashion-mnist` begins it again";
+    (replies.deployments[0].phase, replies.deployments[0].message) =
+        ("Failed".to_owned(), message.to_owned());
+    let text = reconvene(&Fake::start(replies).url, &["explain", "device/cam-1"]).data();
+    assert!(text.contains(&format!(" The deployment has failed: {message}.")), "{text}");
+}
+
+#[test]
 fn a_device_is_explained_in_sentences() {
     let fake = Fake::start(fleet::replies());
     assert_snapshot!("explain_active", reconvene(&fake.url, &["explain", "device/cam-1"]).data());

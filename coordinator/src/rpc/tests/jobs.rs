@@ -73,5 +73,21 @@ async fn a_cancelled_job_leaves_a_paused_deployment_paused_and_begins_again_when
     operator.cancel(&job).await;
     let failed = operator.deployment(&format!("somebody on this host cancelled {}", job.name)).await;
     assert_eq!((failed.phase.as_str(), failed.paused), ("Failed", false));
+    assert!(failed.message.contains("; `reconvene rollout retry d` begins it again"), "{failed:?}");
+    host.stopped().await;
+}
+
+#[tokio::test]
+async fn a_deployment_that_is_aborted_says_what_takes_it_on() {
+    let host = Host::start_with(wanting).await;
+    let mut operator = Operator(OperatorServiceClient::new(host.channel().await));
+    operator.job("Queued").await;
+    operator.rollout("abort").await;
+    let aborted = operator.deployment("an operator aborted it").await;
+    let next =
+        "an operator aborted it; `reconvene rollout retry d` begins it again, a changed manifest replaces it";
+    assert_eq!(aborted.message, next);
+    let reason = &aborted.devices[0].reason;
+    assert_eq!(reason, "it is not told: the deployment has failed; it keeps what it serves");
     host.stopped().await;
 }

@@ -67,6 +67,9 @@ fn a_complete_deployment_that_is_paused_says_so() {
     };
     assert_eq!(said(DeploymentPhase::Complete, false), "3 active");
     assert_eq!(said(DeploymentPhase::RollingOut, true), "3 active", "the driver says it");
+    let failed = said(DeploymentPhase::Failed { reason: "3 active".to_owned() }, true);
+    let next = "3 active; `reconvene rollout retry d` begins it again, a changed manifest replaces it";
+    assert_eq!(failed, next, "there is nothing to go back to");
     let text = said(DeploymentPhase::Complete, true);
     assert!(text.starts_with("3 active; paused") && text.contains("`reconvene rollout resume d`"), "{text}");
 }
