@@ -4,7 +4,7 @@
 use proto::v1;
 use tonic::Status;
 
-use super::{note, status};
+use super::{job, note, status};
 use crate::audit::Event;
 use crate::clock::unix_ms;
 use crate::core::Core;
@@ -32,6 +32,7 @@ pub(super) async fn delete(
             "deployment '{name}' is under way; `reconvene rollout abort {name}` ends it first, --force deletes it as it is"
         )),
     })?;
+    job::drop_scoring(&core, &record).await?;
     let DeploymentRecord { generation, text, message, .. } = record;
     tracing::info!(deployment = name, %generation, "deployment deleted");
     core.board.clear(&name);

@@ -17,7 +17,7 @@ use crate::identity::Role;
 use crate::identity::issued::Issued;
 use crate::jobs::workers::Heard;
 use crate::rollout::driver::{show_waiting, take_up};
-use crate::store::{JobRecord, JobState, Work};
+use crate::store::{DeploymentPhase, DeploymentRecord, JobRecord, JobState, StoreError, Work};
 
 /// A log that is followed is looked at so often.
 const LOOK: Duration = Duration::from_millis(500);
@@ -153,6 +153,39 @@ pub(super) async fn control(
     Ok(v1::ControlJobResponse { result: "cancelled".to_owned() })
 }
 
+/// Has nobody score the network of a deployment that was deleted or aborted, unless another one waits for the same. A plan that
+/// does asks again.
+pub(super) async fn drop_scoring(core: &Core, record: &DeploymentRecord) -> Result<(), Status> {
+    let (key, of) = (SubjectKey::of(&record.manifest.spec), record.name.clone());
+    let dropped = core.store.call(move |store| {
+        let waits = |other: &DeploymentRecord| {
+            let is_over = matches!(other.phase, DeploymentPhase::Failed { .. });
+            other.name != of && !is_over && SubjectKey::of(&other.manifest.spec) == key
+        };
+        if store.deployments()?.iter().any(waits) {
+            return Ok(None);
+        }
+        let mut was_open = false;
+        let dropped = store.update_job(&Work::Score(key.clone()).name(), &mut |job| {
+            // What no deployment ever asked for is a plan's.
+            was_open = job.is_open() && !job.asked_by.is_empty();
+            if was_open {
+                job.drop_unwanted(unix_ms());
+            }
+        });
+        match dropped {
+            Ok(job) => Ok(Some(job).filter(|_| was_open)),
+            Err(StoreError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    });
+    if let Some(job) = dropped.await.map_err(status::store)? {
+        tracing::info!(job = job.name, "no deployment wants this any more");
+        core.board.end(&JobId { deployment: job.deployment, title: job.work.title() });
+    }
+    Ok(())
+}
+
 /// Sends the log that there is, and more until the job has ended where that is asked for.
 pub(super) async fn read_log(
     core: Core,
@@ -196,6 +229,11 @@ pub(super) async fn subject(core: &Core, deployment: &str, key: SubjectKey) -> R
     loop {
         let changed = core.queue.changes();
         job = find(core, &job.name).await?;
+        if job.state == JobState::Unwanted {
+            // The deployment that wanted it too is gone.
+            let again = core.queue.ask(job.work.clone(), deployment, None, None);
+            job = again.await.map_err(status::store)?;
+        }
         show_waiting(core, deployment, &job);
         if let Some(reason) = job.failure() {
             return Err(Status::failed_precondition(reason));

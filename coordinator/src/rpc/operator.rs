@@ -410,6 +410,7 @@ impl OperatorRpc {
                 (generation, if paused { "paused" } else { "resumed" })
             }
             Control::Abort => {
+                let of = record.clone();
                 let reason = "an operator aborted it".to_owned();
                 self.change(record, move |record| {
                     // It may have ended since it was looked at.
@@ -420,6 +421,7 @@ impl OperatorRpc {
                     record.phase = DeploymentPhase::Failed { reason: reason.clone() };
                 })
                 .await?;
+                job::drop_scoring(&self.core, &of).await?;
                 (generation, "aborted")
             }
         };

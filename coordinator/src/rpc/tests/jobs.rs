@@ -5,11 +5,16 @@ use proto::v1::operator_service_client::OperatorServiceClient;
 use super::told::{holds, manifest};
 use super::*;
 use crate::fitting::reach::tests::profile;
+use crate::manifest::{DatasetFormat, DatasetSpec, DeploymentManifest};
 
 /// A deployment that has a network scored for its only device.
 fn wanting(store: &SledStore) {
     let mut wanted = manifest();
     wanted.spec.selector = Default::default();
+    wanting_as(store, wanted);
+}
+
+fn wanting_as(store: &SledStore, wanted: DeploymentManifest) {
     store.apply_deployment(&wanted, super::told::TEXT, None, 1).unwrap();
     holds(store, 1, None);
     store.update_device(&gw(1), &mut |device| device.profile = Some(profile(0.05))).unwrap();
@@ -21,6 +26,11 @@ impl Operator {
     async fn rollout(&mut self, verb: &str) {
         let request = v1::ControlRolloutRequest { name: "d".to_owned(), verb: verb.to_owned() };
         self.0.control_rollout(request).await.unwrap();
+    }
+
+    async fn delete(&mut self, name: &str) {
+        let request = v1::DeleteDeploymentRequest { name: name.to_owned(), force: true };
+        self.0.delete_deployment(request).await.unwrap();
     }
 
     async fn cancel(&mut self, job: &v1::Job) {
@@ -87,7 +97,55 @@ async fn a_deployment_that_is_aborted_says_what_takes_it_on() {
     let next =
         "an operator aborted it; `reconvene rollout retry d` begins it again, a changed manifest replaces it";
     assert_eq!(aborted.message, next);
+    operator.job("Unwanted").await;
     let reason = &aborted.devices[0].reason;
     assert_eq!(reason, "it is not told: the deployment has failed; it keeps what it serves");
+    host.stopped().await;
+}
+
+#[tokio::test]
+async fn what_was_scored_for_a_deployment_that_is_deleted_is_dropped_once_no_other_waits_for_it() {
+    let host = Host::start_with(|store| {
+        wanting(store);
+        let mut other = manifest();
+        (other.metadata.name, other.spec.selector) = ("e".to_owned(), Default::default());
+        store.apply_deployment(&other, super::told::TEXT, None, 1).unwrap();
+    })
+    .await;
+    let mut operator = Operator(OperatorServiceClient::new(host.channel().await));
+    let job = operator.job("Queued").await;
+    operator.delete("d").await;
+    assert_eq!(operator.job("Queued").await.name, job.name, "the other one waits for it");
+    operator.delete("e").await;
+    operator.job("Unwanted").await;
+    host.stopped().await;
+}
+
+#[tokio::test]
+async fn a_plan_that_waits_for_scores_goes_on_waiting_when_the_deployment_is_deleted() {
+    let images = tempfile::tempdir().unwrap();
+    for file in ["train.bin", "test.bin"] {
+        std::fs::write(images.path().join(file), [&[7, 7][..], &[1; 3072]].concat()).unwrap();
+    }
+    let path = images.path().to_owned();
+    let files = DatasetSpec { format: DatasetFormat::Cifar100, path: path.clone(), test_share: None };
+    let host = Host::start_with(|store| {
+        let mut wanted = manifest();
+        (wanted.spec.selector, wanted.spec.dataset) = (Default::default(), files);
+        wanting_as(store, wanted);
+    })
+    .await;
+    let mut operator = Operator(OperatorServiceClient::new(host.channel().await));
+    let job = operator.job("Queued").await;
+    let text = super::told::TEXT
+        .replace("format: idx, path: /data", &format!("format: cifar100, path: '{}'", path.display()));
+    let mut planner = OperatorServiceClient::new(host.channel().await);
+    let planned = TaskTracker::new()
+        .spawn(async move { planner.plan(v1::PlanRequest { manifest: text, strict: false }).await });
+    operator.delete("d").await;
+    assert_eq!(operator.job("Queued").await.name, job.name);
+    operator.cancel(&job).await;
+    let refused = planned.await.unwrap().unwrap_err();
+    assert!(refused.message().contains(&format!("cancelled {}", job.name)), "{refused:?}");
     host.stopped().await;
 }
