@@ -85,7 +85,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// List devices, models, datasets, deployments, jobs, workers, artifacts or telemetry
+    /// List devices, models, datasets, deployments, jobs, workers, artifacts, tokens, operators or telemetry
     Get(get::GetArgs),
     /// Tell everything about one thing
     Describe(describe::DescribeArgs),

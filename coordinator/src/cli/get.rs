@@ -16,12 +16,13 @@ Examples:
   reconvene get dev -o wide                   with memory, labels and processor
   reconvene get device cam-7 -o yaml          one device, everything
   reconvene get artifacts -o name             names for a script
+  reconvene get tokens                        how often each was used, and how long it lasts
   reconvene get telemetry cam-7 --no-headers  what one device measured
   reconvene get deployments -o json | jq '.items[].status.phase'
   reconvene get deployment fashion -o yaml > fashion.yaml   the manifest and its status, to be applied again")]
 pub(crate) struct GetArgs {
-    /// devices (dev), models, datasets, deployments (deploy), jobs, workers, artifacts (art) or telemetry (tel); or one of them, as in
-    /// device/cam-7
+    /// devices (dev), models, datasets, deployments (deploy), jobs, workers, artifacts (art), tokens, operators or telemetry (tel); or
+    /// one of them, as in device/cam-7
     #[arg(value_parser = named::<Kind>(), hide_possible_values = true)]
     kind: Named<Kind>,
     #[command(flatten)]
@@ -52,6 +53,8 @@ pub(crate) async fn run(args: &GetArgs, context: &Context) -> Result<(), CliErro
         Kind::Jobs => show::<v1::Job>(list, context).await,
         Kind::Workers => show::<v1::Worker>(list, context).await,
         Kind::Artifacts => show::<v1::Artifact>(list, context).await,
+        Kind::Tokens => show::<v1::Token>(list, context).await,
+        Kind::Operators => show::<v1::Operator>(list, context).await,
         Kind::Telemetry => show::<v1::TelemetrySummary>(list, context).await,
     }
 }

@@ -37,6 +37,12 @@ pub(crate) enum Kind {
     /// Derived models, named by their digest.
     #[value(aliases = ["artifact", "art"])]
     Artifacts,
+    /// What devices join with.
+    #[value(alias = "token")]
+    Tokens,
+    /// Those who hold operators' and workers' certificates.
+    #[value(alias = "operator")]
+    Operators,
     /// Latencies that devices measured.
     #[value(alias = "tel")]
     Telemetry,

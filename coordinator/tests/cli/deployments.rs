@@ -165,6 +165,9 @@ fn operators_and_workers_are_listed() {
     };
     let operators = words(&["operator", "list"]);
     assert_eq!(operators, [["alice", "admin", "expired", "no"], ["bob", "-", "-", "yes"]]);
+    assert_eq!(words(&["get", "operators"]), operators, "by its other name");
+    let names = reconvene(&fake.url, &["get", "operators", "-o", "name"]).data();
+    assert_eq!(names, "operator/alice\noperator/bob\n");
     assert_eq!(words(&["get", "workers"]), [["gpu-1", "Busy", "train-3f9a2b71c04d", "-", "-", "-", "-"]]);
     let line = reconvene(&fake.url, &["operator", "list", "zed"]).complaint(3);
     assert_eq!(line, "operator 'zed' not found; `reconvene operator list` lists them");
@@ -191,6 +194,9 @@ fn tokens_and_devices_are_controlled() {
     assert_eq!(run.data(), "reconvene-join-1 3f9a2b71.secret\n-----BEGIN\n");
     let list = reconvene(&fake.url, &["token", "list", "--no-headers"]).data();
     assert_eq!(list.split_whitespace().collect::<Vec<_>>(), ["3f9a2b71", "1/5", "expired", "site=lab"]);
+    assert_eq!(reconvene(&fake.url, &["get", "tokens", "--no-headers"]).data(), list, "by its other name");
+    let one = reconvene(&fake.url, &["get", "token/3f9a2b71", "-o", "json"]).data();
+    assert!(one.contains(r#""kind": "Token""#) && one.contains(r#""uses": 5"#), "{one}");
     assert_eq!(reconvene(&fake.url, &["token", "revoke", "3f9a2b71"]).data(), "token/3f9a2b71 revoked\n");
     assert_eq!(reconvene(&fake.url, &["token", "revoke", "x"]).complaint(3), "no token 'x'");
     assert_eq!(reconvene(&fake.url, &["device", "ban", "cam-1"]).data(), "device/cam-1 banned\n");
