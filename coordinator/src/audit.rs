@@ -19,6 +19,21 @@ pub struct Event {
     pub after: String,
 }
 
+/// What entries are about: the kinds of their subjects.
+pub const KINDS: [&str; 11] = [
+    "device",
+    "deployment",
+    "job",
+    "token",
+    "operator",
+    "dataset",
+    "model",
+    "artifact",
+    "authority",
+    "coordinator",
+    "backup",
+];
+
 /// Who acts where nobody told it to.
 pub const COORDINATOR: &str = "coordinator";
 

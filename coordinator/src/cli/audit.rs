@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
-use coordinator::audit::{AuditEntry, Flaw, Head, verify};
+use coordinator::audit::{AuditEntry, Flaw, Head, KINDS, verify};
 use proto::v1;
 
 use super::Context;
@@ -45,8 +45,8 @@ struct TailArgs {
     #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     lines: u32,
     /// Only those about this, as in device/cam-7
-    #[arg(long, value_name = "KIND/NAME", default_value = "")]
-    subject: String,
+    #[arg(long, value_name = "KIND/NAME", value_parser = parse_subject)]
+    subject: Option<String>,
     /// table, json
     #[arg(short, long, value_enum, hide_possible_values = true, default_value = "table")]
     output: ReportFormat,
@@ -69,7 +69,8 @@ Examples:
   reconvene history device/cam-7
   reconvene history deployment/fashion -o json")]
 pub(crate) struct HistoryArgs {
-    /// device/NAME, deployment/NAME, token/NAME, dataset/NAME, model/NAME or artifact/DIGEST
+    /// device/NAME, deployment/NAME, job/NAME, token/NAME, operator/NAME, dataset/NAME, model/NAME, artifact/DIGEST, authority/NUMBER,
+    /// coordinator/state (backups that were made) or backup/DIGEST (one that was restored)
     #[arg(value_name = "KIND/NAME", value_parser = parse_subject)]
     subject: String,
     /// The last so many entries
@@ -82,7 +83,9 @@ pub(crate) struct HistoryArgs {
 
 pub(crate) async fn run(args: &AuditArgs, context: &Context) -> Result<(), CliError> {
     match &args.verb {
-        AuditVerb::Tail(TailArgs { lines, subject, output }) => show(context, subject, *lines, *output).await,
+        AuditVerb::Tail(TailArgs { lines, subject, output }) => {
+            show(context, subject.as_deref().unwrap_or_default(), *lines, *output).await
+        }
         AuditVerb::Export => {
             for entry in all(context).await? {
                 context.terminal.data(&json(&entry)?)?;
@@ -193,7 +196,10 @@ fn broken(flaw: &Flaw) -> String {
 
 fn parse_subject(text: &str) -> Result<String, String> {
     match text.split_once('/') {
-        Some((kind, name)) if !kind.is_empty() && !name.is_empty() => Ok(text.to_owned()),
+        Some((kind, name)) if KINDS.contains(&kind) && !name.is_empty() => Ok(text.to_owned()),
+        Some((kind, name)) if !kind.is_empty() && !name.is_empty() => {
+            Err(format!("the log is about nothing of the kind '{kind}'; allowed: {}", KINDS.join(", ")))
+        }
         _ => Err("write KIND/NAME, as in device/cam-7".to_owned()),
     }
 }

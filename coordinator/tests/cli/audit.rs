@@ -48,6 +48,12 @@ fn a_things_history_is_told_in_order() {
     ");
     let run = reconvene(&fake.url, &["history", "device/cam-9"]);
     assert_eq!((run.code, run.stderr.trim()), (0, "no entries about device/cam-9"));
+    for arguments in [&["history", "foo/x"][..], &["audit", "tail", "--subject", "foo/x"]] {
+        let run = reconvene(&fake.url, arguments);
+        let kinds =
+            "nothing of the kind 'foo'; allowed: device, deployment, job, token, operator, dataset, model, ";
+        assert!(run.code == 2 && run.stderr.contains(kinds), "{run:?}");
+    }
     let line = reconvene(&fake.url, &["history", "cam-1"]).stderr;
     assert!(line.contains("write KIND/NAME, as in device/cam-7"), "{line}");
 }
