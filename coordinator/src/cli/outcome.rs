@@ -26,7 +26,7 @@ pub(crate) fn table(first: &'static str, outcomes: &Headed) -> Table {
             Entry::text(*heading),
             Entry::state(&outcome.state),
             Entry::text(short(&outcome.digest)),
-            Entry::text(budget(outcome.budget.as_ref())),
+            Entry::text(budget(outcome)),
             Entry::figure_or_dash(planned, |f| count(f.params)),
             Entry::figure_or_dash(planned, |f| macs(f.macs)),
             Entry::figure_or_dash(planned, |f| bytes(f.bytes)),
@@ -73,11 +73,7 @@ pub(crate) fn plan_table(outcomes: &Headed, dense: &v1::Footprint) -> Table {
             .chain(unknown()),
     );
     for (heading, outcome) in outcomes {
-        let given = [
-            Entry::text(*heading),
-            Entry::state(&outcome.state),
-            Entry::text(budget(outcome.budget.as_ref())),
-        ];
+        let given = [Entry::text(*heading), Entry::state(&outcome.state), Entry::text(budget(outcome))];
         let times = [outcome.predicted_p50_ms, outcome.predicted_p95_ms];
         let times = times.map(|time| Entry::figure_or_dash(time, ms));
         table.row(given.into_iter().chain(planned(outcome.planned.as_ref())).chain(times));
@@ -85,17 +81,23 @@ pub(crate) fn plan_table(outcomes: &Headed, dense: &v1::Footprint) -> Table {
     table
 }
 
-/// Why each got what it got: one line per outcome that has a reason.
-pub(crate) fn reasons(outcomes: &Headed) -> String {
+/// Why each got what it got: one line per outcome that has a reason; `nobody` where there is none at all.
+pub(crate) fn reasons(outcomes: &Headed, nobody: &str) -> String {
+    if outcomes.is_empty() {
+        return nobody.to_owned();
+    }
     let with_reason = outcomes.iter().filter(|(_, outcome)| !outcome.reason.is_empty());
     let lines: Vec<_> =
         with_reason.map(|(heading, outcome)| format!("{heading}: {}", outcome.reason)).collect();
     if lines.is_empty() { "none".to_owned() } else { lines.join("\n") }
 }
 
-/// `params<=16,809 p95<=0.8ms`; `none` without ceilings.
-pub(crate) fn budget(ceilings: Option<&v1::Ceilings>) -> String {
-    let Some(c) = ceilings else { return "none".to_owned() };
+/// What is said where a deployment's selector matches nothing.
+pub(crate) const NO_DEVICE: &str = "no device matches the selector; each gets its plan once it does";
+
+/// `params<=16,809 p95<=0.8ms`. One without ceilings gets the whole network; empty, while it is not known which it has.
+pub(crate) fn budget(outcome: &v1::DeviceOutcome) -> String {
+    let c = outcome.budget.unwrap_or_default();
     let parts = [
         c.params.map(|n| format!("params<={}", count(n))),
         c.macs.map(|n| format!("macs<={}", macs(n))),
@@ -106,7 +108,11 @@ pub(crate) fn budget(ceilings: Option<&v1::Ceilings>) -> String {
         c.latency_p95_ms.map(|limit| format!("p95<={}", ms(limit))),
     ];
     let parts: Vec<_> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { "none".to_owned() } else { parts.join(" ") }
+    match parts.is_empty() {
+        true if outcome.class_id.is_empty() => String::new(),
+        true => "none: whole network".to_owned(),
+        false => parts.join(" "),
+    }
 }
 
 /// `4 matched, 2 active, 1 without a fit, 1 failed`.
@@ -167,8 +173,21 @@ mod tests {
     #[test]
     fn budgets_name_each_ceiling() {
         let ceilings = v1::Ceilings { params: Some(16_809), latency_p95_ms: Some(0.8), ..Default::default() };
-        assert_eq!(budget(Some(&ceilings)), "params<=16,809 p95<=0.800ms");
-        assert_eq!(budget(Some(&v1::Ceilings::default())), "none");
-        assert_eq!(budget(None), "none");
+        let of = |class: &str, budget| v1::DeviceOutcome {
+            class_id: class.to_owned(),
+            budget,
+            ..Default::default()
+        };
+        assert_eq!(budget(&of("3f9a", Some(ceilings))), "params<=16,809 p95<=0.800ms");
+        assert_eq!(budget(&of("3f9a", Some(v1::Ceilings::default()))), "none: whole network");
+        assert_eq!(budget(&of("", Some(v1::Ceilings::default()))), "", "it is not known yet");
+        assert_eq!(budget(&of("", None)), "");
+    }
+
+    #[test]
+    fn where_nobody_gets_anything_there_is_a_reason_too() {
+        assert_eq!(reasons(&[], NO_DEVICE), NO_DEVICE);
+        let silent = v1::DeviceOutcome::default();
+        assert_eq!(reasons(&[("cam-1", &silent)], NO_DEVICE), "none");
     }
 }

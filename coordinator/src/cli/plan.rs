@@ -110,7 +110,7 @@ fn table(plan: &v1::PlanResponse, context: &Context) -> String {
     let colors = context.terminal.colors;
     let devices = outcome::by_device(&plan.devices);
     let table = outcome::plan_table(&devices, &plan.dense.unwrap_or_default()).render(colors);
-    let why = outcome::reasons(&devices).replace('\n', "\n  ");
+    let why = outcome::reasons(&devices, outcome::NO_DEVICE).replace('\n', "\n  ");
     format!("{table}\n\n{}\n  {why}\n", colors.paint(Tone::Heading, "Reasons:"))
 }
 

@@ -319,7 +319,7 @@ fn outcome_of(
 }
 
 fn state(outcome: &OutcomeRecord, whereabouts: &Whereabouts) -> (&'static str, String) {
-    let (state, mut reason) = bare_state(&outcome.state, whereabouts);
+    let (state, mut reason) = bare_state(outcome, whereabouts);
     if let Some(last) = outcome.breaches.last() {
         let times = match outcome.breaches.len() {
             1 => "once".to_owned(),
@@ -342,8 +342,8 @@ fn state(outcome: &OutcomeRecord, whereabouts: &Whereabouts) -> (&'static str, S
     (state, reason)
 }
 
-fn bare_state(outcome: &Outcome, whereabouts: &Whereabouts) -> (&'static str, String) {
-    match outcome {
+fn bare_state(outcome: &OutcomeRecord, whereabouts: &Whereabouts) -> (&'static str, String) {
+    match &outcome.state {
         Outcome::Waiting { reason } => ("Waiting", reason.clone()),
         Outcome::Deriving => ("Deriving", "its model is being pruned and trained".to_owned()),
         Outcome::NoFit { text, .. } => ("NoFit", text.clone()),
@@ -357,16 +357,16 @@ fn bare_state(outcome: &Outcome, whereabouts: &Whereabouts) -> (&'static str, St
             ("Assigned", reason.to_owned())
         }
         Outcome::Active { .. } => {
-            let reason = match whereabouts {
-                Whereabouts::Online(_) => "it serves the largest network within its budget",
-                Whereabouts::Away => {
-                    "it is away; it served the largest network within its budget when it was last heard of"
-                }
-                Whereabouts::Banned => {
-                    "it is banned; it served the largest network within its budget when it was last heard of"
-                }
+            let network = match outcome.budget == Budget::default() {
+                true => "the whole network, without a budget,",
+                false => "the largest network within its budget",
             };
-            ("Active", reason.to_owned())
+            let reason = match whereabouts {
+                Whereabouts::Online(_) => format!("it serves {}", network.trim_end_matches(',')),
+                Whereabouts::Away => format!("it is away; it served {network} when it was last heard of"),
+                Whereabouts::Banned => format!("it is banned; it served {network} when it was last heard of"),
+            };
+            ("Active", reason)
         }
         Outcome::Failed { reason } => ("Failed", reason.clone()),
     }
@@ -407,7 +407,9 @@ pub(super) fn plan(
             Verdict::Fit { plan, predicted } => {
                 let footprint = cost(&plan.promised);
                 outcome.state = "Fitted".to_owned();
-                outcome.reason = if plan.is_identity() {
+                outcome.reason = if fitting.budget == Budget::default() {
+                    "no rule of spec.budgets sets it a ceiling: it gets the whole network".to_owned()
+                } else if plan.is_identity() {
                     "the dense network is within every ceiling".to_owned()
                 } else {
                     "the largest network within every ceiling".to_owned()

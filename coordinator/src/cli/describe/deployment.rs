@@ -20,7 +20,7 @@ pub(super) fn describe(deployment: &v1::Deployment, colors: Colors) -> String {
     sheet.fact("Devices", outcome::counts(deployment));
     let devices = outcome::by_device(&deployment.devices);
     sheet.table("Outcomes", &outcome::table("DEVICE", &devices));
-    sheet.text("Reasons", &outcome::reasons(&devices));
+    sheet.text("Reasons", &outcome::reasons(&devices, outcome::NO_DEVICE));
     sheet.text("Manifest", deployment.manifest.trim_end());
     sheet.finish()
 }

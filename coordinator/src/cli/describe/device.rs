@@ -28,7 +28,7 @@ pub(super) fn describe(
         })
         .collect();
     sheet.table("Deployments", &outcome::table("DEPLOYMENT", &given));
-    sheet.text("Reasons", &outcome::reasons(&given));
+    sheet.text("Reasons", &outcome::reasons(&given, "no deployment has it"));
     sheet.finish()
 }
 

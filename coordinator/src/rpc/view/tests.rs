@@ -24,6 +24,16 @@ fn grown(outcome: &OutcomeRecord, macs: (u64, u64)) -> OutcomeRecord {
 }
 
 #[test]
+fn what_a_device_without_a_budget_has_is_called_whole() {
+    let mut outcome = active(b"model");
+    let reason = |outcome: &OutcomeRecord, whereabouts: Whereabouts| state(outcome, &whereabouts).1;
+    let whole = reason(&outcome, Whereabouts::Away);
+    assert_eq!(whole, "it is away; it served the whole network, without a budget, when it was last heard of");
+    outcome.budget.params = Some(10);
+    assert!(reason(&outcome, Whereabouts::Banned).contains("the largest network within its budget"));
+}
+
+#[test]
 fn a_device_is_called_grown_as_long_as_it_is() {
     let reason = |outcome: &OutcomeRecord| state(outcome, &Whereabouts::Away).1;
     let first = grown(&active(b"model"), (100, 150));
