@@ -155,7 +155,9 @@ fn rollout(spec: &RolloutSpec) -> Problem {
             ("spec.rollout.probation.period", spec.probation.period),
         ];
         spans.into_iter().find_map(|(field, span)| {
-            refuse_if(span.is_too_long(), field, || format!("{span} is too long; at most 49d"))
+            refuse_if(span.is_too_long(), field, || {
+                format!("{} is too long; at most 49d 17h", span.in_days())
+            })
         })
     })
     .or_else(|| gate(spec.gate.as_ref()?))

@@ -54,7 +54,16 @@ impl Span {
         u32::try_from(self.0.as_millis()).is_err()
     }
 
-    /// Whole milliseconds; 49 days at most.
+    /// In days and hours: who wrote 9999d shall know it again, which is no year of 365.24 days.
+    pub(super) fn in_days(self) -> String {
+        let hours = self.0.as_secs() / 3600;
+        match (hours / 24, hours % 24) {
+            (days, 0) => format!("{days}d"),
+            (days, hours) => format!("{days}d {hours}h"),
+        }
+    }
+
+    /// Whole milliseconds; 49 days and 17 hours at most.
     pub fn millis(self) -> u32 {
         u32::try_from(self.0.as_millis()).unwrap_or(u32::MAX)
     }

@@ -213,6 +213,12 @@ fn values_that_make_no_sense_are_refused() {
     assert!(refusal("  pruning: { density: .nan }\n").contains("spec.pruning.density"));
     assert!(refusal("  rollout: { waves: [0, 100] }\n").contains("spec.rollout.waves"));
     assert!(refusal("  rollout: { waves: [50, 101] }\n").contains("spec.rollout.waves"));
+    for (bake, said) in [("9999d", "9999d"), ("1200h", "50d"), ("49d 20h", "49d 20h")] {
+        let refused = refusal(&format!("  rollout: {{ bake: {bake} }}\n"));
+        let expected = format!("spec.rollout.bake: {said} is too long; at most 49d 17h");
+        assert!(refused.ends_with(&expected), "{refused}");
+    }
+    assert!(read(&format!("{MINIMAL}  rollout: {{ bake: 49d 17h }}\n")).is_ok());
 }
 
 #[test]
