@@ -107,7 +107,7 @@ enum Verb {
     History(audit::HistoryArgs),
     /// Look into the log of who did what, and check that it is whole
     Audit(audit::AuditArgs),
-    /// Make, list and revoke what devices join with
+    /// Make, list and revoke the tokens that devices join with
     Token(token::TokenArgs),
     /// Keep a device out, or let it in again
     Device(device::DeviceArgs),

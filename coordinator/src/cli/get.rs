@@ -22,7 +22,7 @@ Examples:
   reconvene get deployment fashion -o yaml > fashion.yaml   the manifest and its status, to be applied again")]
 pub(crate) struct GetArgs {
     /// devices (dev), models, datasets, deployments (deploy), jobs, workers, artifacts (art), tokens, operators or telemetry (tel); or
-    /// one of them, as in device/cam-7
+    /// one of them, as in device/cam-7; an artifact by the beginning of its digest, telemetry by its device
     #[arg(value_parser = named::<Kind>(), hide_possible_values = true)]
     kind: Named<Kind>,
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(crate) struct GetArgs {
 /// Which of a kind, and how to print them.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ListArgs {
-    /// One of them: its name; for an artifact the beginning of its digest; for telemetry a device's name
+    /// Only the one of this name; all, where it is left out
     name: Option<String>,
     /// How to print it
     #[arg(short, long, value_enum, default_value = "table")]

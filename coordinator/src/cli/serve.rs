@@ -15,13 +15,21 @@ use super::error::CliError;
 /// Run the coordinator until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Settings can also be given as RECONVENE__KEY or RECONVENE__SECTION__KEY; RUST_LOG sets what is logged.
+The file has to be there, and may be empty: every key has a default, which the packaged file names. \
+A variable RECONVENE__KEY or RECONVENE__SECTION__KEY overrides the file's key. The log goes to \
+standard error; RUST_LOG sets what is in it (default: info,h2=error). A stop takes at most 20 s; \
+what was acknowledged is on the disk whenever the process ends. --server and --identity are for \
+the other verbs.
+
+Exit codes: 64 bad configuration, 71 address or state folder in use, 73 state folder not writable.
 
 Examples:
+  reconvene serve
   reconvene serve --config /etc/reconvene/coordinator.toml
-  RECONVENE__STATE_DIR=/tmp/state reconvene serve --config coordinator.toml")]
+  RECONVENE__STATE_DIR=/tmp/state reconvene serve --config coordinator.toml
+  RUST_LOG=debug,h2=error reconvene serve --config coordinator.toml")]
 pub(crate) struct ServeArgs {
-    /// The configuration file
+    /// The configuration file, TOML
     #[arg(long, value_name = "FILE", default_value = "/etc/reconvene/coordinator.toml")]
     config: PathBuf,
 }

@@ -32,8 +32,15 @@ enum TokenVerb {
         after_help = "Example:\n  reconvene token create --uses 50 --expires 7d --label site=berlin > join"
     )]
     Create(CreateArgs),
-    /// List tokens, without their secrets
-    #[command(after_help = "Example:\n  reconvene token list -o wide")]
+    /// List tokens, without their secrets, as `get tokens` does
+    #[command(after_help = "\
+USED counts the devices that have joined by it, of those that may; EXPIRES is the time that is left. \
+Tokens that are of no use any more stay in the list.
+
+Examples:
+  reconvene token list
+  reconvene token list 3f9a2b71 -o wide    also who used it, and whether each has to be approved of
+  reconvene token list -o json")]
     List(get::ListArgs),
     /// Have nobody join by a token any more; who has joined stays
     #[command(after_help = "Example:\n  reconvene token revoke 3f9a2b71")]
@@ -42,10 +49,10 @@ enum TokenVerb {
 
 #[derive(Debug, clap::Args)]
 struct CreateArgs {
-    /// How many devices may use it
+    /// How many devices may join by it
     #[arg(long, default_value_t = 1)]
     uses: u32,
-    /// How long it may be used
+    /// How long it may be used; at most 366d
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     expires: Duration,
     /// What its devices are labelled, whatever they say themselves; may be given again

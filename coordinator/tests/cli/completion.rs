@@ -19,6 +19,8 @@ fn every_verb_has_help_with_examples() {
         let help = reconvene("", &[verb, "--help"]).data();
         assert!(help.contains("Examples:") && help.contains(&format!("reconvene {verb}")), "{verb}: {help}");
     }
+    let help = reconvene("", &["token", "list", "--help"]).data();
+    assert!(help.contains("USED counts") && !help.contains("for an artifact"), "{help}");
     assert!(reconvene("", &["--version"]).data().starts_with("reconvene 0."));
     assert!(reconvene("", &["--help"]).data().contains("Exit codes:"));
 }
