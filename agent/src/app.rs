@@ -86,8 +86,8 @@ impl App {
         if lock.as_ref().is_some_and(is_taken) {
             return Err(AppError::InUse { path });
         }
-        if let Err(error) = state.prepare() {
-            let error = describe(&error);
+        let refused = state.prepare().err().map(|error| describe(&error));
+        if let Some(error) = refused.or_else(|| state.refuses()) {
             tracing::error!(
                 error,
                 "the state directory takes no writes: what is installed serves, updates will fail"
@@ -147,8 +147,14 @@ impl App {
         };
         let pulse = Pulse::new();
         parts.spawn(Kept { slots, trust, given_up }, address.clone(), pulse.clone(), &stop)?;
-        let metrics =
-            Metrics { device: config.device_id.clone(), runner: runner.clone(), spool: spool.clone(), pulse };
+        let metrics = Metrics {
+            device: config.device_id.clone(),
+            runner: runner.clone(),
+            spool: spool.clone(),
+            pulse,
+            state: state.clone(),
+            tracker: inference.clone(),
+        };
         let mut server = tasks.spawn(serve::run(listeners, metrics, stop.clone()));
         let status = systemd::status(&runner, &passed_over);
         tracing::info!(device = %config.device_id, address, status, "ready");

@@ -9,12 +9,15 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use proto::DeviceId;
+use serde_json::json;
+use tokio_util::task::TaskTracker;
 
 use crate::probe;
 use crate::runner::statistics::Span;
 use crate::runner::{Runner, ServedModel};
 use crate::session::Pulse;
 use crate::spool::shared::SharedSpool;
+use crate::state::StateDir;
 
 /// What the text is called.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -30,15 +33,25 @@ pub struct Metrics {
     pub spool: SharedSpool,
     /// Of the session.
     pub pulse: Pulse,
+    /// What takes its writes, or does not.
+    pub state: StateDir,
+    /// Of looks at the disk.
+    pub tracker: TaskTracker,
 }
 
 impl Metrics {
-    /// Whether the coordinator is connected, and if not, why.
-    pub fn session(&self) -> serde_json::Value {
-        match self.pulse.is_connected() {
-            true => serde_json::json!({ "connected": true }),
-            false => serde_json::json!({ "connected": false, "why": self.pulse.why_not() }),
+    /// Whether the coordinator is connected, and if not, why; and why the state directory takes no writes, if it does not.
+    pub async fn session(&self) -> serde_json::Value {
+        let mut session = match self.pulse.is_connected() {
+            true => json!({ "connected": true }),
+            false => json!({ "connected": false, "why": self.pulse.why_not() }),
+        };
+        let state = self.state.clone();
+        // Nothing is said of a look that does not end well.
+        if let Ok(Some(why)) = self.tracker.spawn_blocking(move || state.refuses()).await {
+            session["takes_no_writes_because"] = why.into();
         }
+        session
     }
 
     /// All counts now.

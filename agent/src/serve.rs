@@ -87,7 +87,7 @@ fn router(metrics: Metrics, stop: CancellationToken) -> Router {
     let inference = Inference { runner: metrics.runner.clone(), stop };
     let of_session = metrics.clone();
     let text = async move || ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.text().await);
-    let session = async move || Json(of_session.session());
+    let session = async move || Json(of_session.session().await);
     let calls = Arc::new(inference.clone());
     let grpc = tower::service_fn(move |request: Request| {
         let longest = calls.longest();

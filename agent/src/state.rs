@@ -5,11 +5,14 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::ByteSize;
 use serde::de::DeserializeOwned;
 
 use crate::causes::describe;
+
+mod writes;
 
 /// Of a key, a pointer, a record. The longest that the agent writes by itself, its profile or the times of its probes, has some
 /// dozen kilobytes; what is longer is none of its own, and would be read into the memory that the model needs.
@@ -163,15 +166,19 @@ pub fn sync_folder_of(path: &Path) -> Result<(), FileError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(FileError::of("flush", folder))
 }
 
-/// Where everything lies.
+/// Where everything lies; clones share what is known of it.
 #[derive(Debug, Clone)]
-pub struct StateDir(PathBuf);
+pub struct StateDir {
+    root: PathBuf,
+    /// Why the last proof that it can be written failed, if it did.
+    refused: Arc<Mutex<Option<String>>>,
+}
 
 impl StateDir {
     /// Opens or creates the state directory at `root`. It need not be writable: a device whose disk is full or broken has
     /// a model to serve all the same.
     pub fn open(root: &Path) -> Result<Self, FileError> {
-        let state = Self(root.to_owned());
+        let state = Self::existing(root);
         if let Err(error) = make_folder(root)
             && !root.is_dir()
         {
@@ -182,69 +189,84 @@ impl StateDir {
 
     /// Makes its folders, and proves that it can be written.
     pub fn prepare(&self) -> Result<(), FileError> {
-        let slots = self.0.join("slots");
-        for folder in [self.staging(), self.probes(), slots].iter().chain(&self.slot_folders()) {
+        // One at a time: each would else take the other's file away.
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let proven = self.prove();
+        *refused = proven.as_ref().err().map(|error| describe(error));
+        proven
+    }
+
+    fn prove(&self) -> Result<(), FileError> {
+        for folder in &self.folders() {
             replace_by_folder(folder)?;
         }
-        let probe = self.0.join("writable");
-        replace(&probe, b"")?;
+        let probe = self.root.join("writable");
+        // A full disk takes an empty file.
+        replace(&probe, b"1")?;
         remove(&probe)
     }
 
     /// The state directory at `root` as it is, for reading; nothing is created.
     pub fn existing(root: &Path) -> Self {
-        Self(root.to_owned())
+        Self { root: root.to_owned(), refused: Arc::default() }
+    }
+
+    /// Those within it that the agent makes.
+    fn folders(&self) -> Vec<PathBuf> {
+        let mut folders = vec![self.staging(), self.probes(), self.root.join("slots")];
+        folders.extend(self.slot_folders());
+        folders
     }
 
     /// Models, as they are installed.
     pub fn slot_folders(&self) -> [PathBuf; 2] {
-        ["a", "b"].map(|name| self.0.join("slots").join(name))
+        ["a", "b"].map(|name| self.root.join("slots").join(name))
     }
 
     /// The folder itself.
     pub fn root(&self) -> &Path {
-        &self.0
+        &self.root
     }
 
     /// Downloads of models, until they are installed.
     pub fn staging(&self) -> PathBuf {
-        self.0.join("staging")
+        self.root.join("staging")
     }
 
     /// Downloads of probe models, until they are timed.
     pub fn probes(&self) -> PathBuf {
-        self.0.join("probes")
+        self.root.join("probes")
     }
 
     /// The times of probe models.
     pub fn timings(&self) -> PathBuf {
-        self.0.join("probe-timings.json")
+        self.root.join("probe-timings.json")
     }
 
     /// The device's key and certificate.
     pub fn identity(&self) -> PathBuf {
-        self.0.join("identity")
+        self.root.join("identity")
     }
 
     /// The keys of the first coordinator.
     pub fn trusted_keys(&self) -> PathBuf {
-        self.0.join("trusted-keys.json")
+        self.root.join("trusted-keys.json")
     }
 
     /// The last profile that was published.
     pub fn profile(&self) -> PathBuf {
-        self.0.join("profile.json")
+        self.root.join("profile.json")
     }
 
     /// Telemetry that is not acknowledged.
     pub fn spool(&self) -> PathBuf {
-        self.0.join("telemetry.spool")
+        self.root.join("telemetry.spool")
     }
 
     /// Every record that the agent keeps, beside what is in the slots.
     pub fn records(&self) -> Result<Vec<PathBuf>, FileError> {
         let mut records = Vec::new();
-        for folder in [self.0.clone(), self.identity()] {
+        for folder in [self.root.clone(), self.identity()] {
             let entries = match fs::read_dir(&folder) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 entries => entries.map_err(FileError::of("read", &folder))?,
@@ -260,7 +282,7 @@ impl StateDir {
 
     /// The address that the inference API is bound to while the agent runs.
     pub fn serving_address(&self) -> PathBuf {
-        self.0.join("serving-address")
+        self.root.join("serving-address")
     }
 }
 

@@ -28,6 +28,8 @@ struct Status {
     device_id: String,
     coordinator: String,
     state_dir: String,
+    /// Why updates will fail, whatever serves: nothing can be written there.
+    takes_no_writes_because: Option<String>,
     /// Whether an agent answers, or at least has the state directory for itself.
     running: bool,
     /// Whether it does answer.
@@ -92,6 +94,11 @@ fn read(config: &Config) -> Result<Status, CliError> {
         device_id: config.device_id.to_string(),
         coordinator: config.coordinator.clone(),
         state_dir: config.state_dir.display().to_string(),
+        // Whoever asks may be another user than the agent is.
+        takes_no_writes_because: match &running {
+            Some(running) => running.no_writes.clone(),
+            None => state.refuses_its_owner(),
+        },
         running: running.is_some() || running::holds(state.root()),
         answers: running.is_some(),
         ready: running.as_ref().is_some_and(|running| running.ready),
@@ -199,7 +206,7 @@ fn as_table(status: &Status) -> String {
         ("Damaged", words(&status.damaged, "none") + if status.damaged.is_empty() { "" } else { MENDED }),
         ("Telemetry waiting", format!("{} intervals", status.telemetry_waiting)),
         ("Coordinator", status.coordinator.clone() + &coordinator),
-        ("State", status.state_dir.clone()),
+        ("State", state_line(status)),
     ] {
         table.add_row([name.to_owned(), value]);
     }
@@ -212,6 +219,12 @@ fn model(model: &Option<Model>) -> String {
     };
     let why = given_up.as_ref().map(|reason| format!(", given up: {reason}")).unwrap_or_default();
     format!("{name}, generation {generation}, {} ({size}){why}", digest.short())
+}
+
+fn state_line(status: &Status) -> String {
+    let no_writes = status.takes_no_writes_because.as_ref();
+    let no_writes = no_writes.map(|why| format!(", takes no writes, so that updates will fail: {why}"));
+    status.state_dir.clone() + &no_writes.unwrap_or_default()
 }
 
 /// The engine that runs the active model, and those that are slower.

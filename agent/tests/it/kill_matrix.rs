@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use agent::cli::Format;
 use proto::session::{AgentMessage, Phase};
 use proto::{ArtifactRef, ByteSize, Digest, Generation};
 use serde_json::Value;
@@ -101,6 +102,20 @@ fn may_trace() -> bool {
     may
 }
 
+/// Makes the folder `$0` one that takes no writes.
+const READ_ONLY: &str = r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0""#;
+
+/// The same, with a disk of its own that has no room left.
+const FULL: &str = r#"mount -t tmpfs -o size=64k full "$0" && ! head -c 1M /dev/zero 2>/dev/null >"$0/zero""#;
+
+/// The agent, once `mount` was done to the folder `state`, which no other process sees.
+fn mounted(mount: &str, state: &Path) -> Command {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", &format!(r#"{mount} && exec "$@""#)]).arg(state);
+    unshare.arg(env!("CARGO_BIN_EXE_reconvene-agent"));
+    unshare
+}
+
 /// An agent as a process of its own, with its tracer; both are killed when it goes out of scope.
 struct Process {
     child: Child,
@@ -124,12 +139,7 @@ impl Process {
                 strace.args(["-e", &format!("inject={call}:{injected}"), agent]);
                 strace
             }
-            Fate::ReadOnly => {
-                let script = r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@""#;
-                let mut unshare = Command::new("unshare");
-                unshare.args(["--mount", "sh", "-c", script]).arg(&state).arg(agent);
-                unshare
-            }
+            Fate::ReadOnly => mounted(READ_ONLY, &state),
         };
         command.args(["run", "--config"]).arg(folder.join("agent.toml")).process_group(0);
         let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
@@ -436,7 +446,26 @@ async fn a_read_only_state_directory_is_served_from_and_updates_fail_with_their_
     cell.fake
         .hear("telemetry all the same", |m| matches!(m, AgentMessage::Telemetry(..)).then_some(()))
         .await;
+    // Whoever asks may write there, in another name space, and believes the agent.
+    let said = crate::status::status(&config, Format::Table).await;
+    assert!(
+        said.contains(", takes no writes, so that updates will fail: its file system is read-only; "),
+        "{said}"
+    );
     drop(agent);
+    let state = cell.folder.path().join("state");
+    for (mount, why) in
+        [(READ_ONLY, "its file system is read-only; "), (FULL, "its disk is full; make room there")]
+    {
+        let asked =
+            mounted(mount, &state).args(["status", "-o", "json", "--config"]).arg(&config).output().unwrap();
+        assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+        let said: Value = serde_json::from_slice(&asked.stdout).unwrap();
+        assert_eq!(said["running"], false);
+        assert!(said["takes_no_writes_because"].as_str().unwrap().starts_with(why), "{said}");
+    }
+    let said: Value = serde_json::from_str(&crate::status::status(&config, Format::Json).await).unwrap();
+    assert_eq!(said["takes_no_writes_because"], Value::Null);
     cell.recovers("writable again").await;
 }
 

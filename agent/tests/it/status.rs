@@ -13,7 +13,7 @@ use crate::poll::within;
 use crate::probation::damage;
 use crate::session::{beats_with, ending, holding};
 
-async fn status(config: &Path, format: Format) -> String {
+pub(crate) async fn status(config: &Path, format: Format) -> String {
     let config = config.to_owned();
     let answer = move || agent::cli::status::answer(&config, format).unwrap();
     TaskTracker::new().spawn_blocking(answer).await.unwrap()

@@ -27,6 +27,8 @@ pub(in crate::cli) struct Running {
     pub(in crate::cli) connected: bool,
     /// Why it is not.
     pub(in crate::cli) why_not: Option<String>,
+    /// Why its state directory takes no writes.
+    pub(in crate::cli) no_writes: Option<String>,
 }
 
 /// The agent of `device`: where it has written that it listens, or else where it was told to.
@@ -80,15 +82,22 @@ fn ask<S: Read + Write>(
     metrics.lines().find(|line| line.starts_with("reconvene_agent_info{") && line.contains(&is_its_own))?;
     let (status, _) = get(connect().ok()?, "/v2/health/ready")?;
     let connected = metrics.lines().any(|line| line == "reconvene_session_connected 1");
-    let why_not = if connected { None } else { why_not(connect().ok()?) };
-    Some(Running { address, ready: status == 200, connected, why_not })
+    let session = connect().ok().and_then(session).unwrap_or_default();
+    let why = |key: &str| session[key].as_str().filter(|why| !why.is_empty()).map(str::to_owned);
+    let why_not = if connected { None } else { why("why") };
+    Some(Running {
+        address,
+        ready: status == 200,
+        connected,
+        why_not,
+        no_writes: why("takes_no_writes_because"),
+    })
 }
 
-/// Why the coordinator is not connected, where the agent knows.
-fn why_not(stream: impl Read + Write) -> Option<String> {
+/// What only the agent knows, where it says it.
+fn session(stream: impl Read + Write) -> Option<serde_json::Value> {
     let (_, body) = get(stream, "/session")?;
-    let session: serde_json::Value = serde_json::from_str(&body).ok()?;
-    session["why"].as_str().filter(|why| !why.is_empty()).map(str::to_owned)
+    serde_json::from_str(&body).ok()
 }
 
 /// One question, as HTTP/1.0 has it: the connection ends with the answer. Status and body.
@@ -109,12 +118,12 @@ mod tests {
 
     use super::*;
 
-    /// Answers two questions at a free port.
-    fn listen(metrics: &'static str) -> (SocketAddr, std::thread::JoinHandle<()>) {
+    /// Answers at a free port, each question with the next of `bodies`.
+    fn listen(bodies: Vec<&'static str>) -> (SocketAddr, std::thread::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let answer = move || {
-            for body in [metrics, ""] {
+            for body in bodies {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut question = [0; 256];
                 assert!(stream.read(&mut question).unwrap() > 0);
@@ -139,13 +148,21 @@ mod tests {
         let device: DeviceId = "gw-1".parse().unwrap();
         let metrics =
             "reconvene_agent_info{version=\"1\",device=\"gw-1\"} 1\nreconvene_session_connected 1\n";
-        let (address, thread) = listen(metrics);
-        let serve = ServeConfig { listen: address, socket: None };
-        let found = find(&device, None, &serve).unwrap();
-        assert_eq!(found, Running { address: Some(address), ready: true, connected: true, why_not: None });
-        thread.join().unwrap();
+        let (full, session) =
+            ("its disk is full", r#"{"connected":true,"takes_no_writes_because":"its disk is full"}"#);
+        // An earlier version says nothing of its disk.
+        for (session, no_writes) in [(session, Some(full)), (r#"{"connected":true}"#, None)] {
+            let (address, thread) = listen(vec![metrics, "", session]);
+            let serve = ServeConfig { listen: address, socket: None };
+            let found = find(&device, None, &serve).unwrap();
+            let no_writes = no_writes.map(str::to_owned);
+            let running =
+                Running { address: Some(address), ready: true, connected: true, why_not: None, no_writes };
+            assert_eq!(found, running);
+            thread.join().unwrap();
+        }
 
-        let (address, thread) = listen("reconvene_agent_info{version=\"1\",device=\"gw-2\"} 1\n");
+        let (address, thread) = listen(vec!["reconvene_agent_info{version=\"1\",device=\"gw-2\"} 1\n"; 2]);
         let serve = ServeConfig { listen: address, socket: None };
         let elsewhere = "127.0.0.1:9".parse().unwrap();
         assert_eq!(find(&device, Some(elsewhere), &serve), None, "asked, and not believed");
