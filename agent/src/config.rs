@@ -191,9 +191,6 @@ fn read(path: &Path, next: &str) -> Result<String, ConfigError> {
     let refuse = |problem: String| ConfigError::Unreadable { path: path.to_owned(), problem };
     let bytes = match state::read(path, state::RECORD) {
         Ok(Some(bytes)) => bytes,
-        Ok(None) if path.is_symlink() => {
-            return Err(refuse(format!("it is a link to a file that does not exist{next}")));
-        }
         Ok(None) => return Err(ConfigError::Missing { path: path.to_owned() }),
         Err(error) if error.source.kind() == std::io::ErrorKind::PermissionDenied => {
             return Err(refuse(error.source.to_string()));

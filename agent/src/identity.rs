@@ -320,7 +320,11 @@ fn or_none<T>(read: Result<Option<T>, impl Into<IdentityError>>) -> Option<T> {
 }
 
 fn text(path: &std::path::Path) -> Result<Option<String>, IdentityError> {
-    let Some(bytes) = state::read(path, state::RECORD)? else { return Ok(None) };
+    let bytes = state::read(path, state::RECORD).map_err(|error| match error.is_damage() {
+        true => damaged(path, &error.source),
+        false => error.into(),
+    })?;
+    let Some(bytes) = bytes else { return Ok(None) };
     String::from_utf8(bytes).map(Some).map_err(|error| damaged(path, &error))
 }
 
@@ -350,6 +354,30 @@ mod tests {
         assert!(
             token.contains("a new file of `reconvene token create`") && !token.contains("ban"),
             "{token}"
+        );
+    }
+
+    #[test]
+    fn what_mends_a_key_that_means_nothing_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let open = || {
+            let target = Target::parse("https://c:1").unwrap();
+            Identity::open("cam-7".parse().unwrap(), target, None, state.clone()).err().unwrap().to_string()
+        };
+        let key = state.identity().join("key.pem");
+        std::fs::create_dir(state.identity()).unwrap();
+        std::os::unix::fs::symlink("nowhere", &key).unwrap();
+        let said = open();
+        let expected =
+            "key.pem is damaged: it is a link to a file that does not exist; remove it to enroll anew";
+        assert!(said.ends_with(expected), "{said}");
+        std::fs::remove_file(&key).unwrap();
+        std::fs::write(&key, [0xff]).unwrap();
+        let said = open();
+        assert!(
+            said.contains("key.pem is damaged: ") && said.ends_with("remove it to enroll anew"),
+            "{said}"
         );
     }
 

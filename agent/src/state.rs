@@ -80,10 +80,18 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
 
 /// Reads a file of no more than `limit`; `None` where it does not exist. Whatever lies there, this never waits for anybody.
 pub fn read(path: &Path, limit: ByteSize) -> Result<Option<Vec<u8>>, FileError> {
-    match read_bounded(path, limit) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FileError::of("read", path)(error)),
+    unless_missing(path, read_bounded(path, limit)).map_err(FileError::of("read", path))
+}
+
+/// What was found at `path`; `None` where nothing is. A link that leads nowhere is there, and damaged.
+fn unless_missing<T>(path: &Path, found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(_) if path.is_symlink() => {
+            let problem = "it is a link to a file that does not exist";
+            Err(io::Error::new(io::ErrorKind::InvalidData, problem))
+        }
+        found => Ok(found.ok()),
     }
 }
 
@@ -139,11 +147,7 @@ fn read_bounded(path: &Path, limit: ByteSize) -> io::Result<Vec<u8>> {
 
 /// Bytes of a file; `None` where it does not exist.
 pub fn length(path: &Path) -> Result<Option<u64>, FileError> {
-    match fs::metadata(path) {
-        Ok(found) => Ok(Some(found.len())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FileError::of("look at", path)(error)),
-    }
+    unless_missing(path, fs::metadata(path).map(|found| found.len())).map_err(FileError::of("look at", path))
 }
 
 /// Makes a folder with its parents.
@@ -300,6 +304,20 @@ mod tests {
             assert_eq!((error.source.to_string().as_str(), error.is_damage()), (what, false));
         }
         assert!(read(&dir.path().join("nothing"), RECORD).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_damaged_and_not_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record.json");
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        let error = read(&path, RECORD).unwrap_err();
+        let said = (error.source.to_string(), error.is_damage());
+        assert_eq!(said, ("it is a link to a file that does not exist".to_owned(), true));
+        assert_eq!(unless_damaged(read_json::<u64>(&path)).unwrap(), None);
+        assert!(length(&path).unwrap_err().is_damage());
+        replace(&path, b"7").unwrap();
+        assert_eq!(read_json::<u64>(&path).unwrap(), Some(7), "the next write takes its place");
     }
 
     #[test]

@@ -122,5 +122,13 @@ mod tests {
         std::fs::write(state.trusted_keys(), "[").unwrap();
         let error = Trust::open(&[], &state).unwrap_err();
         assert!(describe(&error).contains("cannot understand"), "{}", describe(&error));
+        std::fs::remove_file(state.trusted_keys()).unwrap();
+        std::os::unix::fs::symlink("nowhere", state.trusted_keys()).unwrap();
+        let error = Trust::open(&[], &state).unwrap_err();
+        assert!(
+            describe(&error).contains("it is a link to a file that does not exist"),
+            "{}",
+            describe(&error)
+        );
     }
 }
