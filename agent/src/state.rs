@@ -129,16 +129,10 @@ fn read_bounded(path: &Path, limit: ByteSize) -> io::Result<Vec<u8>> {
     // A pipe would else be waited for until somebody writes into it.
     let without_waiting = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let mut file = fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
-    let found = file.metadata()?;
-    if found.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
-    }
-    if !found.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
+    let length = length_of(&file.metadata()?)?;
     let mut bytes = Vec::new();
     // It may grow meanwhile, and some file systems do not know lengths.
-    if found.len() <= limit.0 && (&mut file).take(limit.0 + 1).read_to_end(&mut bytes)? as u64 <= limit.0 {
+    if length <= limit.0 && (&mut file).take(limit.0 + 1).read_to_end(&mut bytes)? as u64 <= limit.0 {
         return Ok(bytes);
     }
     let problem = format!("it has more than {limit}, which no sound one has");
@@ -147,7 +141,19 @@ fn read_bounded(path: &Path, limit: ByteSize) -> io::Result<Vec<u8>> {
 
 /// Bytes of a file; `None` where it does not exist.
 pub fn length(path: &Path) -> Result<Option<u64>, FileError> {
-    unless_missing(path, fs::metadata(path).map(|found| found.len())).map_err(FileError::of("look at", path))
+    let found = fs::metadata(path).and_then(|found| length_of(&found));
+    unless_missing(path, found).map_err(FileError::of("read", path))
+}
+
+/// Bytes of what is a file.
+fn length_of(found: &fs::Metadata) -> io::Result<u64> {
+    if found.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
+    }
+    if !found.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    Ok(found.len())
 }
 
 /// Makes a folder with its parents.

@@ -172,7 +172,7 @@ fn what_the_disk_cannot_read_is_as_good_as_not_there() {
 #[test]
 fn what_is_damaged_is_said() {
     type Blow<'a> = (&'a str, &'a dyn Fn(&Device));
-    let blows: [Blow; 6] = [
+    let blows: [Blow; 8] = [
         ("slot a: its model is not the one that its manifest names", &|d| {
             fs::write(d.path("slots/a/model.onnx"), b"two").unwrap();
         }),
@@ -183,10 +183,18 @@ fn what_is_damaged_is_said() {
         ("slot a: its manifest is not sound: ", &|d| {
             fs::write(d.path("slots/a/manifest.json"), b"{").unwrap()
         }),
-        ("slot a: its model has 0 bytes", &|d| {
+        ("slots/a/model.onnx: it is no regular file", &|d| {
             let model = d.path("slots/a/model.onnx");
             fs::remove_file(&model).unwrap();
             assert!(std::process::Command::new("mkfifo").arg(&model).status().unwrap().success());
+        }),
+        ("slots/a/model.onnx: it is a folder", &|d| {
+            fs::remove_file(d.path("slots/a/model.onnx")).unwrap();
+            fs::create_dir(d.path("slots/a/model.onnx")).unwrap();
+        }),
+        ("slots/a/model.onnx: it is a link to a file that does not exist", &|d| {
+            fs::remove_file(d.path("slots/a/model.onnx")).unwrap();
+            std::os::unix::fs::symlink("nowhere", d.path("slots/a/model.onnx")).unwrap();
         }),
         ("it is a folder", &|d| {
             fs::remove_file(d.path("slots/a/manifest.json")).unwrap();
