@@ -130,6 +130,9 @@ impl App {
         let Restored { model, passed_over, given_up } = update::restore(&state, &mut slots, &testbed).await;
         if let Some(model) = model {
             runner.swap(model);
+            if let Err(error) = slots.settle() {
+                tracing::warn!(error = describe(&error), "the next start goes by the newest slot again");
+            }
         }
         let address = listeners.tcp.local_addr().map_err(AppError::Serve)?.to_string();
         if let Err(error) = state::replace(&state.serving_address(), address.as_bytes()) {

@@ -75,6 +75,8 @@ impl Installed {
 pub struct Slots {
     root: PathBuf,
     active: Option<Slot>,
+    /// Whether it is what the disk says.
+    is_on_disk: bool,
     contents: [Option<Installed>; 2],
     damage: Vec<String>,
 }
@@ -96,7 +98,7 @@ enum Damage {
 
 impl Slots {
     /// Reads both slots; a slot whose model does not match its manifest is empty. If the active one is empty, nothing is
-    /// active until [`Slots::activate`] points at the other.
+    /// active until [`Slots::activate`] points at the other; if no pointer says which it is, the newest is.
     pub fn read(state: &StateDir) -> Self {
         let root = state.root().to_owned();
         let mut damage = Vec::new();
@@ -110,12 +112,18 @@ impl Slots {
         });
         let named = read_pointer(&root).unwrap_or_else(|error| {
             let error = describe(&error);
-            tracing::error!(error, "which slot is active is not known");
+            tracing::error!(
+                error,
+                "the pointer to the active slot is damaged; the newest that is whole counts"
+            );
             damage.push(error);
             None
         });
+        let is_on_disk = named.is_some();
         let active = named.filter(|slot| contents[*slot as usize].is_some());
-        Self { root, active, contents, damage }
+        let slots = Self { root, active, is_on_disk, contents, damage };
+        let newest = if is_on_disk { None } else { slots.candidates().first().copied() };
+        Self { active: active.or(newest), ..slots }
     }
 
     /// What was found damaged when they were read, a line each.
@@ -202,8 +210,13 @@ impl Slots {
     /// Points at `slot`: from here on it is what a restart serves.
     pub fn activate(&mut self, slot: Slot) -> Result<(), FileError> {
         state::replace(&self.root.join("active"), slot.name().as_bytes())?;
-        self.active = Some(slot);
+        (self.active, self.is_on_disk) = (Some(slot), true);
         Ok(())
+    }
+
+    /// Points at the active slot where the disk does not say which it is.
+    pub fn settle(&mut self) -> Result<(), FileError> {
+        self.active.filter(|_| !self.is_on_disk).map_or(Ok(()), |slot| self.activate(slot))
     }
 
     /// Takes it that `slot` is active, whatever the disk says: the next model then goes into the other.

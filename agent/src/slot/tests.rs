@@ -132,8 +132,17 @@ fn a_lost_or_senseless_pointer_means_the_newest_intact_slot() {
             Some(text) => fs::write(device.path("active"), text).unwrap(),
             None => fs::remove_file(device.path("active")).unwrap(),
         }
-        assert_eq!(device.slots().candidates(), [Slot::B, Slot::A]);
+        let mut slots = device.slots();
+        assert_eq!((slots.active_slot(), slots.candidates()), (Some(Slot::B), vec![Slot::B, Slot::A]));
+        assert_eq!(slots.damage().len(), usize::from(pointer.is_some()));
+        slots.settle().unwrap();
+        assert_eq!(fs::read(device.path("active")).unwrap(), b"b");
     }
+    let device = Device::with_one();
+    fs::write(device.path("slots/a/model.onnx"), b"0ne").unwrap();
+    let mut slots = device.slots();
+    slots.settle().unwrap();
+    assert_eq!((slots.active_slot(), fs::read(device.path("active")).unwrap()), (None, b"a".to_vec()));
 }
 
 #[test]
@@ -162,7 +171,7 @@ fn what_the_disk_cannot_read_is_as_good_as_not_there() {
         std::fs::create_dir(&path).unwrap();
     }
     let slots = device.slots();
-    assert_eq!(slots.active_slot(), None);
+    assert_eq!(slots.active_slot(), Some(Slot::A));
     assert_eq!(slots.candidates(), [Slot::A]);
     assert_eq!(slots.installed(Slot::A).map(Installed::digest), Some(Digest::of(b"one")));
     let [manifest, pointer] = slots.damage() else { panic!("{:?}", slots.damage()) };

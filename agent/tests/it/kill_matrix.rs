@@ -470,6 +470,25 @@ async fn a_read_only_state_directory_is_served_from_and_updates_fail_with_their_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_pointer_is_no_damaged_slot_and_is_mended() {
+    let Before { old, new, dir } = Before::new().await;
+    let cell = Cell::new(dir.path(), &old, &new).await;
+    cell.fake.assign(old.assignment(1)).await;
+    let pointer = cell.folder.path().join("state/active");
+    for damaged in ["", "c"] {
+        fs::write(&pointer, damaged).unwrap();
+        let agent = Process::start(cell.folder.path(), Fate::Spared);
+        assert!(agent.serves().await);
+        agent.stop().await;
+        assert_eq!(fs::read_to_string(&pointer).unwrap(), "a");
+    }
+    let log = fs::read_to_string(cell.folder.path().join("log")).unwrap();
+    let said = "the pointer to the active slot is damaged; the newest that is whole counts";
+    assert_eq!(log.matches(said).count(), 2, "{log}");
+    assert!(!log.contains("the active slot cannot serve"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_refuses_telemetry_loses_none_of_it() {
     if !may_trace() {
         return;
