@@ -1,8 +1,9 @@
 //! Who this device is to its coordinator: a key of its own, a certificate for it, and the authority that it trusts. Owns
 //! their files, when a certificate is renewed, and what connections show; the key never leaves the device.
 
+use std::fmt::Display;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -111,8 +112,8 @@ impl Identity {
         let folder = state.identity();
         state::make_folder(&folder)?;
         let key_path = folder.join("key.pem");
-        let key = match text(&key_path)? {
-            Some(pem) => KeyPair::from_pem(&pem).map_err(|error| damaged(&key_path, &error))?,
+        let key = match key_in(&key_path).map_err(of_key)? {
+            Some(key) => key,
             None => {
                 let key = KeyPair::generate().map_err(|error| damaged(&key_path, &error))?;
                 state::replace_secret(&key_path, key.serialize_pem().as_bytes())?;
@@ -120,8 +121,7 @@ impl Identity {
             }
         };
         // One that is damaged is as good as none: the join file may help.
-        let known = or_none(text(&folder.join("ca.pem")));
-        let known = known.filter(|known| connect::config(known, None).is_ok());
+        let known = or_none(authorities_in(&folder.join("ca.pem")));
         let certificate = or_none(state::read_json::<Certificate>(&folder.join("certificate.json")));
         let joined_by = certificate.as_ref().and_then(|own| own.joined_by);
         let (join, useless) = match join.map(|path| (JoinFile::read(&path), path)) {
@@ -311,24 +311,58 @@ pub(crate) fn banned(message: &str, device: &DeviceId) -> String {
     format!("{message}; an operator lets it in again with `reconvene device unban {device}`")
 }
 
+/// What is damaged of an identity's files, which stay as they are.
+pub(crate) fn damage(state: &StateDir) -> Vec<FileError> {
+    let path = |name| state.identity().join(name);
+    let (key, authorities) = (key_in(&path("key.pem")), authorities_in(&path("ca.pem")));
+    let certificate = state::read_json::<Certificate>(&path("certificate.json"));
+    let misfit = match (&key, &authorities, &certificate) {
+        (Ok(Some(key)), Ok(Some(authorities)), Ok(Some(own))) => {
+            connect::config(authorities, Some((&own.pem, key.serialize_pem()))).err()
+        }
+        _ => None,
+    };
+    let misfit = misfit.map(|error| senseless(&path("certificate.json"))(&error));
+    [key.err(), authorities.err(), certificate.err(), misfit].into_iter().flatten().collect()
+}
+
 /// What was read, where it could be: what is missing is asked for anew.
-fn or_none<T>(read: Result<Option<T>, impl Into<IdentityError>>) -> Option<T> {
+fn or_none<T>(read: Result<Option<T>, FileError>) -> Option<T> {
     read.unwrap_or_else(|error| {
-        tracing::warn!(error = describe(&error.into()), "it counts as none");
+        tracing::warn!(error = describe(&error), "it counts as none");
         None
     })
 }
 
-fn text(path: &std::path::Path) -> Result<Option<String>, IdentityError> {
-    let bytes = state::read(path, state::RECORD).map_err(|error| match error.is_damage() {
-        true => damaged(path, &error.source),
-        false => error.into(),
-    })?;
-    let Some(bytes) = bytes else { return Ok(None) };
-    String::from_utf8(bytes).map(Some).map_err(|error| damaged(path, &error))
+fn key_in(path: &Path) -> Result<Option<KeyPair>, FileError> {
+    let key = text(path)?.map(|pem| KeyPair::from_pem(&pem));
+    // The library's own words help nobody.
+    key.transpose().map_err(|_| senseless(path)(&"it is no key, or not the whole of one"))
 }
 
-fn damaged(path: &std::path::Path, problem: &dyn std::fmt::Display) -> IdentityError {
+fn authorities_in(path: &Path) -> Result<Option<String>, FileError> {
+    let Some(pem) = text(path)? else { return Ok(None) };
+    connect::config(&pem, None).map_err(|error| senseless(path)(&error))?;
+    Ok(Some(pem))
+}
+
+fn text(path: &Path) -> Result<Option<String>, FileError> {
+    let Some(bytes) = state::read(path, state::RECORD)? else { return Ok(None) };
+    String::from_utf8(bytes).map(Some).map_err(|error| senseless(path)(&error))
+}
+
+fn senseless(path: &Path) -> impl Fn(&dyn Display) -> FileError {
+    |problem| {
+        FileError::of("understand", path)(io::Error::new(io::ErrorKind::InvalidData, problem.to_string()))
+    }
+}
+
+/// A key is not made anew where there is one that means nothing: the coordinator knows this device by it.
+fn of_key(error: FileError) -> IdentityError {
+    if error.is_damage() { damaged(&error.path, &error.source) } else { error.into() }
+}
+
+fn damaged(path: &Path, problem: &dyn Display) -> IdentityError {
     IdentityError::Damaged { path: path.to_owned(), problem: problem.to_string() }
 }
 

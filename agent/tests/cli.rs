@@ -205,6 +205,53 @@ fn damaged_state_is_named_and_holds_up_no_start() {
 }
 
 #[test]
+fn records_that_mean_something_else_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "[serve]\nlisten = '127.0.0.1:0'");
+    let state = dir.path().join("state");
+    std::fs::create_dir_all(state.join("identity")).unwrap();
+    let seen = || -> Vec<String> {
+        let output = output(&["status", "--config", &config, "-o", "json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        serde_json::from_value(status["damaged"].clone()).unwrap()
+    };
+    let trial =
+        serde_json::json!({ "generation": 1, "digest": "ab".repeat(32), "begun": 1, "reason": "why" });
+    for name in ["probation", "serving", "checking", "comparing", "loading", "probing", "given-up"] {
+        let path = state.join(format!("{name}.json"));
+        // As an earlier version kept it, and as this one does.
+        for sound in [trial.to_string(), format!("[{trial}]"), "[]".to_owned()] {
+            std::fs::write(&path, sound).unwrap();
+            assert_eq!(seen(), [""; 0]);
+        }
+        std::fs::write(&path, "[{}]").unwrap();
+        let [line] = seen().try_into().unwrap();
+        assert!(line.ends_with(&format!("{name}.json: missing field `generation`")), "{line}");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        let [line] = seen().try_into().unwrap();
+        assert!(
+            line.ends_with(&format!("{name}.json: it is a link to a file that does not exist")),
+            "{line}"
+        );
+        std::fs::remove_file(&path).unwrap();
+    }
+    for (name, problem) in [
+        ("profile.json", "missing field `revision`"),
+        ("probe-timings.json", "missing field `measured`"),
+        ("trusted-keys.json", "invalid type: map, expected a sequence"),
+        ("identity/certificate.json", "missing field `pem`"),
+        ("identity/ca.pem", "there is no authority's certificate"),
+        ("identity/key.pem", "it is no key"),
+    ] {
+        std::fs::write(state.join(name), "{}").unwrap();
+        let lines = seen();
+        assert!(lines[0].contains(&format!("{name}: {problem}")), "{lines:?}");
+        std::fs::remove_file(state.join(name)).unwrap();
+    }
+}
+
+#[test]
 fn a_join_file_that_is_none_is_named_by_the_log_and_by_status() {
     let dir = tempfile::tempdir().unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use proto::{ByteSize, Digest, Generation};
 use serde::Serialize;
-use serde::de::IgnoredAny;
 
 use super::{CliError, Format, serving_address, table};
 use crate::causes::describe;
@@ -13,11 +12,12 @@ use crate::config::{self, Config};
 use crate::runner::choose::{Comparison, Contender};
 use crate::slot::{Installed, Slot, Slots};
 use crate::spool::Spool;
-use crate::state::{self, FileError, StateDir};
+use crate::state::{FileError, StateDir};
 use crate::systemd;
 use crate::trust::Trust;
 use crate::update::{is_on_probation, why_given_up};
 
+mod records;
 pub(super) mod running;
 
 /// What mends most damage.
@@ -82,8 +82,8 @@ fn read(config: &Config) -> Result<Status, CliError> {
     let slots = Slots::read(&state);
     let model = |slot: Slot| slots.installed(slot).map(|installed| Model::of(installed, &state));
     let mut damage = Damage(slots.damage().to_vec());
-    for record in state.records()? {
-        damage.of(state::read_json::<IgnoredAny>(&record))?;
+    for error in records::damage(&state)? {
+        damage.of(Err::<(), _>(error))?;
     }
     let written = damage.of(serving_address(&state))?.flatten();
     if damage.of(Trust::open(&config.coordinator_keys, &state))?.is_none() {
