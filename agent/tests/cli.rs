@@ -4,10 +4,14 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+/// For an agent to say what a test waits for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn agent(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reconvene-agent"));
@@ -36,70 +40,99 @@ fn config(dir: &Path, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// A running agent, killed when it goes out of scope, its log, and what was read of that and not looked at.
-struct Running(Child, BufReader<ChildStderr>, String);
+/// A running agent, killed when it goes out of scope.
+struct Running {
+    child: Child,
+    /// The lines of its log.
+    log: Receiver<String>,
+    /// What was read of that and not looked at.
+    seen: String,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
 impl Running {
     /// Starts `run`.
     fn spawn(config: &str) -> Self {
-        let mut child = agent(&["run", "--config", config]).stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        Self(child, log, String::new())
+        Self::of(&mut agent(&["run", "--config", config]))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (read, log) = mpsc::channel();
+        // It ends with the process.
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| read.send(line + "\n")));
+        Self { child, log, seen: String::new() }
     }
 
     /// Starts `run` and waits until it says that it is ready.
     fn start(config: &str) -> Self {
         let mut running = Self::spawn(config);
         // What it said before may be looked for, too: its tasks run already.
-        running.2 = running.says("ready");
+        running.seen = running.says("ready");
         running
     }
 
     /// Reads its log until it says so; returns what it read.
     fn says(&mut self, what: &str) -> String {
-        let mut seen = std::mem::take(&mut self.2);
+        self.says_within(PATIENCE, what)
+    }
+
+    fn says_within(&mut self, patience: Duration, what: &str) -> String {
+        let mut seen = std::mem::take(&mut self.seen);
+        let deadline = Instant::now() + patience;
         while !seen.contains(what) {
-            let read = self.1.read_line(&mut seen).unwrap();
-            assert!(read > 0, "it ended: {seen}");
+            let line = self.log.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            seen += &line.unwrap_or_else(|missing| panic!("'{what}' was not said ({missing}): {seen}"));
         }
         let found = seen.find(what).unwrap();
         let end = seen[found..].find('\n').map_or(seen.len(), |end| found + end + 1);
-        self.2 = seen.split_off(end);
+        self.seen = seen.split_off(end);
         seen
     }
 
     /// Ends it, and looks at what it said since it was looked at last.
     fn ends_without(mut self, what: &str) {
-        self.signal(rustix::process::Signal::TERM);
-        assert!(self.0.wait().unwrap().success());
-        let mut rest = std::mem::take(&mut self.2);
-        std::io::Read::read_to_string(&mut self.1, &mut rest).unwrap();
+        assert_eq!(self.stop(), 0);
+        let rest = std::mem::take(&mut self.seen) + &self.log.iter().collect::<String>();
         assert!(!rest.contains(what), "it was said already: {rest}");
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_raw(self.0.id() as i32).unwrap();
+        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
     fn terminate(mut self) -> i32 {
+        self.stop()
+    }
+
+    fn stop(&mut self) -> i32 {
         self.signal(rustix::process::Signal::TERM);
         let deadline = Instant::now() + Duration::from_secs(15);
         while Instant::now() < deadline {
-            if let Some(status) = self.0.try_wait().unwrap() {
+            if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code().unwrap();
             }
             std::thread::yield_now();
         }
         panic!("it does not stop");
     }
+}
+
+#[test]
+#[should_panic(expected = "'tea' was not said (timed out waiting on channel): coffee\n")]
+fn what_is_never_said_fails_with_what_was() {
+    let mut silent = Command::new("sh");
+    let mut running = Running::of(silent.args(["-c", "echo coffee >&2; exec sleep 600"]));
+    running.seen = running.says("coffee");
+    running.says_within(Duration::from_millis(1), "tea");
 }
 
 #[test]
