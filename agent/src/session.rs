@@ -20,7 +20,7 @@ use tonic::{Status, Streaming};
 
 use crate::causes::{Said, describe};
 use crate::config::Config;
-use crate::identity::connect::Target;
+use crate::identity::connect::{Listener, Target};
 use crate::identity::{self, Identity, IdentityError};
 use crate::runner::{Runner, ServedModel};
 use crate::spool::shared::SharedSpool;
@@ -78,6 +78,16 @@ enum SessionError {
          into /etc/reconvene/join.d, or name it as join_file"
     )]
     Encrypts(String),
+    #[error(
+        "what listens at {at} is no Reconvene coordinator: {why}; set coordinator to the address and port of one, 7370 unless it was \
+         told another"
+    )]
+    Stranger { at: String, why: String },
+    #[error(
+        "what listens at {0} ends every connection without a word; see the log of the coordinator there, or set coordinator to the \
+         address and port of one"
+    )]
+    HangsUp(String),
 }
 
 /// A call that did not lead to a session.
@@ -86,6 +96,11 @@ fn refused(status: Status) -> SessionError {
         tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => SessionError::Refused(status),
         _ => SessionError::Call(status),
     }
+}
+
+/// Whether it is no coordinator that gave such an answer to a call that every one knows: another server of gRPC, or a web server.
+fn is_of_stranger(status: &Status) -> bool {
+    status.code() == tonic::Code::Unimplemented || status.message().starts_with("grpc-status header missing")
 }
 
 /// When the session's loop last turned: what the watchdog looks at.
@@ -245,10 +260,25 @@ impl Session {
         let is_plain =
             self.identity.is_none() && matches!(error, SessionError::Call(_) | SessionError::Broken(_));
         let Ok(target) = Target::parse(&self.config.coordinator) else { return error };
-        if is_plain && identity::connect::encrypts(&target).await {
-            return SessionError::Encrypts(target.authority());
+        let at = target.authority();
+        if is_plain {
+            match identity::connect::listener(&target).await {
+                Listener::Encrypts => return SessionError::Encrypts(at),
+                Listener::Speaks(what) => {
+                    return SessionError::Stranger { at, why: format!("it speaks {what}") };
+                }
+                Listener::HangsUp => return SessionError::HangsUp(at),
+                Listener::Http2 | Listener::Silent => {}
+            }
         }
         match error {
+            SessionError::Refused(status) | SessionError::Call(status) if is_of_stranger(&status) => {
+                let why = match status.message() {
+                    "" => "it knows no sessions of devices".to_owned(),
+                    said => format!("it answers '{said}'"),
+                };
+                SessionError::Stranger { at, why }
+            }
             SessionError::Refused(status) if identity::is_of_ban(status.message()) => {
                 SessionError::Banned(identity::banned(status.message(), &self.config.device_id))
             }

@@ -361,6 +361,55 @@ fn a_coordinator_that_encrypts_is_told_once_from_one_that_is_not_there() {
 }
 
 #[test]
+fn what_is_no_coordinator_is_told_by_the_log_and_by_status() {
+    let dir = tempfile::tempdir().unwrap();
+    // Settings, and then headers of stream 1 that say 404 and nothing of gRPC.
+    let web_server = b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x05\0\0\0\x01\x8d";
+    let cases: [(&'static [u8], &str); 4] = [
+        (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            "is no Reconvene coordinator: it speaks HTTP/1, as web servers do;",
+        ),
+        (
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            "is no Reconvene coordinator: it speaks SSH; set coordinator to the address and port",
+        ),
+        (
+            web_server,
+            "is no Reconvene coordinator: it answers 'grpc-status header missing, mapped from HTTP status code 404';",
+        ),
+        (b"", "ends every connection without a word; see the log of the coordinator there, or set"),
+    ];
+    for (words, why) in cases {
+        let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = stranger.local_addr().unwrap();
+        let path = config(dir.path(), "[serve]\nlisten = '127.0.0.1:0'");
+        let text = std::fs::read_to_string(&path).unwrap().replace("127.0.0.1:9", &address.to_string());
+        std::fs::write(&path, text).unwrap();
+        std::thread::spawn(move || {
+            for stream in stranger.incoming() {
+                let mut stream = stream.unwrap();
+                std::thread::spawn(move || {
+                    drop(std::io::Read::read(&mut stream, &mut [0; 256]));
+                    drop(std::io::Write::write_all(&mut stream, words));
+                    if !words.is_empty() {
+                        // Until the agent has read it, and ends the connection.
+                        drop(std::io::copy(&mut stream, &mut std::io::sink()));
+                    }
+                });
+            }
+        });
+        let mut running = Running::start(&path);
+        let why = format!("what listens at {address} {why}");
+        let said = running.says("no session");
+        assert!(said.contains(&why), "{said}");
+        let status = String::from_utf8(output(&["status", "--config", &path]).stdout).unwrap();
+        assert!(status.contains(&format!("not connected: {why}")), "{status}");
+        running.ends_without("no session");
+    }
+}
+
+#[test]
 fn the_profile_needs_nothing_and_parses() {
     let output = output(&["profile", "-o", "json"]);
     assert!(output.status.success());

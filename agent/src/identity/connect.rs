@@ -23,11 +23,11 @@ use crate::causes::describe;
 /// What a connection trusts and shows.
 pub(crate) type Config = Arc<ClientConfig>;
 
-/// What a client of HTTP/2 begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a client of HTTP/2 begins with, its settings included.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// The first byte of an alert, as TLS has it; no frame of HTTP/2 that a server begins with is so long.
-const ALERT: u8 = 0x15;
+/// The head of a frame of HTTP/2.
+const HEAD: usize = 9;
 
 /// To connect, and to shake hands.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -183,14 +183,48 @@ async fn connect(target: Target, config: io::Result<Config>) -> io::Result<Tokio
     })?))
 }
 
-/// Whether the coordinator at `target` answers what is not encrypted as TLS does: with an alert.
-pub(crate) async fn encrypts(target: &Target) -> bool {
-    let asked = async {
-        let mut stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
-        stream.write_all(PREFACE).await?;
-        stream.read_u8().await
-    };
-    matches!(tokio::time::timeout(PATIENCE, asked).await, Ok(Ok(ALERT)))
+/// What listens where a coordinator was looked for, by how it answers what is not encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listener {
+    /// As TLS does.
+    Encrypts,
+    /// As any coordinator does that does not encrypt, and a few others.
+    Http2,
+    /// As none does.
+    Speaks(&'static str),
+    /// By the end of the connection.
+    HangsUp,
+    /// Nobody does, or nobody says anything.
+    Silent,
+}
+
+impl Listener {
+    /// By the first bytes of its answer.
+    fn of(answer: &[u8]) -> Self {
+        match answer {
+            [] => Self::HangsUp,
+            // An alert. No frame of HTTP/2 that a server begins with is so long.
+            [0x15, ..] => Self::Encrypts,
+            // Its settings, or that it goes away.
+            [_, _, _, 4 | 7, _, 0, 0, 0, 0, ..] => Self::Http2,
+            _ if answer.starts_with(b"HTTP/") => Self::Speaks("HTTP/1, as web servers do"),
+            _ if answer.starts_with(b"SSH-") => Self::Speaks("SSH"),
+            _ => Self::Speaks("another protocol"),
+        }
+    }
+}
+
+/// Finds out what listens at `target`.
+pub(crate) async fn listener(target: &Target) -> Listener {
+    let connected = TcpStream::connect((target.host.as_str(), target.port));
+    let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, connected).await else { return Listener::Silent };
+    let mut answer = Vec::new();
+    let (read, mut write) = stream.into_split();
+    let mut head = read.take(HEAD as u64);
+    // It may have said what it says, and hung up, before it was asked.
+    let asked = async { tokio::join!(write.write_all(PREFACE), head.read_to_end(&mut answer)) };
+    let in_time = tokio::time::timeout(PATIENCE, asked).await.is_ok();
+    if answer.is_empty() && !in_time { Listener::Silent } else { Listener::of(&answer) }
 }
 
 /// A channel that is connected when it is first used and again when it broke, each time with what `identity` has then.

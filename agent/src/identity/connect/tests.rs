@@ -77,7 +77,7 @@ async fn a_coordinator_that_does_not_fit_is_told_in_words_that_help() {
         let said = said(&target, trusted).await;
         assert!(said.contains(expected) && said.contains(&target.authority()), "{said}");
         assert!(said.contains("invalid peer certificate") && !said.contains("transport error"), "{said}");
-        assert!(encrypts(&target).await);
+        assert_eq!(listener(&target).await, Listener::Encrypts);
     }
     let target = listen(async |mut stream: TcpStream| {
         // The frame that a server of HTTP/2 begins with.
@@ -86,7 +86,31 @@ async fn a_coordinator_that_does_not_fit_is_told_in_words_that_help() {
     .await;
     let said = said(&target, &own).await;
     assert!(said.contains("does not encrypt; set coordinator to http://"), "{said}");
-    assert!(!encrypts(&target).await);
+    assert_eq!(listener(&target).await, Listener::Http2);
+}
+
+#[tokio::test]
+async fn what_listens_is_told_by_its_first_words() {
+    for (words, expected) in [
+        ("HTTP/1.1 400 Bad Request\r\n\r\n", Listener::Speaks("HTTP/1, as web servers do")),
+        ("SSH-2.0-OpenSSH_9.2\r\n", Listener::Speaks("SSH")),
+        ("220 mail ESMTP\r\n", Listener::Speaks("another protocol")),
+        ("\0\0\0\x04\0\0\0\0\0", Listener::Http2),
+        ("\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0", Listener::Http2),
+        ("", Listener::HangsUp),
+    ] {
+        // Some wait for their client's words, others do not.
+        for bytes in [0, PREFACE.len()] {
+            let target = listen(move |mut stream| async move {
+                stream.read_exact(&mut vec![0; bytes]).await.unwrap();
+                stream.write_all(words.as_bytes()).await.unwrap();
+            })
+            .await;
+            assert_eq!(listener(&target).await, expected, "{words}");
+        }
+    }
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert_eq!(listener(&Target::parse(&format!("http://{free}")).unwrap()).await, Listener::Silent);
 }
 
 #[tokio::test]
