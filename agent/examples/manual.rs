@@ -27,7 +27,8 @@ const FILES: [(&str, &str); 7] = [
 const ENVIRONMENT: [(&str, &str); 4] = [
     (
         "RECONVENE_AGENT__*",
-        "Overrides any key of the configuration: RECONVENE_AGENT__SERVE__LISTEN sets serve.listen.",
+        "Overrides any key of the configuration: RECONVENE_AGENT__SERVE__LISTEN sets serve.listen. Several \
+         coordinator_keys are separated by commas.",
     ),
     ("RUST_LOG", "What is logged, such as warn or agent=debug. Default: info."),
     ("CREDENTIALS_DIRECTORY", "Set by systemd: where the join file is."),

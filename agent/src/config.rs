@@ -1,6 +1,7 @@
 //! Configuration: TOML and environment in, a checked value out. The only place that reads the environment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -11,11 +12,13 @@ use crate::probe;
 use crate::runner::engines::{Engines, LibraryConfig};
 use crate::state;
 
+mod environment;
+
+/// What the library makes a configuration of.
+type Builder = config::ConfigBuilder<config::builder::DefaultState>;
+
 /// Where packages put the configuration file.
 pub const USUAL_PATH: &str = "/etc/reconvene/agent.toml";
-
-/// Prefix of overriding variables: `RECONVENE_AGENT__SERVE__LISTEN` sets `serve.listen`.
-const PREFIX: &str = "RECONVENE_AGENT";
 
 /// The agent's configuration, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,9 +83,11 @@ pub enum ConfigError {
         /// What is wrong, on one line.
         problem: String,
     },
-    /// A variable is none of ours, or of the wrong kind.
-    #[error("the environment ({PREFIX}__*): {problem}")]
+    /// A variable names no key, or has a value of the wrong kind.
+    #[error("{variable}: {problem}")]
     Environment {
+        /// Which.
+        variable: String,
         /// What is wrong, on one line.
         problem: String,
     },
@@ -131,10 +136,7 @@ const THREADS_LIMIT: i64 = 1024;
 
 /// The configuration in `path`, overridden by the process's environment.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    load_with(
-        path,
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
-    )
+    load_with(path, std::env::vars_os())
 }
 
 /// The log filter that the environment asks for, `RUST_LOG`; `info` without it.
@@ -145,18 +147,15 @@ pub fn log_filter() -> String {
 
 fn load_with(
     path: &Path,
-    environment: impl Iterator<Item = (String, String)>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Config, ConfigError> {
-    let variables: HashMap<String, String> = environment.collect();
-    let credentials = variables.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let environment: BTreeMap<OsString, OsString> = environment.collect();
+    let credentials = environment.get(OsStr::new("CREDENTIALS_DIRECTORY")).map(PathBuf::from);
+    let overrides = environment::overrides(environment)?;
     let origin = |key: &str| {
-        let name = format!("{PREFIX}__{}", key.to_uppercase().replace('.', "__"));
-        if variables.contains_key(&name) { name } else { path.display().to_string() }
+        let variable = overrides.iter().find(|known| known.key == key).map(|known| known.variable.clone());
+        variable.unwrap_or_else(|| path.display().to_string())
     };
-    let environment = config::Environment::with_prefix(PREFIX)
-        .prefix_separator("__")
-        .separator("__")
-        .source(Some(variables.clone()));
     let toml = |text: &str| config::File::from_str(text, config::FileFormat::Toml);
     let mut all = config::Config::builder();
     let main = (path.to_owned(), read(path, "; give --config the path of an agent.toml")?);
@@ -175,15 +174,21 @@ fn load_with(
         coerced.map_or(Ok(()), |problem| Err(refuse(problem)))?;
         all = all.add_source(toml(&text));
     }
-    let file: ConfigFile = all
-        .add_source(environment)
-        .build()
-        .and_then(config::Config::try_deserialize)
-        // The files were sound.
-        .map_err(|error| ConfigError::Environment { problem: one_line(&error) })?;
+    for variable in &overrides {
+        let alone = variable.add_to(config::Config::builder())?;
+        understood(alone).map_err(|error| variable.refused(&error))?;
+        all = variable.add_to(all)?;
+    }
+    // Every part was sound by itself.
+    let refuse = |error| ConfigError::Unreadable { path: path.to_owned(), problem: one_line(&error) };
+    let file = understood(all).map_err(refuse)?;
     let config = file.check(&origin)?;
     let join_file = config.join_file.clone().or_else(|| credential(credentials.as_deref()?));
     Ok(Config { join_file, ..config })
+}
+
+fn understood(all: Builder) -> Result<ConfigFile, config::ConfigError> {
+    all.build()?.try_deserialize()
 }
 
 /// A file's text, of no more than any sound one has; `next` mends what is no file.

@@ -6,7 +6,7 @@ fn check(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.toml");
     std::fs::write(&path, text).unwrap();
-    load_with(&path, environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+    load_with(&path, environment.iter().map(|(k, v)| (k.into(), v.into())))
 }
 
 #[test]
@@ -36,6 +36,10 @@ fn every_key_is_read_and_the_environment_wins() {
     let config = check(text, &overrides).unwrap();
     assert_eq!((config.engine.threads, config.device_id.as_str()), (2, "gw-2"));
     assert_eq!(config.labels["site"], "paris");
+    let keys = ["11", "22"].map(|digits| format!("ed25519:{}", digits.repeat(32)));
+    let overrides = [("RECONVENE_AGENT__COORDINATOR_KEYS", keys.join(", "))];
+    let config = check(text, &[(overrides[0].0, &overrides[0].1)]).unwrap();
+    assert_eq!(config.coordinator_keys.iter().map(ToString::to_string).collect::<Vec<_>>(), keys);
 }
 
 #[test]
@@ -64,12 +68,31 @@ fn what_is_wrong_is_named_on_one_line() {
         assert!(message.contains(named), "{text}: {message}");
         assert!(!message.contains('\n'), "{message}");
     }
-    let unknown = [("RECONVENE_AGENT__COLOUR", "red")];
-    let message = check("", &unknown).unwrap_err().to_string();
-    assert!(
-        message.starts_with("the environment (RECONVENE_AGENT__*): ") && message.contains("colour"),
-        "{message}"
-    );
+    for (variable, value, problem) in [
+        ("COLOUR", "red", "unknown field `colour`, expected one of `device_id`, `coordinator`, "),
+        ("SERVE__PORT", "1", "unknown field `port`, expected `listen` or `socket`"),
+        ("SERVE", "5", "serve is a section; set a key in it, such as RECONVENE_AGENT__SERVE__LISTEN"),
+        ("ENGINE", "rten", "engine is a section; set a key in it, such as RECONVENE_AGENT__ENGINE__THREADS"),
+        ("LABELS", "a=b", "labels is a section; set a key in it, such as RECONVENE_AGENT__LABELS__SITE"),
+        ("ENGINE__THREADS", "many", "'many' is no whole number"),
+        ("ENGINE__THREADS", "2.5", "'2.5' is no whole number"),
+        ("ENGINE__THREADS", "", "'' is no whole number"),
+        ("ENGINE__THREADS", "0", "engine.threads: 0 is not a number of threads; set 1 to 1024"),
+        ("SERVE__LISTEN__PORT", "5", "invalid type: map, expected a string for key `serve.listen`"),
+        ("COORDINATOR_KEYS", "a,b", "coordinator_keys: "),
+        ("COORDINATOR_KEYS", "", "coordinator_keys: "),
+        ("DEVICE_ID__", "5", "it names no key; RECONVENE_AGENT__SERVE__LISTEN, for one, names serve.listen"),
+        ("", "5", "it names no key; "),
+    ] {
+        let variable = format!("RECONVENE_AGENT__{variable}");
+        let message = check("device_id = 'gw-1'", &[(&variable, value)]).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("{variable}: {problem}")), "{variable}={value}: {message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+    let no_text = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
+    let environment = [("RECONVENE_AGENT__DEVICE_ID".into(), no_text)].into_iter();
+    let message = load_with(Path::new("/nowhere.toml"), environment).unwrap_err().to_string();
+    assert_eq!(message, "RECONVENE_AGENT__DEVICE_ID: its value is no text");
     let senseless = [("RECONVENE_AGENT__SERVE__LISTEN", "here")];
     let message = check("device_id = 'gw-1'", &senseless).unwrap_err().to_string();
     assert!(message.starts_with("RECONVENE_AGENT__SERVE__LISTEN: serve.listen: "), "{message}");
