@@ -128,6 +128,7 @@ impl App {
             Testbed { engines: engines.clone(), runner: runner.clone(), tracker: inference.clone(), program };
         let spool = SharedSpool::new(spool, inference.clone());
         let Restored { model, passed_over, given_up } = update::restore(&state, &mut slots, &testbed).await;
+        runner.pass_over(passed_over);
         if let Some(model) = model {
             runner.swap(model);
             if let Err(error) = slots.settle() {
@@ -159,7 +160,7 @@ impl App {
             tracker: inference.clone(),
         };
         let mut server = tasks.spawn(serve::run(listeners, metrics, stop.clone()));
-        let status = systemd::status(&runner, &passed_over);
+        let status = systemd::status(&runner);
         tracing::info!(device = %config.device_id, address, status, "ready");
         systemd::ready(&status);
         let ended = tokio::select! {

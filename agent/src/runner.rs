@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -132,6 +132,8 @@ impl Waiting for Request {
 pub struct Runner {
     jobs: mpsc::Sender<Job>,
     active: watch::Sender<Option<Arc<ServedModel>>>,
+    /// Why installed models do not serve.
+    passed_over: Arc<OnceLock<Vec<String>>>,
     bench: Arc<Bench>,
 }
 
@@ -140,7 +142,7 @@ impl Runner {
     pub fn start(tracker: &TaskTracker) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (active, _) = watch::channel(None);
-        let runner = Self { jobs, active, bench: Arc::default() };
+        let runner = Self { jobs, active, passed_over: Arc::default(), bench: Arc::default() };
         let bench = runner.bench.clone();
         tracker.spawn_blocking(move || bench.run(queue));
         runner
@@ -149,6 +151,16 @@ impl Runner {
     /// The model that serves.
     pub fn active(&self) -> Option<Arc<ServedModel>> {
         self.active.borrow().clone()
+    }
+
+    /// Why installed models do not serve, as the start has found it.
+    pub fn passed_over(&self) -> &[String] {
+        self.passed_over.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Notes why installed models do not serve, once.
+    pub fn pass_over(&self, reasons: Vec<String>) {
+        self.passed_over.get_or_init(|| reasons);
     }
 
     /// Tells of every change of the model that serves.

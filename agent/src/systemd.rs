@@ -54,7 +54,7 @@ pub async fn run(runner: Runner, pulse: Pulse, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             Ok(()) = active.changed() => {
-                let status = status(&runner, &[]);
+                let status = status(&runner);
                 notify(&[NotifyState::Status(&status)]);
             }
             _ = tick.tick() => {
@@ -69,9 +69,9 @@ pub async fn run(runner: Runner, pulse: Pulse, stop: CancellationToken) {
     }
 }
 
-/// One line for `systemctl status`. `passed_over`: why none of the models that are installed serves.
-pub fn status(runner: &Runner, passed_over: &[String]) -> String {
-    match (runner.active(), passed_over) {
+/// One line for `systemctl status`.
+pub fn status(runner: &Runner) -> String {
+    match (runner.active(), runner.passed_over()) {
         (Some(model), _) => format!(
             "serving {} (generation {}, {}) in {}",
             model.installed.model.name,

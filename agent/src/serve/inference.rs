@@ -108,7 +108,13 @@ impl Inference {
 
     /// The model that serves.
     pub(super) fn any(&self) -> Result<Arc<ServedModel>, Refusal> {
-        let none = || "no model serves on this device; `reconvene-agent status` says why".to_owned();
+        let none = || match self.runner.passed_over() {
+            [] => "no model serves on this device yet; `reconvene-agent status` says why".to_owned(),
+            reasons => format!(
+                "no model serves on this device ({}); `reconvene-agent status` says more",
+                reasons.join("; ")
+            ),
+        };
         self.runner.active().ok_or_else(|| Refusal::Unavailable(none()))
     }
 

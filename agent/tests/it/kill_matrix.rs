@@ -395,6 +395,10 @@ async fn the_only_model_in_a_crash_loop_serves_no_more_and_the_agent_takes_anoth
     }
     let mut agent = Process::start(cell.folder.path(), Fate::Spared);
     assert!(!agent.serves().await);
+    let (_, refused) = agent.get("/v2/health/ready").await.unwrap();
+    let expected =
+        "no model serves on this device (generation 1: the agent died 3 times within an hour while";
+    assert!(refused["error"].as_str().unwrap().starts_with(expected), "{refused}");
     // Until now it was said to be active.
     let failed = cell.fake.hear("the end of the crash loop", |message| match message {
         AgentMessage::Progress(progress) => match &progress.phase {
@@ -406,6 +410,20 @@ async fn the_only_model_in_a_crash_loop_serves_no_more_and_the_agent_takes_anoth
     let (generation, reason) = failed.await;
     assert_eq!(generation, Generation(1));
     assert!(reason.contains("died 3 times within an hour while this model served"), "{reason}");
+    agent.stop().await;
+    agent = Process::start(cell.folder.path(), Fate::Spared);
+    assert!(!agent.serves().await);
+    let (_, refused) = agent.get("/v2/models/fashion").await.unwrap();
+    assert!(
+        refused["error"].as_str().unwrap().contains("(generation 1: it was given up: the agent died"),
+        "{refused}"
+    );
+    // As the service manager hears it.
+    let log = fs::read_to_string(cell.folder.path().join("log")).unwrap();
+    assert!(
+        log.contains("no model serves; waiting for an assignment (generation 1: it was given up: "),
+        "{log}"
+    );
     cell.fake.assign(new.assignment(2)).await;
     assert_eq!(cell.ending("the next one").await, Ok(()));
     assert!(!agent.has_died() && agent.serves().await);
