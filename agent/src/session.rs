@@ -541,3 +541,21 @@ impl Flow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_is_told_from_a_coordinator_that_refuses() {
+        for (status, expected) in [
+            (Status::unimplemented(""), true),
+            // As the library says what a web server answers.
+            (Status::permission_denied("grpc-status header missing, mapped from HTTP status code 403"), true),
+            (Status::permission_denied("the device is banned"), false),
+            (Status::unavailable("too many sessions"), false),
+        ] {
+            assert_eq!(is_of_stranger(&status), expected, "{status}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests, too, fail the test by panicking")]
 
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -360,45 +360,44 @@ fn a_coordinator_that_encrypts_is_told_once_from_one_that_is_not_there() {
     running.ends_without("no session");
 }
 
+/// Answers every connection with `words`.
+fn stranger(words: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                drop(std::io::Read::read(&mut stream, &mut [0; 256]));
+                drop(std::io::Write::write_all(&mut stream, words));
+                if !words.is_empty() {
+                    // Until the agent has read it, and ends the connection.
+                    drop(std::io::copy(&mut stream, &mut std::io::sink()));
+                }
+            });
+        }
+    });
+    address
+}
+
 #[test]
 fn what_is_no_coordinator_is_told_by_the_log_and_by_status() {
-    let dir = tempfile::tempdir().unwrap();
-    // Settings, and then headers of stream 1 that say 404 and nothing of gRPC.
-    let web_server = b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x05\0\0\0\x01\x8d";
-    let cases: [(&'static [u8], &str); 4] = [
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // Another service of gRPC: an agent's own.
+    let _other = Running::start(&config(other.path(), "[serve]\nlisten = '127.0.0.1:0'"));
+    let agent = std::fs::read_to_string(other.path().join("state/serving-address")).unwrap();
+    for (address, why) in [
         (
-            b"HTTP/1.1 400 Bad Request\r\n\r\n",
-            "is no Reconvene coordinator: it speaks HTTP/1, as web servers do;",
+            stranger(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+            "is no Reconvene coordinator: it speaks HTTP/1, as web servers do; set coordinator to the address",
         ),
-        (
-            b"SSH-2.0-OpenSSH_9.2\r\n",
-            "is no Reconvene coordinator: it speaks SSH; set coordinator to the address and port",
-        ),
-        (
-            web_server,
-            "is no Reconvene coordinator: it answers 'grpc-status header missing, mapped from HTTP status code 404';",
-        ),
-        (b"", "ends every connection without a word; see the log of the coordinator there, or set"),
-    ];
-    for (words, why) in cases {
-        let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = stranger.local_addr().unwrap();
+        (stranger(b"SSH-2.0-OpenSSH_9.2\r\n"), "is no Reconvene coordinator: it speaks SSH; "),
+        (stranger(b""), "ends every connection without a word; see the log of the coordinator there, or set"),
+        (agent.parse().unwrap(), "is no Reconvene coordinator: it answers '/reconvene.v1.SessionService"),
+    ] {
         let path = config(dir.path(), "[serve]\nlisten = '127.0.0.1:0'");
         let text = std::fs::read_to_string(&path).unwrap().replace("127.0.0.1:9", &address.to_string());
         std::fs::write(&path, text).unwrap();
-        std::thread::spawn(move || {
-            for stream in stranger.incoming() {
-                let mut stream = stream.unwrap();
-                std::thread::spawn(move || {
-                    drop(std::io::Read::read(&mut stream, &mut [0; 256]));
-                    drop(std::io::Write::write_all(&mut stream, words));
-                    if !words.is_empty() {
-                        // Until the agent has read it, and ends the connection.
-                        drop(std::io::copy(&mut stream, &mut std::io::sink()));
-                    }
-                });
-            }
-        });
         let mut running = Running::start(&path);
         let why = format!("what listens at {address} {why}");
         let said = running.says("no session");
