@@ -267,6 +267,7 @@ impl Parts<'_> {
             runner: self.runner.clone(),
             engines: self.engines.clone(),
             tracker: self.tasks.clone(),
+            program: self.program.clone(),
             channel: channel.clone(),
             profile: profile_tx,
         };

@@ -67,7 +67,7 @@ Examples:
   reconvene-agent infer --image shoe.png
   reconvene-agent infer --image shoe.png --address 10.0.0.7:7380 -o json | jq .classes[0]")]
     Infer(infer::Arguments),
-    /// Load and test one model, for the agent; its manifest comes on standard input
+    /// Load and test one model, for the agent; its manifest comes on standard input, `null` for a probe
     #[command(hide = true)]
     Rehearse {
         /// The model's file
@@ -210,8 +210,8 @@ pub fn execute(cli: Cli) -> Result<(), CliError> {
         Verb::Infer(arguments) => infer::answer(&arguments)?,
         Verb::Rehearse { model, threads } => {
             let manifest = serde_json::from_reader(std::io::stdin().lock()).map_err(std::io::Error::from);
-            let manifest = manifest.map_err(CliError::process("read the model's manifest"))?;
-            return Ok(rehearsal::perform(&model, &manifest, threads)?);
+            let manifest: Option<_> = manifest.map_err(CliError::process("read the model's manifest"))?;
+            return Ok(rehearsal::perform(&model, manifest.as_ref(), threads)?);
         }
         Verb::Status { config, output } => status::answer(&config, output)?,
     };

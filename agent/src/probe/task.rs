@@ -1,10 +1,12 @@
 //! Keeps the profile current: fetches and times the probes that the coordinator wants, and measures again when the
 //! device's means have changed.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::{ArtifactRef, HardwareProfile, ProbeTiming};
+use proto::{ArtifactRef, Digest, HardwareProfile, ProbeTiming};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +22,7 @@ use crate::runner::Runner;
 use crate::runner::engine::{Choice, EngineError, EngineKind};
 use crate::runner::engines::Engines;
 use crate::state::{self, FileError, StateDir};
+use crate::update::rehearsal::{RehearsalError, rehearse};
 use crate::update::trial::{self, Trials};
 
 /// How often the device's means are looked at.
@@ -34,6 +37,8 @@ enum ProbeError {
     File(#[from] FileError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    Rehearsal(#[from] RehearsalError),
     #[error("the agent died {} times while timing this probe", trial::LIMIT)]
     Deadly,
     #[error("the timing was cut short")]
@@ -50,6 +55,8 @@ pub struct Prober {
     pub engines: Arc<Engines>,
     /// Of blocking work.
     pub tracker: TaskTracker,
+    /// The agent's own program, in which a probe runs first, for nobody signs one; `None`: it does not.
+    pub program: Option<PathBuf>,
     /// To the coordinator.
     pub channel: Channel,
     /// The last complete profile.
@@ -59,11 +66,12 @@ pub struct Prober {
 impl Prober {
     /// Measures whenever `wanted` or the device's means change, until `stop`.
     pub async fn run(self, mut wanted: watch::Receiver<Option<Vec<ArtifactRef>>>, stop: CancellationToken) {
+        let mut refused = BTreeSet::new();
         loop {
             let probes = wanted.borrow_and_update().clone();
             let measure = async {
                 match &probes {
-                    Some(probes) => self.measure(probes).await,
+                    Some(probes) => self.measure(probes, &mut refused).await,
                     None => std::future::pending().await,
                 }
             };
@@ -75,15 +83,15 @@ impl Prober {
         }
     }
 
-    /// Times what is not timed yet under the present conditions, and publishes the profile if it is a new one.
-    async fn measure(&self, probes: &[ArtifactRef]) {
+    /// Times what is neither timed yet under the present conditions nor `refused`, and publishes the profile if it is a new one.
+    async fn measure(&self, probes: &[ArtifactRef], refused: &mut BTreeSet<Digest>) {
         let facts = profile(&self.engines, Some(self.state.root()), Vec::new());
         let mut timings = Timings::load(&self.state, &self.engines).unwrap_or_else(|error| {
             tracing::error!(error = describe(&error), "probes are timed again at each start");
             Timings::none(&self.engines)
         });
         for probe in probes {
-            if timings.get(probe.digest).is_some() {
+            if timings.get(probe.digest).is_some() || refused.contains(&probe.digest) {
                 continue;
             }
             let timed = match self.time(probe).await {
@@ -91,6 +99,9 @@ impl Prober {
                 Err(error) => Err(error),
             };
             if let Err(error) = timed {
+                if matches!(&error, ProbeError::Rehearsal(error) if !error.is_retryable()) {
+                    refused.insert(probe.digest);
+                }
                 tracing::warn!(digest = %probe.digest, error = describe(&error), "a probe has no time");
             }
         }
@@ -113,6 +124,12 @@ impl Prober {
     async fn time(&self, probe: &ArtifactRef) -> Result<ProbeTiming, ProbeError> {
         self.state.prepare()?;
         let path = fetch::fetch(&self.channel, probe, &self.state.probes(), &|_| ()).await?;
+        if let Some(program) = &self.program
+            && let Err(error) = rehearse(program, &path, None, self.engines.usual().threads).await
+        {
+            state::remove(&path)?;
+            return Err(error.into());
+        }
         let bytes = state::read(&path, probe.size)?.unwrap_or_default();
         let (runner, engines) = (self.runner.clone(), self.engines.clone());
         let (trials, desired) = (Trials::of_probes(&self.state), Desired::probe(probe.digest));

@@ -60,7 +60,7 @@ impl Testbed {
     /// Has the model in the file `path` loaded and tested in a process of its own.
     pub(super) async fn rehearse(&self, path: &Path, manifest: &ModelManifest) -> Result<(), RehearsalError> {
         let Some(program) = &self.program else { return Ok(()) };
-        rehearse(program, path, manifest, self.engines.usual().threads).await
+        rehearse(program, path, Some(manifest), self.engines.usual().threads).await
     }
 
     /// Loads the model and runs its test in the engine that every model has to pass in.

@@ -1,4 +1,4 @@
-//! The first run of a model that was downloaded, in a process of its own: a file that exhausts the memory, or ends the process that
+//! The first run of a model or probe that was downloaded, in a process of its own: a file that exhausts the memory, or ends the process that
 //! loads it, ends that one, and what serves goes on.
 
 use std::path::Path;
@@ -38,17 +38,17 @@ pub enum RehearsalError {
 impl RehearsalError {
     /// Whether it may end in another way the next time: memory may have been short for other reasons, and somebody else may have
     /// ended the process.
-    pub(super) fn is_retryable(&self) -> bool {
+    pub(crate) fn is_retryable(&self) -> bool {
         matches!(self, Self::Died { .. })
     }
 }
 
-/// Has `program` load and test the model in the file `model`. Where it cannot be started, nothing is said against the model. The
+/// Has `program` load and test the model in the file `model`; without a manifest, which a probe has none of, load and run it. Where it cannot be started, nothing is said against the model. The
 /// process ends where this future is dropped.
-pub(super) async fn rehearse(
+pub(crate) async fn rehearse(
     program: &Path,
     model: &Path,
-    manifest: &ModelManifest,
+    manifest: Option<&ModelManifest>,
     threads: usize,
 ) -> Result<(), RehearsalError> {
     match run(program, model, manifest, threads).await {
@@ -63,13 +63,13 @@ pub(super) async fn rehearse(
 async fn run(
     program: &Path,
     model: &Path,
-    manifest: &ModelManifest,
+    manifest: Option<&ModelManifest>,
     threads: usize,
 ) -> std::io::Result<Output> {
     let mut command = Command::new(program);
     command.args(["rehearse", "--threads", &threads.to_string()]).arg(model).env_clear().process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    let manifest = serde_json::to_vec(manifest).expect("a manifest is plain data");
+    let manifest = serde_json::to_vec(&manifest).expect("a manifest is plain data");
     let mut child = command.spawn()?;
     if let Some(mut input) = child.stdin.take() {
         // One that has ended already says so by its status.
@@ -98,26 +98,33 @@ fn judge(output: &Output) -> Result<(), RehearsalError> {
     }
 }
 
-/// What the process of its own does: loads and tests the model in the file `path`, within the memory that a sound one needs.
+/// What the process of its own does: loads and tests the model in the file `path`, or runs the probe there, within the memory that a
+/// sound one needs.
 ///
 /// # Errors
 /// When the model may not serve.
-pub fn perform(path: &Path, manifest: &ModelManifest, threads: usize) -> Result<(), CheckError> {
+pub fn perform(path: &Path, manifest: Option<&ModelManifest>, threads: usize) -> Result<(), CheckError> {
     let unread = |error: std::io::Error| CheckError::Unread(describe(&error));
-    confine(enough(std::fs::metadata(path).map_err(unread)?.len(), manifest, threads));
+    let size = std::fs::metadata(path).map_err(unread)?.len();
+    let shape = manifest.map_or(LARGEST_PROBE, |manifest| manifest.input_shape);
+    confine(enough(size, shape, threads));
     let (done, ended) = mpsc::channel();
-    let (path, manifest) = (path.to_owned(), manifest.clone());
+    let (path, manifest) = (path.to_owned(), manifest.cloned());
     // Half of what the agent's own threads have: what is deep enough to end this one leaves those room.
     let thread = std::thread::Builder::new().stack_size(STACK);
     let begun = thread.spawn(move || {
         let engines = Engines::rten(threads);
-        let read = state::read(&path, manifest.artifact.size).map_err(|error| error.source);
+        let size = manifest.as_ref().map_or(ByteSize(size), |manifest| manifest.artifact.size);
+        let read = state::read(&path, size).map_err(|error| error.source);
         let checked = read
             .and_then(|bytes| bytes.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
             .map_err(unread)
-            .and_then(|bytes| check_now(bytes, &manifest, &engines, engines.usual()));
+            .and_then(|bytes| match &manifest {
+                Some(manifest) => check_now(bytes, manifest, &engines, engines.usual()).map(drop),
+                None => run_once(bytes, &engines).map_err(CheckError::from),
+            });
         // Nobody listens to one that came too late.
-        drop(done.send(checked.map(drop)));
+        drop(done.send(checked));
     });
     begun.map_err(unread)?;
     ended.recv_timeout(check::LIMIT).unwrap_or_else(|missing| match missing {
@@ -128,13 +135,21 @@ pub fn perform(path: &Path, manifest: &ModelManifest, threads: usize) -> Result<
     })
 }
 
+fn run_once(bytes: Vec<u8>, engines: &Engines) -> Result<(), EngineError> {
+    let engine = engines.load(bytes, engines.usual())?;
+    engine.run(&vec![0.0; engine.numel()]).map(drop)
+}
+
+/// Channels, height and width of an image; nobody announces those of a probe.
+const LARGEST_PROBE: [u32; 3] = [3, 64, 64];
+
 /// Bytes of the stack that a model is tried on.
 const STACK: usize = 1 << 20;
 
 /// Bytes that a sound model in a file of `size` bytes has enough of, whatever is free at the moment: eight times its weights, a
 /// thousand times its image, for layers are wide at the start, and the stacks of the engine's threads.
-fn enough(size: u64, manifest: &ModelManifest, threads: usize) -> u64 {
-    let image = manifest.input_shape.iter().fold(4u64, |bytes, &dim| bytes.saturating_mul(dim.into()));
+fn enough(size: u64, image: [u32; 3], threads: usize) -> u64 {
+    let image = image.iter().fold(4u64, |bytes, &dim| bytes.saturating_mul(dim.into()));
     let stacks = (threads as u64).saturating_mul(8 << 20);
     [size.saturating_mul(8), image.saturating_mul(1024), stacks]
         .into_iter()

@@ -553,6 +553,30 @@ async fn a_model_that_ends_the_process_that_loads_it_does_not_end_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_that_ends_the_process_that_loads_it_does_not_end_the_agent() {
+    let Before { old, new, dir } = Before::new().await;
+    let mut cell = Cell::new(dir.path(), &old, &new).await;
+    // Nobody signs a probe.
+    let (deadly, sound) = (include_bytes!("data/pads_by_373_gigabytes.onnx"), Model::of_seed(3));
+    let digest = Digest::of(deadly);
+    cell.fake.serve_file(digest, File::whole(deadly));
+    cell.fake.ask_for(ArtifactRef { digest, size: ByteSize(deadly.len() as u64) });
+    cell.fake.serve_file(sound.digest(), File::whole(&sound.bytes));
+    cell.fake.ask_for(sound.manifest.artifact.clone());
+    let mut agent = Process::start(cell.folder.path(), Fate::Spared);
+    let profile = cell.fake.hear("a profile", |message| match message {
+        AgentMessage::Profile(profile) => Some(profile.clone()),
+        _ => None,
+    });
+    let profile = profile.await;
+    assert_eq!(profile.probes.iter().map(|probe| probe.digest).collect::<Vec<_>>(), [sound.digest()]);
+    assert!(!agent.has_died());
+    let log = fs::read_to_string(cell.folder.path().join("log")).unwrap();
+    assert_eq!(log.matches("a probe has no time").count(), 1, "{log}");
+    assert!(log.contains("it needs more memory than any sound model of its size"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_that_is_too_deep_for_the_stack_does_not_end_the_agent() {
     let Before { old, dir, .. } = Before::new().await;
     for (depth, expected) in [
