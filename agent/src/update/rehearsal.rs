@@ -1,5 +1,5 @@
-//! The first run of a model or probe that was downloaded, in a process of its own: a file that exhausts the memory, or ends the process that
-//! loads it, ends that one, and what serves goes on.
+//! The first run of a model or probe that was downloaded, in a process of its own: a file that exhausts the memory, or ends the
+//! process that loads it, ends that one, and what serves goes on.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -43,8 +43,8 @@ impl RehearsalError {
     }
 }
 
-/// Has `program` load and test the model in the file `model`; without a manifest, which a probe has none of, load and run it. Where it cannot be started, nothing is said against the model. The
-/// process ends where this future is dropped.
+/// Has `program` load and test the model in the file `model`, or, without a manifest, load and run the probe there. Where it cannot be
+/// started, nothing is said against the model. The process ends where this future is dropped.
 pub(crate) async fn rehearse(
     program: &Path,
     model: &Path,
