@@ -439,6 +439,7 @@ enum Event {
     Answers,
     GivesUp,
     Leaves,
+    IsBanned,
     Returns,
     Joins,
     TimePasses(u64),
@@ -452,6 +453,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => Just(Event::Answers),
         1 => Just(Event::GivesUp),
         2 => Just(Event::Leaves),
+        1 => Just(Event::IsBanned),
         3 => Just(Event::Returns),
         2 => Just(Event::Joins),
         3 => (0..LIMIT_MS / 2).prop_map(Event::TimePasses),
@@ -469,7 +471,7 @@ impl Fleet {
         }
         let now = self.now;
         let (outcome, presence) = self.devices.values_mut().nth(which % count).unwrap();
-        let online = *presence != Presence::Offline;
+        let online = presence.is_online();
         match (event, &outcome.state) {
             (Event::Profiled, Outcome::Waiting { .. }) if online => outcome.state = Outcome::Deriving,
             (Event::Derived, Outcome::Deriving) => outcome.state = Outcome::Fitted,
@@ -479,6 +481,7 @@ impl Fleet {
             }
             (Event::GivesUp, Outcome::Assigned { .. }) if online => outcome.state = failed("given up"),
             (Event::Leaves, _) => *presence = Presence::Offline,
+            (Event::IsBanned, _) => *presence = Presence::Banned,
             (Event::Returns, _) if !online => *presence = Presence::Online { since_unix_ms: now },
             (Event::TimePasses(ms), _) => self.now += ms,
             _ => {}
@@ -491,7 +494,7 @@ impl Fleet {
         let target = |fleet: &Fleet, wave: u32| {
             let counts = before.values().filter(|(outcome, presence)| match outcome.state {
                 Outcome::NoFit { .. } => false,
-                Outcome::Waiting { .. } => *presence != Presence::Offline,
+                Outcome::Waiting { .. } => presence.is_online(),
                 _ => true,
             });
             fleet.rollout().target(wave, counts.count())
@@ -519,7 +522,7 @@ impl Fleet {
                     Outcome::Active { .. } | Outcome::NoFit { .. } | Outcome::Failed { .. }
                 );
                 prop_assert!(
-                    !earlier || done || *presence == Presence::Offline,
+                    !earlier || done || !presence.is_online(),
                     "{} was told before {id} of an earlier wave answered",
                     placement.device
                 );

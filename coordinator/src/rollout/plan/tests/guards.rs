@@ -263,7 +263,7 @@ impl Fleet {
             prop_assert!(beyond.len() <= 1, "a wave was told that had shown nothing: {step:?}");
         }
         let is_moving = |(outcome, presence): &&(OutcomeRecord, Presence)| {
-            matches!(outcome.state, Outcome::Assigned { .. }) && *presence != Presence::Offline
+            matches!(outcome.state, Outcome::Assigned { .. }) && presence.is_online()
         };
         if !step.assign.is_empty() {
             let moving = self.devices.values().filter(is_moving).count();
@@ -294,7 +294,7 @@ proptest! {
                 Turn::Approve => fleet.approved = fleet.reached() + 1,
                 // The coordinator forgets its sessions and nothing else.
                 Turn::Restart => {
-                    for (_, presence) in fleet.devices.values_mut() {
+                    for (_, presence) in fleet.devices.values_mut().filter(|(_, it)| it.is_online()) {
                         *presence = Presence::Offline;
                     }
                 }
