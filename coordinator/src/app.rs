@@ -204,6 +204,7 @@ impl App {
     ) -> Result<(), AppError> {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let store = self.store.clone();
         let encryption = self.encryption()?.map(Arc::new);
         let own_worker = self.config.derive.local_worker.then(|| self.own_worker());
         let (driver, services) = self.parts(&tasks, &stop);
@@ -254,6 +255,11 @@ impl App {
                 stop.cancel();
                 tokio::time::timeout(GRACE, serving).await.unwrap_or(Ok(()))
             }
+            () = store.lost() => {
+                tracing::error!("the disk refused a write; what was acknowledged is on it, and a new start finds it there");
+                stop.cancel();
+                tokio::time::timeout(GRACE, serving).await.unwrap_or(Ok(()))
+            }
         };
         stop.cancel();
         tasks.close();
@@ -262,6 +268,9 @@ impl App {
                 tasks = tasks.len(),
                 "tasks are left behind; what they had acknowledged is stored"
             );
+        }
+        if store.is_lost() {
+            return Err(StoreError::Lost.into());
         }
         Ok(served?)
     }

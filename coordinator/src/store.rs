@@ -55,6 +55,9 @@ pub type Visit<'a> = dyn FnMut(&str, &[u8], &[u8]) -> Result<(), StoreError> + '
 /// Durable records. Every write is conditional on what it read, and has been fsynced when it returns. The change
 /// closures may run more than once when writers meet, so they compute and do nothing else.
 pub trait Store: Send + Sync {
+    /// Whether a write has failed, so that there will be no other before it is opened anew.
+    fn is_lost(&self) -> bool;
+
     /// Creates or changes a device in one conditional write; `change` sees what is stored, if anything.
     fn register_device(
         &self,

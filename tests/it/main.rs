@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_model;
 mod elsewhere;
 mod encrypted;
+mod full_disk;
 mod gate;
 mod grow;
 mod identity;

@@ -1,4 +1,4 @@
-//! strace on a running process, to kill it after a system call of our choice: the calls of all threads are counted as one
+//! strace on a running process, to kill it after a system call of our choice, or to have calls refused: the calls of all threads are counted as one
 //! sequence, and each is held up for a moment, so that the next one has not happened when the signal comes.
 
 use std::io::{BufRead as _, BufReader};
@@ -39,13 +39,7 @@ impl Tracer {
     /// When it cannot be traced.
     pub async fn kill_after(pid: u32, path: &Path, calls: &str, nth: usize) -> Result<Self> {
         let victim = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no process has this id")?;
-        let mut child = Command::new("strace")
-            .args(["-f", "-qq", "-p", &pid.to_string(), "-P"])
-            .arg(path)
-            .args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:delay_enter={HELD_US}")])
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start strace")?;
+        let mut child = attach(pid, path, calls, &format!("delay_enter={HELD_US}"))?;
         let lines = BufReader::new(child.stderr.take().context("its output is piped")?).lines();
         thread::spawn(move || {
             let returned = lines.map_while(Result::ok).filter(|line| line.contains(") = "));
@@ -55,7 +49,22 @@ impl Tracer {
                 }
             }
         });
-        let tracer = Self(child);
+        Self(child).held(pid).await
+    }
+
+    /// Has each of the `calls` of process `pid` that concern the file at `path` refused with `error`, as `ENOSPC`.
+    ///
+    /// # Errors
+    /// When it cannot be traced.
+    pub async fn refuse(pid: u32, path: &Path, calls: &str, error: &str) -> Result<Self> {
+        let mut child = attach(pid, path, calls, &format!("error={error}"))?;
+        let said = child.stderr.take().context("its output is piped")?;
+        thread::spawn(move || BufReader::new(said).lines().for_each(drop));
+        Self(child).held(pid).await
+    }
+
+    /// Once every thread of process `pid` is traced.
+    async fn held(self, pid: u32) -> Result<Self> {
         wait_until("strace to hold every thread", ATTACH_LIMIT, async || {
             let mut free = 0;
             for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -65,8 +74,18 @@ impl Tracer {
             Ok(if free == 0 { Answer::Ready(()) } else { Answer::NotYet(format!("{free} are free")) })
         })
         .await?;
-        Ok(tracer)
+        Ok(self)
     }
+}
+
+fn attach(pid: u32, path: &Path, calls: &str, injected: &str) -> Result<Child> {
+    Command::new("strace")
+        .args(["-f", "-qq", "-p", &pid.to_string(), "-P"])
+        .arg(path)
+        .args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{injected}")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start strace")
 }
 
 impl Drop for Tracer {

@@ -40,6 +40,7 @@ pub(super) fn store(error: StoreError) -> Status {
             Status::aborted(text)
         }
         StoreError::Locked { .. } | StoreError::Stopping => Status::unavailable(text),
+        StoreError::Full { .. } => Status::resource_exhausted(text),
         StoreError::Lost
         | StoreError::File { .. }
         | StoreError::Schema { .. }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use proto::Generation;
+use proto::{ByteSize, Generation};
 
 /// Why the store refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +120,18 @@ pub enum StoreError {
     /// The engine failed.
     #[error("the store's engine failed")]
     Engine(#[source] sled::Error),
+    /// There is too little room to write.
+    #[error(
+        "the disk of {path} has {free} left, of which the store leaves {spare} alone: nothing was changed; make room, and it goes on"
+    )]
+    Full {
+        /// The store's folder.
+        path: PathBuf,
+        /// What is left.
+        free: ByteSize,
+        /// What has to be.
+        spare: ByteSize,
+    },
     /// An earlier write did not reach the disk; nothing more is acknowledged before a restart.
     #[error("the disk refused an earlier write; make room or mend the disk, then restart the coordinator")]
     Lost,
@@ -132,7 +144,7 @@ impl StoreError {
     /// Whether the same call may succeed later without anybody's doing.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Locked { .. } | Self::Stopping => true,
+            Self::Locked { .. } | Self::Stopping | Self::Full { .. } => true,
             Self::File { .. }
             | Self::Schema { .. }
             | Self::RecordSchema { .. }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Arc;
 
 use proto::{DeviceId, Digest, Generation, SpoolPosition};
 use sled::{Db, IVec, Tree};
@@ -10,6 +11,7 @@ use deployment::at_generation;
 pub(crate) use deployment::check_current;
 use disk::Disk;
 use gate::Gate;
+use health::Health;
 
 use super::record::{Record, decode, encode, text};
 use super::{
@@ -44,6 +46,7 @@ pub struct SledStore {
     operators: Tree,
     audit: Tree,
     restores: Tree,
+    health: Arc<Health>,
     gate: Gate,
     disk: Disk,
 }
@@ -64,6 +67,7 @@ impl SledStore {
         let path = folder.join("db");
         let log = File::open(&path).map_err(failed)?;
         let tree = |kind: &str| db.open_tree(kind).map_err(StoreError::Engine);
+        let health = Arc::new(Health::new(folder));
         let store = Self {
             devices: tree(DeviceRecord::KIND)?,
             deployments: tree(DeploymentRecord::KIND)?,
@@ -80,8 +84,9 @@ impl SledStore {
             operators: tree(OperatorRecord::KIND)?,
             audit: tree(AuditEntry::KIND)?,
             restores: tree(RestoreRecord::KIND)?,
-            gate: Gate::default(),
-            disk: Disk::new(db, log, path, lock),
+            gate: Gate::new(health.clone()),
+            disk: Disk::new(db, log, path, lock, health.clone()),
+            health,
         };
         store.disk.sync()?;
         // The names of sled's files must be on the disk as well as their contents.
@@ -171,6 +176,10 @@ fn list<R: Record>(tree: &Tree, prefix: &[u8]) -> Result<Vec<R>, StoreError> {
 }
 
 impl Store for SledStore {
+    fn is_lost(&self) -> bool {
+        self.health.is_lost()
+    }
+
     fn register_device(
         &self,
         id: &DeviceId,
@@ -525,6 +534,7 @@ fn check_schema(db: &Db, folder: &Path) -> Result<(), StoreError> {
 mod deployment;
 mod disk;
 mod gate;
+mod health;
 mod remove;
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sled::Db;
 
+use super::health::Health;
 use crate::store::StoreError;
 
 /// Gets what was written onto the disk. Dropped last: it holds the lock that keeps other processes out.
@@ -19,24 +20,16 @@ pub(super) struct Disk {
     path: PathBuf,
     /// Counts writes that wait for the disk.
     asked: AtomicU64,
-    synced: Mutex<Synced>,
+    /// How many of them it has.
+    synced: Mutex<u64>,
+    health: Arc<Health>,
     _lock: File,
 }
 
-/// How much of what was written the disk has.
-#[derive(Clone, Copy)]
-enum Synced {
-    /// So many writes.
-    UpTo(u64),
-    /// Unknown, since it refused once: the kernel forgets what it could not write, so that the next synchronisation
-    /// would succeed without it.
-    Lost,
-}
-
 impl Disk {
-    pub(super) fn new(db: Db, log: File, path: PathBuf, lock: File) -> Self {
-        let (asked, synced) = (AtomicU64::new(0), Mutex::new(Synced::UpTo(0)));
-        Self { db, log, path, asked, synced, _lock: lock }
+    pub(super) fn new(db: Db, log: File, path: PathBuf, lock: File, health: Arc<Health>) -> Self {
+        let (asked, synced) = (AtomicU64::new(0), Mutex::new(0));
+        Self { db, log, path, asked, synced, health, _lock: lock }
     }
 
     /// Returns once everything written so far is on the disk. Writers that meet here share one turn.
@@ -44,20 +37,32 @@ impl Disk {
         let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         // A poisoned lock means a panic within sled, after which the disk is as unknown as after a refusal.
         let mut synced = self.synced.lock().map_err(|_| StoreError::Lost)?;
-        match *synced {
-            Synced::Lost => return Err(StoreError::Lost),
-            Synced::UpTo(done) if done >= mine => return Ok(()),
-            Synced::UpTo(_) => {}
+        // Unknown is what it has, once it refused: the kernel forgets what it could not write, so that the next synchronisation
+        // would succeed without it.
+        if self.health.is_lost() {
+            return Err(StoreError::Lost);
+        }
+        if *synced >= mine {
+            return Ok(());
         }
         let all = self.asked.load(Ordering::SeqCst);
-        let written = self.write_out();
-        *synced = if written.is_ok() { Synced::UpTo(all) } else { Synced::Lost };
-        written
+        self.health.note(self.write_out())?;
+        *synced = all;
+        Ok(())
     }
 
     fn write_out(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(StoreError::Engine)?;
         self.log.sync_data().map_err(|source| StoreError::File { path: self.path.clone(), source })
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.health.is_lost() {
+            // It would write out what it has once more, and wait for that without end.
+            std::mem::forget(self.db.clone());
+        }
     }
 }
 
