@@ -22,6 +22,12 @@ impl Destination {
         if path.is_dir() {
             return Err(destination.refuse(io::ErrorKind::IsADirectory.into()));
         }
+        if path.exists() && !path.is_file() {
+            // A pipe or a device would be replaced by the file.
+            return Err(
+                destination.refuse(io::Error::new(io::ErrorKind::InvalidInput, "it is there, and no file"))
+            );
+        }
         if !destination.folder().is_dir() {
             let problem = format!("there is no folder {}", destination.folder().display());
             return Err(destination.refuse(io::Error::new(io::ErrorKind::NotFound, problem)));
@@ -109,7 +115,9 @@ mod tests {
     #[test]
     fn impossible_places_are_refused_beforehand() {
         let folder = tempfile::tempdir().unwrap();
-        for path in [folder.path().to_owned(), folder.path().join("missing/m.onnx")] {
+        let socket = folder.path().join("socket");
+        let _listens = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [folder.path().to_owned(), folder.path().join("missing/m.onnx"), socket] {
             let error = Destination::check(&path).unwrap_err();
             let line = error.line().unwrap();
             assert!(line.starts_with(&format!("cannot write {}: ", path.display())), "{line}");

@@ -1,5 +1,7 @@
 //! What the values of a manifest may be, beyond their types. Owns the rules and their wording; never sees the text.
 
+use std::ops::RangeInclusive;
+
 use proto::{ByteSize, DeviceId};
 use pruner_core::plan::WidthPolicy;
 
@@ -82,23 +84,29 @@ fn files(spec: &DatasetSpec) -> Problem {
     })
 }
 
+/// Rounds of scoring: up to a hundred times as many as are usual. Every worker is busy with them until they are done.
+const ROUNDS: RangeInclusive<u32> = 1..=10_000;
+
 fn pruning(spec: &PruningSpec) -> Problem {
     let PruningSpec { rounds, density, exponent, min_channels, .. } = *spec;
-    refuse_if(rounds == 0, "spec.pruning.rounds", || "0 is not allowed; at least 1".into())
-        .or_else(|| {
-            refuse_if(!(density > 0.0 && density <= 1.0), "spec.pruning.density", || {
-                format!("{density} is not allowed; more than 0, at most 1")
-            })
+    let field = "spec.pruning.rounds";
+    refuse_if(!ROUNDS.contains(&rounds), field, || {
+        format!("{rounds} is not allowed; from 1 to {}", ROUNDS.end())
+    })
+    .or_else(|| {
+        refuse_if(!(density > 0.0 && density <= 1.0), "spec.pruning.density", || {
+            format!("{density} is not allowed; more than 0, at most 1")
         })
-        .or_else(|| {
-            let allowed = WidthPolicy::EXPONENTS.contains(&exponent);
-            refuse_if(!allowed, "spec.pruning.exponent", || {
-                format!("{exponent} is not allowed; from 0 to 4, as in 0.25")
-            })
+    })
+    .or_else(|| {
+        let allowed = WidthPolicy::EXPONENTS.contains(&exponent);
+        refuse_if(!allowed, "spec.pruning.exponent", || {
+            format!("{exponent} is not allowed; from 0 to 4, as in 0.25")
         })
-        .or_else(|| {
-            refuse_if(min_channels == 0, "spec.pruning.minChannels", || "0 is not allowed; at least 1".into())
-        })
+    })
+    .or_else(|| {
+        refuse_if(min_channels == 0, "spec.pruning.minChannels", || "0 is not allowed; at least 1".into())
+    })
 }
 
 fn training(spec: &TrainingSpec) -> Problem {

@@ -196,7 +196,7 @@ fn values_that_make_no_sense_are_refused() {
         ("  training:\n    epochs: 0\n", "line 9, column 13: spec.training.epochs: must be at least 1"),
         (
             "  pruning: { rounds: 0 }\n",
-            "line 8, column 22: spec.pruning.rounds: 0 is not allowed; at least 1",
+            "line 8, column 22: spec.pruning.rounds: 0 is not allowed; from 1 to 10000",
         ),
         (
             "  pruning: { density: 1.5 }\n",
