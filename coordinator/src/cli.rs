@@ -20,6 +20,7 @@ mod explain;
 mod figures;
 mod follow;
 mod get;
+mod help;
 mod job;
 mod layers;
 mod manifest_file;
@@ -45,7 +46,7 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
 use connect::Server;
 use error::CliError;
@@ -160,7 +161,9 @@ impl Context {
 
 /// Runs the verb that the process's arguments name.
 pub(crate) async fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments = help::flowing(Cli::command()).get_matches();
+    let cli =
+        Cli::from_arg_matches(&arguments).unwrap_or_else(|error| error.format(&mut Cli::command()).exit());
     let context = Context {
         terminal: Terminal::new(cli.color),
         server: Server::new(cli.server.as_deref(), cli.identity.as_deref()),
