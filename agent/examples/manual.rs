@@ -20,7 +20,10 @@ const FILES: [(&str, &str); 7] = [
         "/var/lib/reconvene-agent/trusted-keys.json",
         "Whose assignments are followed, unless coordinator_keys says so.",
     ),
-    ("/var/lib/reconvene-agent/given-up.json", "Assignments that are never tried again, and why."),
+    (
+        "/var/lib/reconvene-agent/given-up.json",
+        "Assignments that are not tried again, and why; what is installed of them is, once nothing has served for ten minutes.",
+    ),
     ("/run/reconvene/inference.sock", "The inference API, for whoever is in the group reconvene."),
 ];
 
@@ -42,7 +45,7 @@ const EXIT_STATUS: [(&str, &str); 9] = [
     ("0", "It did what it was asked, or was told to stop."),
     ("1", "A failure that the message names."),
     ("2", "The command line makes no sense."),
-    ("3", "There is no state directory, or no agent runs."),
+    ("3", "There is no state directory, or, where an agent is asked, none runs; status says so and exits 0."),
     ("64", "The configuration is refused. systemd does not try again."),
     ("65", "The image cannot be read."),
     ("69", "The agent does not answer."),

@@ -21,24 +21,28 @@ pub fn describe(error: &dyn Error) -> String {
     text
 }
 
-/// What was said last, so that what fails in the same way all day does not fill the log.
+/// So many texts are remembered: what fails in one of two ways each time is said twice.
+const KEPT: usize = 4;
+
+/// What was said of late, so that what fails in the same way all day does not fill the log.
 #[derive(Debug, Default)]
-pub(crate) struct Said(Option<(String, Instant)>);
+pub(crate) struct Said(Vec<(String, Instant)>);
 
 impl Said {
-    /// Whether `text` is to be said at `now`: it is another one than the last, or that was long ago.
+    /// Whether `text` is to be said at `now`: it was not, or that was long ago.
     pub(crate) fn is_news(&mut self, text: &str, now: Instant) -> bool {
-        let is_known =
-            self.0.as_ref().is_some_and(|(last, at)| last == text && now.duration_since(*at) < AGAIN);
+        self.0.retain(|(_, at)| now.duration_since(*at) < AGAIN);
+        let is_known = self.0.iter().any(|(known, _)| known == text);
         if !is_known {
-            self.0 = Some((text.to_owned(), now));
+            self.0.drain(..self.0.len().saturating_sub(KEPT - 1));
+            self.0.push((text.to_owned(), now));
         }
         !is_known
     }
 
     /// It is over: the same is news again.
     pub(crate) fn forget(&mut self) {
-        self.0 = None;
+        self.0.clear();
     }
 }
 
@@ -64,8 +68,12 @@ mod tests {
         let (mut said, start) = (Said::default(), Instant::now());
         let mut news = |text, seconds| said.is_news(text, start + Duration::from_secs(seconds));
         let heard =
-            [news("a", 0), news("a", 30), news("b", 60), news("a", 90), news("a", 3600), news("a", 3690)];
-        assert_eq!(heard, [true, false, true, true, false, true]);
+            [news("a", 0), news("a", 30), news("b", 60), news("a", 90), news("a", 3600), news("b", 3650)];
+        assert_eq!(heard, [true, false, true, false, true, false]);
+        for text in ["c", "d", "e", "f"] {
+            assert!(said.is_news(text, start + Duration::from_secs(3660)));
+        }
+        assert!(said.is_news("a", start + Duration::from_secs(3670)), "only the last ones are remembered");
         said.forget();
         assert!(said.is_news("a", start + Duration::from_secs(3700)));
     }

@@ -110,7 +110,7 @@ impl Identity {
         state: StateDir,
     ) -> Result<Self, IdentityError> {
         let folder = state.identity();
-        state::make_folder(&folder)?;
+        state::replace_by_folder(&folder)?;
         let key_path = folder.join("key.pem");
         let key = match key_in(&key_path).map_err(of_key)? {
             Some(key) => key,

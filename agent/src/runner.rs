@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -31,8 +31,11 @@ use engine::{Engine, EngineError};
 use statistics::{Served, Statistics};
 use turns::{Turns, Waiting};
 
-/// Requests that may be under way, and as many that may wait until one is.
+/// Requests that the inference thread has not looked at.
 const QUEUE: usize = 64;
+
+/// Requests that take turns; what they hold is bounded where it comes in.
+const UNDER_WAY: usize = 1024;
 
 /// A request waits this long for a place in the queue, and then as long for its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -112,12 +115,17 @@ impl Request {
         self.images.chunks_exact(self.model.engine.numel()).nth(self.served.runs as usize)
     }
 
-    /// Hands out what became of it. Whoever asked may have given up meanwhile; then nobody reads it.
+    /// Hands out what became of it.
     fn end(&mut self, error: Option<EngineError>) {
-        self.served.queued = self.asked.elapsed().saturating_sub(self.served.computed);
-        self.model.statistics.record(self.served, error.is_none());
+        self.count(error.is_none());
         let outputs = std::mem::take(&mut self.outputs);
+        // Whoever asked may have given up meanwhile; then nobody reads it.
         drop(self.reply.take().map(|reply| reply.send(error.map_or(Ok(outputs), Err))));
+    }
+
+    fn count(&mut self, is_answered: bool) {
+        self.served.queued = self.asked.elapsed().saturating_sub(self.served.computed);
+        self.model.statistics.record(self.served, is_answered);
     }
 }
 
@@ -133,7 +141,7 @@ pub struct Runner {
     jobs: mpsc::Sender<Job>,
     active: watch::Sender<Option<Arc<ServedModel>>>,
     /// Why installed models do not serve.
-    passed_over: Arc<OnceLock<Vec<String>>>,
+    passed_over: Arc<Mutex<Vec<String>>>,
     bench: Arc<Bench>,
 }
 
@@ -153,14 +161,14 @@ impl Runner {
         self.active.borrow().clone()
     }
 
-    /// Why installed models do not serve, as the start has found it.
-    pub fn passed_over(&self) -> &[String] {
-        self.passed_over.get().map_or(&[], Vec::as_slice)
+    /// Why installed models do not serve, as it was found last.
+    pub fn passed_over(&self) -> Vec<String> {
+        lock(&self.passed_over).clone()
     }
 
-    /// Notes why installed models do not serve, once.
+    /// Notes why installed models do not serve.
     pub fn pass_over(&self, reasons: Vec<String>) {
-        self.passed_over.get_or_init(|| reasons);
+        *lock(&self.passed_over) = reasons;
     }
 
     /// Tells of every change of the model that serves.
@@ -178,7 +186,11 @@ impl Runner {
     /// Outputs of `model` for `images`, a whole number of its inputs, one after another.
     pub async fn infer(&self, model: Arc<ServedModel>, images: Vec<f32>) -> Result<Vec<f32>, InferError> {
         let (reply, answer) = oneshot::channel();
-        self.put(Job::Infer(Request::new(model, images, reply))).await?;
+        let asked = Instant::now();
+        if let Err(refused) = self.put(Job::Infer(Request::new(model.clone(), images, reply))).await {
+            model.statistics.record(Served { queued: asked.elapsed(), ..Served::default() }, false);
+            return Err(refused);
+        }
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(result)) => Ok(result?),
             Ok(Err(_)) => Err(InferError::Stopping),
@@ -275,7 +287,7 @@ impl Bench {
         turns.push(request);
         let mut wanted = None;
         loop {
-            while wanted.is_none() && turns.len() < QUEUE {
+            while wanted.is_none() && turns.len() < UNDER_WAY {
                 let job = if turns.is_empty() { queue.blocking_recv() } else { queue.try_recv().ok() };
                 match job {
                     Some(Job::Infer(request)) if Arc::ptr_eq(&request.model, &model) => turns.push(request),
@@ -293,6 +305,8 @@ impl Bench {
     /// Runs the next image of a request; whether there are more.
     fn goes_on(&self, request: &mut Request) -> bool {
         if request.reply.as_ref().is_none_or(Reply::is_closed) {
+            // Nobody waits for the rest.
+            request.count(false);
             return false;
         }
         let Some(image) = request.next_image() else {

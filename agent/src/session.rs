@@ -216,7 +216,8 @@ impl Session {
         loop {
             let started = Instant::now();
             let Some(Err(ended)) = stop.run_until_cancelled(self.converse()).await else { return };
-            if started.elapsed() >= SETTLED {
+            // Whoever only keeps silent for so long is no coordinator that came back.
+            if self.pulse.is_connected() && started.elapsed() >= SETTLED {
                 backoff.reset();
                 said.forget();
             }
@@ -287,6 +288,9 @@ impl Session {
                 Some(source) => SessionError::Unreachable(identity::connect::reason(source, &target)),
                 None => SessionError::Call(status),
             },
+            SessionError::Silent(what) => {
+                SessionError::Unreachable(format!("the coordinator at {at} did not {what} in time"))
+            }
             other => other,
         }
     }

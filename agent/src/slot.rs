@@ -79,6 +79,7 @@ pub struct Slots {
     is_on_disk: bool,
     contents: [Option<Installed>; 2],
     damage: Vec<String>,
+    refused: Option<FileError>,
 }
 
 /// Why what lies in a slot cannot serve.
@@ -101,27 +102,35 @@ impl Slots {
     /// active until [`Slots::activate`] points at the other; if no pointer says which it is, the newest is.
     pub fn read(state: &StateDir) -> Self {
         let root = state.root().to_owned();
-        let mut damage = Vec::new();
+        let (mut damage, mut refused) = (Vec::new(), None);
         let contents = Slot::ALL.map(|slot| {
             read_slot(&root, slot).unwrap_or_else(|error| {
-                let error = describe(&error);
+                let error = match error {
+                    Damage::File(error) if error.is_refusal() => {
+                        let said = describe(&error);
+                        refused.get_or_insert(error);
+                        said
+                    }
+                    error => describe(&error),
+                };
                 tracing::error!(slot = slot.name(), error, "a damaged slot is left out");
                 damage.push(format!("slot {}: {error}", slot.name()));
                 None
             })
         });
         let named = read_pointer(&root).unwrap_or_else(|error| {
-            let error = describe(&error);
+            let said = describe(&error);
             tracing::error!(
-                error,
+                error = said,
                 "the pointer to the active slot is damaged; the newest that is whole counts"
             );
-            damage.push(error);
+            damage.push(said);
+            refused = refused.take().or(Some(error).filter(FileError::is_refusal));
             None
         });
         let is_on_disk = named.is_some();
         let active = named.filter(|slot| contents[*slot as usize].is_some());
-        let slots = Self { root, active, is_on_disk, contents, damage };
+        let slots = Self { root, active, is_on_disk, contents, damage, refused };
         let newest = if is_on_disk { None } else { slots.candidates().first().copied() };
         Self { active: active.or(newest), ..slots }
     }
@@ -129,6 +138,11 @@ impl Slots {
     /// What was found damaged when they were read, a line each.
     pub fn damage(&self) -> &[String] {
         &self.damage
+    }
+
+    /// What this user may not read of them, which may be sound.
+    pub fn take_refused(&mut self) -> Option<FileError> {
+        self.refused.take()
     }
 
     /// The active slot's place.

@@ -33,7 +33,13 @@ pub struct FileError {
 impl FileError {
     /// Whether the file was read and means nothing, or is longer than any that means something: another one may take its place.
     pub fn is_damage(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge)
+        use io::ErrorKind::{FileTooLarge, InvalidData, NotADirectory};
+        matches!(self.source.kind(), InvalidData | FileTooLarge | NotADirectory)
+    }
+
+    /// Whether this user may not do that: it says nothing about the file.
+    pub fn is_refusal(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied
     }
 
     /// Says what was tried on which file: for `map_err`.
@@ -151,7 +157,7 @@ fn length_of(found: &fs::Metadata) -> io::Result<u64> {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
     }
     if !found.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
     }
     Ok(found.len())
 }
@@ -162,7 +168,7 @@ pub fn make_folder(path: &Path) -> Result<(), FileError> {
 }
 
 /// Makes a folder of ours; what is none and lies in its place, a dangling link perhaps, is of no use and is removed.
-fn replace_by_folder(path: &Path) -> Result<(), FileError> {
+pub fn replace_by_folder(path: &Path) -> Result<(), FileError> {
     if !path.is_dir() && path.symlink_metadata().is_ok() {
         tracing::warn!(path = %path.display(), "it is no folder, and gives way to one");
         remove(path)?;
@@ -305,9 +311,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        for (path, what) in [(pipe.as_path(), "it is no regular file"), (dir.path(), "it is a folder")] {
+        // A folder cannot be replaced by the next write.
+        for (path, what, is_damage) in
+            [(pipe.as_path(), "it is no regular file", true), (dir.path(), "it is a folder", false)]
+        {
             let error = read(path, RECORD).unwrap_err();
-            assert_eq!((error.source.to_string().as_str(), error.is_damage()), (what, false));
+            assert_eq!((error.source.to_string().as_str(), error.is_damage()), (what, is_damage));
         }
         assert!(read(&dir.path().join("nothing"), RECORD).unwrap().is_none());
     }

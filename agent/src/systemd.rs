@@ -71,7 +71,7 @@ pub async fn run(runner: Runner, pulse: Pulse, stop: CancellationToken) {
 
 /// One line for `systemctl status`.
 pub fn status(runner: &Runner) -> String {
-    match (runner.active(), runner.passed_over()) {
+    match (runner.active(), runner.passed_over().as_slice()) {
         (Some(model), _) => format!(
             "serving {} (generation {}, {}) in {}",
             model.installed.model.name,
@@ -80,7 +80,10 @@ pub fn status(runner: &Runner) -> String {
             model.engine.choice()
         ),
         (None, []) => "no model yet; waiting for the first assignment".to_owned(),
-        (None, reasons) => format!("no model serves; waiting for an assignment ({})", reasons.join("; ")),
+        (None, reasons) => format!(
+            "no model serves; waiting for an assignment, and what is installed is tried again every ten minutes ({})",
+            reasons.join("; ")
+        ),
     }
 }
 

@@ -67,8 +67,8 @@ pub enum InferError {
     },
     /// It has nothing to ask.
     #[error(
-        "the agent at {address} serves no model: it waits for an assignment of its coordinator; `reconvene-agent status` says \
-         whether that one is connected, and what is installed"
+        "the agent at {address} serves no model; `reconvene-agent status` says what is installed, why it does not serve, and \
+         whether the coordinator is connected, which would assign one"
     )]
     NoModel {
         /// Whom was asked.

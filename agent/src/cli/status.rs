@@ -21,7 +21,8 @@ mod records;
 pub(super) mod running;
 
 /// What mends most damage.
-const MENDED: &str = " (remove what is damaged while the agent is stopped: it makes it anew)";
+const MENDED: &str = " (remove what is damaged while the agent is stopped: it makes a record anew; a model comes from the coordinator again, and a \
+     key needs a new join file)";
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -60,7 +61,7 @@ struct Model {
     generation: Generation,
     digest: Digest,
     size: ByteSize,
-    /// Why it never serves again.
+    /// Why it does not serve.
     given_up: Option<String>,
 }
 
@@ -79,7 +80,10 @@ fn read(config: &Config) -> Result<Status, CliError> {
         return Err(CliError::NoState { path: config.state_dir.clone() });
     }
     let state = StateDir::existing(&config.state_dir);
-    let slots = Slots::read(&state);
+    let mut slots = Slots::read(&state);
+    if let Some(refused) = slots.take_refused() {
+        return Err(refused.into());
+    }
     let model = |slot: Slot| slots.installed(slot).map(|installed| Model::of(installed, &state));
     let mut damage = Damage(slots.damage().to_vec());
     for error in records::damage(&state)? {
@@ -129,7 +133,7 @@ impl Damage {
     /// Where this user may not read it: that is no damage.
     fn of<T>(&mut self, read: Result<T, FileError>) -> Result<Option<T>, FileError> {
         match read {
-            Err(error) if error.source.kind() == std::io::ErrorKind::PermissionDenied => Err(error),
+            Err(error) if error.is_refusal() => Err(error),
             Err(error) => {
                 self.add(&describe(&error));
                 Ok(None)
@@ -200,7 +204,7 @@ fn as_table(status: &Status) -> String {
         ("Agent", state.to_owned()),
         ("Listens on", status.serving_address.clone().unwrap_or_else(|| "-".to_owned())),
         ("Socket", words(&status.sockets, "-")),
-        ("Active", model(&status.active) + if status.on_probation { ", new: on probation" } else { "" }),
+        ("Active", model(&status.active) + active_note(status)),
         ("Engine", engines_line(&status.engines)),
         ("Previous", model(&status.previous)),
         ("Damaged", words(&status.damaged, "none") + if status.damaged.is_empty() { "" } else { MENDED }),
@@ -219,6 +223,16 @@ fn model(model: &Option<Model>) -> String {
     };
     let why = given_up.as_ref().map(|reason| format!(", given up: {reason}")).unwrap_or_default();
     format!("{name}, generation {generation}, {} ({size}){why}", digest.short())
+}
+
+/// What is to be known of the active model beside what it is.
+fn active_note(status: &Status) -> &'static str {
+    let is_given_up = status.active.as_ref().is_some_and(|model| model.given_up.is_some());
+    match (status.on_probation, is_given_up && status.answers && !status.ready) {
+        (_, true) => "; it is tried again once nothing has served for ten minutes",
+        (true, false) => ", new: on probation",
+        (false, false) => "",
+    }
 }
 
 fn state_line(status: &Status) -> String {

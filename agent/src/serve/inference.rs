@@ -108,7 +108,7 @@ impl Inference {
 
     /// The model that serves.
     pub(super) fn any(&self) -> Result<Arc<ServedModel>, Refusal> {
-        let none = || match self.runner.passed_over() {
+        let none = || match self.runner.passed_over().as_slice() {
             [] => "no model serves on this device yet; `reconvene-agent status` says why".to_owned(),
             reasons => format!(
                 "no model serves on this device ({}); `reconvene-agent status` says more",

@@ -34,7 +34,7 @@ pub(super) enum Found {
 
 /// As it is on disk: all, or the one that an earlier version kept.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it is no list of assignments")]
 enum Stored {
     All(Vec<GivenUp>),
     One(GivenUp),

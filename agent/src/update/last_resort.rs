@@ -42,7 +42,7 @@ impl Updater {
     /// Has the first installed model serve that passes its tests, whether or not it was given up.
     pub(super) async fn try_last_resort(&mut self) {
         self.last_resort = LastResort::new(self.last_resort.after);
-        let mut slots = self.slots.candidates();
+        let (mut slots, mut passed_over) = (self.slots.candidates(), self.slots.damage().to_vec());
         // Whichever was given up last had its chance last.
         slots.sort_by_key(|&slot| self.slots.installed(slot).map(|it| self.given_up.position(held(it))));
         for slot in slots {
@@ -51,9 +51,14 @@ impl Updater {
             tracing::warn!(%generation, %digest, "nothing serves: an installed model is tried again");
             match self.revive(slot, installed).await {
                 Ok(()) => return tracing::warn!(%generation, "it serves again, and is on probation"),
-                Err(error) => tracing::error!(%generation, error = describe(&error), "it cannot serve"),
+                Err(error) => {
+                    let error = describe(&error);
+                    tracing::error!(%generation, error, "it cannot serve");
+                    passed_over.push(format!("generation {generation}: {error}"));
+                }
             }
         }
+        self.testbed.runner.pass_over(passed_over);
     }
 
     async fn revive(&mut self, slot: Slot, installed: Installed) -> Result<(), UpdateError> {

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use proto::{ByteSize, ModelManifest};
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
@@ -19,6 +20,9 @@ use crate::state;
 /// The exit code of a rehearsal whose model is refused; standard error says why.
 pub const REFUSED: u8 = 65;
 
+/// For the process to end: well after the limit that it keeps by itself.
+const PATIENCE: Duration = Duration::from_secs(check::LIMIT.as_secs() + 30);
+
 /// Why a model does not get as far as its test.
 #[derive(Debug, thiserror::Error)]
 pub enum RehearsalError {
@@ -33,13 +37,16 @@ pub enum RehearsalError {
         /// The first line that it wrote to standard error.
         last_words: String,
     },
+    /// It did not even keep its own limit.
+    #[error("the process that tried the model hung, and was ended after {} s", PATIENCE.as_secs())]
+    Hangs,
 }
 
 impl RehearsalError {
     /// Whether it may end in another way the next time: memory may have been short for other reasons, and somebody else may have
     /// ended the process.
     pub(crate) fn is_retryable(&self) -> bool {
-        matches!(self, Self::Died { .. })
+        matches!(self, Self::Died { .. } | Self::Hangs)
     }
 }
 
@@ -51,7 +58,8 @@ pub(crate) async fn rehearse(
     manifest: Option<&ModelManifest>,
     threads: usize,
 ) -> Result<(), RehearsalError> {
-    match run(program, model, manifest, threads).await {
+    let ended = tokio::time::timeout(PATIENCE, run(program, model, manifest, threads)).await;
+    match ended.map_err(|_| RehearsalError::Hangs)? {
         Ok(output) => judge(&output),
         Err(error) => {
             tracing::warn!(%error, "a model was not rehearsed");
@@ -165,4 +173,25 @@ fn confine(limit: u64) {
     let _ = setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit });
     // Its end is told by its status: a copy of its memory would only fill the disk.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::Digest;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_hangs_is_ended_and_says_nothing_against_the_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("hangs");
+        // By another process: what this one has open for writing can be no program.
+        let write = "printf '#!/bin/sh\nexec sleep 1000\n' > \"$0\" && chmod +x \"$0\"";
+        assert!(
+            std::process::Command::new("sh").args(["-c", write]).arg(&program).status().unwrap().success()
+        );
+        let model = dir.path().join(Digest::of(b"m").to_string());
+        let error = rehearse(&program, &model, None, 1).await.unwrap_err();
+        assert!(matches!(error, RehearsalError::Hangs) && error.is_retryable(), "{error}");
+    }
 }

@@ -20,7 +20,7 @@ pub struct Restored {
     pub model: Option<ServedModel>,
     /// Why others do not.
     pub passed_over: Vec<String>,
-    /// Never to serve again.
+    /// Not to serve as long as anything else does.
     pub given_up: GivenUps,
 }
 

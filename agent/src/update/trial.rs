@@ -38,7 +38,7 @@ pub(super) struct Trial {
 
 /// As it is on disk: all that is known, or the one that an earlier version kept.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it is no list of what was begun")]
 enum Stored {
     All(Vec<Trial>),
     One(Trial),

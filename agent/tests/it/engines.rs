@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use agent::runner::engines::{Engines, LibraryConfig};
 use agent::runner::{Runner, ServedModel};
 use agent::slot::Installed;
 use proto::Generation;
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::device::Device;
@@ -98,20 +100,9 @@ async fn a_device_without_the_library_serves_all_the_same() {
 
 #[tokio::test]
 async fn a_single_image_does_not_wait_for_a_batch() {
-    let model = Model::chain(50);
-    let engines = Engines::rten(1);
-    let engine = engines.load(model.bytes.clone(), engines.usual()).unwrap();
-    let installed = Installed {
-        probation: Default::default(),
-        generation: Generation(1),
-        deployment: "fashion".to_owned(),
-        model: model.manifest.clone(),
-    };
-    let tracker = TaskTracker::new();
-    let runner = Runner::start(&tracker);
-    runner.swap(ServedModel::new(installed, engine));
-    let served = runner.active().unwrap();
-    let image = &model.manifest.self_test.input;
+    let (runner, served, tracker) = alone();
+    let test = Model::chain(50).manifest.self_test;
+    let image = &test.input;
     // The batch is asked for first, and each of its images is an image's turn.
     let batch = runner.infer(served.clone(), image.repeat(200_000));
     let one = runner.infer(served.clone(), image.clone());
@@ -120,10 +111,49 @@ async fn a_single_image_does_not_wait_for_a_batch() {
         _ = batch => panic!("the batch came first"),
         one = one => one.unwrap(),
     };
-    assert_eq!(one, model.manifest.self_test.output);
+    assert_eq!(one, test.output);
     // Nobody waits for the batch any more: it ends where it is.
     runner.stop().await;
     tracker.close();
     tracker.wait().await;
-    assert_eq!(served.statistics.now().success.count, 1);
+    let counts = served.statistics.now();
+    assert_eq!((counts.success.count, counts.fail.count), (1, 1));
+    assert!(counts.compute.count > 1, "images that were run are counted, whoever waits for them");
+}
+
+#[tokio::test]
+async fn nor_for_more_batches_than_there_are_connections() {
+    let (runner, served, tracker) = alone();
+    let image = Model::chain(50).manifest.self_test.input;
+    let mut batches = JoinSet::new();
+    for _ in 0..300 {
+        let (runner, served, batch) = (runner.clone(), served.clone(), image.repeat(5_000));
+        batches.spawn(async move { runner.infer(served, batch).await });
+    }
+    // All are asked for.
+    tokio::task::yield_now().await;
+    runner.infer(served.clone(), image).await.unwrap();
+    assert_eq!(served.statistics.now().success.count, 1, "a batch ended before it");
+    batches.shutdown().await;
+    runner.stop().await;
+    tracker.close();
+    tracker.wait().await;
+}
+
+/// A model that serves, without an agent around it.
+fn alone() -> (Runner, Arc<ServedModel>, TaskTracker) {
+    let model = Model::chain(50);
+    let engines = Engines::rten(1);
+    let engine = engines.load(model.bytes, engines.usual()).unwrap();
+    let installed = Installed {
+        probation: Default::default(),
+        generation: Generation(1),
+        deployment: "fashion".to_owned(),
+        model: model.manifest,
+    };
+    let tracker = TaskTracker::new();
+    let runner = Runner::start(&tracker);
+    runner.swap(ServedModel::new(installed, engine));
+    let served = runner.active().unwrap();
+    (runner, served, tracker)
 }

@@ -263,7 +263,7 @@ async fn a_person_asks_what_is_in_a_picture() {
     .await;
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{said}");
-    assert!(said.contains("serves no model: it waits for an assignment of its coordinator"), "{said}");
+    assert!(said.contains("serves no model; `reconvene-agent status` says what is installed"), "{said}");
     empty.stop().await;
     let gone = device.api.to_string();
     device.stop().await;
