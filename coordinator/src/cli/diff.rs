@@ -6,13 +6,13 @@ use std::time::Duration;
 use coordinator::manifest::{Document, tree, yaml};
 use proto::v1;
 use similar::TextDiff;
-use tonic::Request;
 
 use super::Context;
 use super::apply::check;
 use super::error::CliError;
 use super::figures::{bytes, count, macs, ms};
-use super::manifest_file::{ManifestArg, within};
+use super::manifest_file::ManifestArg;
+use super::plan::planned;
 use super::table::{Entry, Table};
 
 /// How long the first plan for a network may take: it is scored.
@@ -57,10 +57,8 @@ async fn show(checked: &Document, context: &Context) -> Result<(), CliError> {
     }
     let known = context.list::<v1::Deployment>(name).await?;
     let now = known.into_iter().find(|deployment| deployment.name == *name);
-    let mut request = Request::new(v1::PlanRequest { manifest: checked.text.clone(), strict: true });
-    request.set_timeout(TIMEOUT);
-    let refused = |status| within(checked)(context.server.refusal(status));
-    let plan = client.plan(request).await.map_err(refused)?.into_inner();
+    let wanted = v1::PlanRequest { manifest: checked.text.clone(), strict: true };
+    let plan = planned(checked, (wanted, TIMEOUT), &mut client, context).await?;
     let title = match &now {
         None => format!("deployment/{name} would be created"),
         Some(now) => {

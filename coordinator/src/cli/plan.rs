@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use coordinator::manifest::{API_VERSION, LIST};
+use coordinator::manifest::{API_VERSION, Document, LIST};
 use proto::v1;
 use serde_json::{Value, json};
-use tonic::Request;
 
 use super::Context;
 use super::apply::check;
+use super::connect::Client;
 use super::error::CliError;
 use super::figures::{bytes, count, macs, ratio};
 use super::manifest_file::{ManifestArg, within};
 use super::output::{Notation, object, write};
+use super::resource::Resource as _;
 use super::terminal::Tone;
 use super::{layers, outcome};
 
@@ -32,7 +33,7 @@ pub(crate) struct PlanArgs {
     /// How to print it
     #[arg(short, long, value_enum, default_value = "table")]
     output: PlanFormat,
-    /// Give up after this long; the first plan for a network has to score it
+    /// Give up after this long; the first plan for a network has to score it, which goes on
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
@@ -59,14 +60,12 @@ pub(crate) async fn run(args: &PlanArgs, context: &Context) -> Result<(), CliErr
             Err(error) if error.is_no_fit() => verdict = verdict.and(Err(error)),
             checked => drop(checked?),
         }
-        let mut request = Request::new(v1::PlanRequest { manifest: document.text.clone(), strict: false });
-        request.set_timeout(args.timeout);
         if context.terminal.redraws {
             let network = &document.manifest.spec.network;
             context.terminal.say(&format!("planning {network} for the fleet; the first time, it is scored"));
         }
-        let refused = |status| within(document)(context.server.refusal(status));
-        plans.push(client.plan(request).await.map_err(refused)?.into_inner());
+        let wanted = v1::PlanRequest { manifest: document.text.clone(), strict: false };
+        plans.push(planned(document, (wanted, args.timeout), &mut client, context).await?);
     }
     let text = match args.output {
         PlanFormat::Table => tables(&plans, context, |plan| table(plan, context)),
@@ -78,6 +77,40 @@ pub(crate) async fn run(args: &PlanArgs, context: &Context) -> Result<(), CliErr
     };
     context.terminal.data(&text)?;
     verdict.and_then(|()| plans.iter().try_for_each(fits))
+}
+
+/// The coordinator's answer. One that does not come in time is no failure of the coordinator's, which goes on.
+pub(crate) async fn planned(
+    document: &Document,
+    (wanted, limit): (v1::PlanRequest, Duration),
+    client: &mut Client,
+    context: &Context,
+) -> Result<v1::PlanResponse, CliError> {
+    let answer = match tokio::time::timeout(limit, client.plan(wanted)).await {
+        Ok(answer) => answer.map_err(|status| context.server.refusal(status)),
+        Err(_) => Err(not_ready(&document.manifest.metadata.name, limit, client).await),
+    };
+    Ok(answer.map_err(within(document))?.into_inner())
+}
+
+async fn not_ready(name: &str, limit: Duration, client: &mut Client) -> CliError {
+    let scores = |job: &v1::Job| {
+        let is_open = matches!(job.state.as_str(), "Queued" | "Running" | "Stalled");
+        job.deployment == name && job.name.starts_with("score-") && is_open
+    };
+    // Which job it is helps, and is not always known: another deployment may have asked for it first.
+    let jobs = v1::Job::list(client, "").await.unwrap_or_default();
+    let way_on = match jobs.into_iter().find(scores) {
+        Some(job) => format!(
+            "scoring goes on as job/{}: `reconvene get jobs` shows how far it is, then run this again",
+            job.name
+        ),
+        None => {
+            "run this again, `reconvene get jobs` shows whether its network is still being scored".to_owned()
+        }
+    };
+    let limit = humantime::format_duration(limit);
+    CliError::Failed(format!("the plan for deployment '{name}' is not ready after {limit}; {way_on}"))
 }
 
 /// Those of all plans, each under its deployment where there are several.

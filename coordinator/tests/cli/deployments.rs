@@ -134,6 +134,27 @@ fn a_plan_for_nobody_exits_with_no_fit() {
 }
 
 #[test]
+fn a_plan_that_is_not_ready_in_time_says_that_scoring_goes_on() {
+    let complaint = |change: fn(&mut v1::Job)| {
+        let mut replies = fleet::replies();
+        replies.is_scoring = true;
+        change(&mut replies.jobs[0]);
+        let arguments = ["plan", "-f", example().to_str().unwrap(), "--timeout", "1s"].map(str::to_owned);
+        reconvene(&Fake::start(replies).url, &arguments.each_ref().map(String::as_str)).complaint(1)
+    };
+    assert_eq!(
+        complaint(|job| job.name = "score-3f9a2b71c04d".to_owned()),
+        "the plan for deployment 'fashion-mnist' is not ready after 1s; scoring goes on as job/score-3f9a2b71c04d: \
+         `reconvene get jobs` shows how far it is, then run this again"
+    );
+    let unknown = "the plan for deployment 'fashion-mnist' is not ready after 1s; run this again, `reconvene get jobs` shows \
+                   whether its network is still being scored";
+    assert_eq!(complaint(|_| ()), unknown, "a training is none");
+    let ended = complaint(|job| (job.name, job.state) = ("score-3f9a2b71c04d".to_owned(), "Done".to_owned()));
+    assert_eq!(ended, unknown);
+}
+
+#[test]
 fn a_rollout_is_controlled() {
     let fake = Fake::start(fleet::replies());
     for (verb, said) in [("pause", "paused"), ("resume", "resumed")] {
