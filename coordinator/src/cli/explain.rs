@@ -145,7 +145,7 @@ fn given(device: &v1::Device, deployment: &v1::Deployment, outcome: &v1::DeviceO
             " The deployment is paused: it tells no device anything until `reconvene rollout resume {name}`."
         );
     }
-    if outcome.state == "NoFit" {
+    if matches!(outcome.state.as_str(), "NoFit" | "Failed") {
         head += &match device.active_digest.as_str() {
             "" => " It serves nothing.".to_owned(),
             model => {
@@ -164,6 +164,10 @@ fn given(device: &v1::Device, deployment: &v1::Deployment, outcome: &v1::DeviceO
         bytes(planned.bytes),
         accuracy.unwrap_or_default()
     );
+    // The model is the one that it has. Which ceiling no model meets is said above, and this one's time is not predicted.
+    if outcome.state == "NoFit" {
+        return format!("{head}\n  {model}");
+    }
     let mut uses = uses(outcome, &planned);
     uses.sort_by(|a, b| b.share.total_cmp(&a.share));
     let ceilings = match uses.first() {

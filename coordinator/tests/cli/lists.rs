@@ -158,6 +158,22 @@ fn a_device_is_explained_in_sentences() {
 }
 
 #[test]
+fn a_device_that_gets_nothing_new_is_explained_by_what_it_serves() {
+    let said = |state: &str| {
+        let mut replies = fleet::replies();
+        let outcome = &mut replies.deployments[0].devices[0];
+        (outcome.predicted_p50_ms, outcome.predicted_p95_ms) = (None, None);
+        (outcome.state, outcome.reason) = (state.to_owned(), "p95 0.80 ms cannot be met".to_owned());
+        reconvene(&Fake::start(replies).url, &["explain", "device/cam-1"]).data()
+    };
+    let serving = format!("It goes on serving model {} (generation 3).", &fleet::digest()[..12]);
+    let no_fit = said("NoFit");
+    assert!(no_fit.contains(&serving) && !no_fit.contains("holds it back"), "{no_fit}");
+    let failed = said("Failed");
+    assert!(failed.contains(&serving), "{failed}");
+}
+
+#[test]
 fn a_device_that_several_deployments_select_names_those_that_wait() {
     let mut replies = fleet::replies();
     replies.devices[0].held_by = "fashion-mnist".to_owned();
