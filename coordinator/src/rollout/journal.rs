@@ -7,7 +7,7 @@ use crate::store::{AssignmentRecord, DeploymentPhase, DeploymentRecord, Outcome,
 
 /// What the driver changed.
 pub(super) fn changes(before: &DeploymentRecord, after: &DeploymentRecord) -> Vec<Event> {
-    let devices = after.outcomes.iter().filter_map(|(device, outcome)| {
+    let devices = after.outcomes.iter().flat_map(|(device, outcome)| {
         outcome_changed(&after.name, device, before.outcomes.get(device), outcome)
     });
     devices.chain(phase_changed(before, after)).collect()
@@ -57,7 +57,22 @@ fn was(outcome: &Outcome) -> String {
     }
 }
 
+/// What it was given anew or took back, and what came of it at once. What it serves by that, it says itself.
 fn outcome_changed(
+    deployment: &str,
+    device: &DeviceId,
+    before: Option<&OutcomeRecord>,
+    after: &OutcomeRecord,
+) -> Vec<Event> {
+    let step = step(deployment, device, before, after);
+    let has_step = step.is_some();
+    let state = state_changed(deployment, device, before, after);
+    let is_over = matches!(after.state, Outcome::NoFit { .. } | Outcome::Failed { .. });
+    step.into_iter().chain(state.filter(|_| is_over || !has_step)).collect()
+}
+
+/// It is fitted again, or its network grew or shrank.
+fn step(
     deployment: &str,
     device: &DeviceId,
     before: Option<&OutcomeRecord>,
@@ -73,18 +88,26 @@ fn outcome_changed(
         return Some(Event::new(COORDINATOR, "grow", subject).changed(had, growth.text()));
     }
     let taken_back = |outcome: &OutcomeRecord| outcome.growths.iter().filter(|g| g.ended.is_some()).count();
-    if taken_back(after) > before.map_or(0, taken_back) {
-        let given =
-            before.map_or_else(String::new, |before| format!("model {} of {deployment}", model(before)));
-        let ended = after.taken_back().map(|(_, why)| why).unwrap_or_default();
-        let told = format!("back to model {}: {ended}", model(after));
-        return Some(Event::new(COORDINATOR, "shrink", subject).changed(given, told));
-    }
-    if before.is_some_and(|before| before.state == after.state) {
+    if taken_back(after) <= before.map_or(0, taken_back) {
         return None;
     }
+    let given = before.map_or_else(String::new, |before| format!("model {} of {deployment}", model(before)));
+    let ended = after.taken_back().map(|(_, why)| why).unwrap_or_default();
+    let told = format!("back to model {}: {ended}", model(after));
+    Some(Event::new(COORDINATOR, "shrink", subject).changed(given, told))
+}
+
+fn state_changed(
+    deployment: &str,
+    device: &DeviceId,
+    before: Option<&OutcomeRecord>,
+    after: &OutcomeRecord,
+) -> Option<Event> {
     let state = before.map(|before| &before.state);
-    let had = state.map(was).unwrap_or_default();
+    if state == Some(&after.state) {
+        return None;
+    }
+    let (subject, had) = (device_subject(device), state.map(was).unwrap_or_default());
     match (&after.state, state) {
         (Outcome::NoFit { text, .. }, _) => {
             Some(Event::new(COORDINATOR, "no-fit", subject).changed(had, format!("{deployment}: {text}")))
@@ -120,4 +143,30 @@ fn device_subject(device: &DeviceId) -> String {
 
 fn model(outcome: &OutcomeRecord) -> String {
     outcome.digest.map_or_else(|| "-".to_owned(), |digest| digest.short())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refit::Breach;
+
+    #[test]
+    fn a_device_that_broke_its_budget_and_fits_no_more_has_an_entry_for_each() {
+        let before =
+            OutcomeRecord { state: Outcome::Active { since_unix_ms: 1 }, ..OutcomeRecord::waiting("") };
+        let breach = Breach { quantile: "p95".to_owned(), measured_ms: 2.0, ceiling_ms: 1.0, requests: 900 };
+        let text = "p95 1.0 ms cannot be met".to_owned();
+        let (ceiling, allowed, smallest) = ("p95".to_owned(), 1.0, 1.5);
+        let mut after = before.clone();
+        after.breaches.push(breach);
+        let actions = |after: &OutcomeRecord| -> Vec<(String, String)> {
+            let events = outcome_changed("d", &"gw-1".parse().unwrap(), Some(&before), after);
+            events.into_iter().map(|event| (event.action, event.before)).collect()
+        };
+        let refit = ("refit".to_owned(), "model - of d".to_owned());
+        after.state = Outcome::Deriving;
+        assert_eq!(actions(&after), std::slice::from_ref(&refit));
+        after.state = Outcome::NoFit { ceiling, allowed, smallest, text };
+        assert_eq!(actions(&after), [refit, ("no-fit".to_owned(), "serving".to_owned())]);
+    }
 }
