@@ -30,6 +30,9 @@ const OUTBOX: usize = 32;
 
 /// Sessions of one device, those included of which a newer one has not been heard yet: as many as it may have connections.
 const OF_DEVICE: usize = 8;
+/// When a device was last heard of is stored so often while it is connected: all that is known of that where the coordinator
+/// dies. Its telemetry is written more often.
+const NOTED_EVERY_MS: u64 = 60_000;
 /// What the log calls them, where it is not the call that is refused.
 const CALL: &str = "SessionService/Session";
 
@@ -206,18 +209,23 @@ impl SessionRpc {
         }
         if let Some(presence) = self.core.fleet.disconnect(key) {
             // Its last word, not the moment at which nothing more was waited for.
-            let (device, seen) = (device.clone(), presence.last_seen_unix_ms);
-            let noted = self.core.store.call(move |store| {
-                store.update_device(&device, &mut |record| record.last_seen_unix_ms = seen).map(drop)
-            });
-            if let Err(error) = noted.await {
+            if let Err(error) = self.note_seen(device, presence.last_seen_unix_ms).await {
                 tracing::warn!(error = chain(&error), "when the device was last seen is not stored");
             }
             self.core.poke.poke();
         }
     }
 
+    async fn note_seen(&self, device: &DeviceId, seen_unix_ms: u64) -> Result<(), StoreError> {
+        let device = device.clone();
+        let noted = self.core.store.call(move |store| {
+            store.update_device(&device, &mut |record| record.last_seen_unix_ms = seen_unix_ms).map(drop)
+        });
+        noted.await
+    }
+
     async fn hear(&self, guest: &Guest, inbound: &mut Streaming<v1::AgentMessage>) -> End {
+        let mut noted_unix_ms = unix_ms(); // with its hello
         loop {
             let message = match timeout(self.config.offline_after, inbound.message()).await {
                 Err(_) => return End::Silent,
@@ -225,7 +233,14 @@ impl SessionRpc {
                 Ok(Ok(None)) => return End::Closed,
                 Ok(Ok(Some(message))) => message,
             };
-            self.core.fleet.update(&guest.key, |presence| presence.last_seen_unix_ms = unix_ms());
+            let now = unix_ms();
+            self.core.fleet.update(&guest.key, |presence| presence.last_seen_unix_ms = now);
+            if is_due(noted_unix_ms, now) {
+                noted_unix_ms = now;
+                if let Err(error) = self.note_seen(&guest.device, now).await {
+                    return End::Store(error);
+                }
+            }
             let place = place(&message);
             let handled = match (AgentMessage::try_from(message), place) {
                 (Ok(message), _) => self.handle(guest, message).await,
@@ -335,6 +350,11 @@ impl Guest {
     }
 }
 
+/// Whether what was noted then of a device is to be noted again. A clock that was set back begins anew.
+fn is_due(noted_unix_ms: u64, now_unix_ms: u64) -> bool {
+    now_unix_ms < noted_unix_ms || now_unix_ms - noted_unix_ms >= NOTED_EVERY_MS
+}
+
 /// Who a hello says that it is of, whatever else of it means nothing.
 fn named(message: &v1::AgentMessage) -> Option<DeviceId> {
     match &message.kind {
@@ -366,5 +386,22 @@ fn registered(hello: &Hello, known: Option<DeviceRecord>) -> DeviceRecord {
         holding: hello.holding.into(),
         serving_address: hello.serving_address.clone(),
         last_seen_unix_ms: now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_goes_on_speaking_is_noted_each_minute() {
+        let (mut noted, mut notes) = (1_000_000, 0);
+        for now in (1_000_000..1_600_000).step_by(5_000) {
+            if is_due(noted, now) {
+                (noted, notes) = (now, notes + 1);
+            }
+        }
+        assert_eq!((noted, notes), (1_540_000, 9));
+        assert!(is_due(noted, noted - 1), "the clock was set back");
     }
 }
