@@ -70,6 +70,13 @@ pub enum Presence {
         /// Since when, milliseconds since 1970.
         since_unix_ms: u64,
     },
+    /// It is not, and the coordinator has just started: it counts as there.
+    Returning {
+        /// When the coordinator started, milliseconds since 1970.
+        since_unix_ms: u64,
+        /// For how long it is given to come back, milliseconds.
+        for_ms: u64,
+    },
     /// It is not.
     Offline,
     /// Nor is it let in.
@@ -79,7 +86,7 @@ pub enum Presence {
 impl Presence {
     pub(super) fn is_online(self) -> bool {
         match self {
-            Self::Online { .. } => true,
+            Self::Online { .. } | Self::Returning { .. } => true,
             Self::Offline | Self::Banned => false,
         }
     }
@@ -110,7 +117,9 @@ impl Start {
                 .is_some_and(|outcome| matches!(outcome.state, Outcome::Fitted | Outcome::Assigned { .. }));
         match connected_unix_ms {
             Some(since_unix_ms) => Presence::Online { since_unix_ms },
-            None if may_be_back => Presence::Online { since_unix_ms: self.at_unix_ms },
+            None if may_be_back => {
+                Presence::Returning { since_unix_ms: self.at_unix_ms, for_ms: self.return_ms }
+            }
             None => Presence::Offline,
         }
     }
@@ -194,7 +203,10 @@ impl<'a> Rollout<'a> {
         // A device that was away has its whole time again: it could not move before it came back.
         let until = |begun: u64, online: u64| begun.max(online).saturating_add(self.settle_limit_ms);
         match (&member.outcome.state, member.presence) {
-            (Outcome::Waiting { reason }, Presence::Online { since_unix_ms }) => {
+            (
+                Outcome::Waiting { reason },
+                Presence::Online { since_unix_ms } | Presence::Returning { since_unix_ms, .. },
+            ) => {
                 let until_unix_ms = until(self.begun_unix_ms, since_unix_ms);
                 if until_unix_ms > now_unix_ms {
                     Standing::Waiting { reason, until_unix_ms }
@@ -206,7 +218,10 @@ impl<'a> Rollout<'a> {
             (Outcome::Deriving, _) => Standing::Deriving,
             (Outcome::NoFit { .. }, _) => Standing::NoFit,
             (Outcome::Fitted, _) => Standing::Ready,
-            (Outcome::Assigned { since_unix_ms: told }, Presence::Online { since_unix_ms }) => {
+            (
+                Outcome::Assigned { since_unix_ms: told },
+                Presence::Online { since_unix_ms } | Presence::Returning { since_unix_ms, .. },
+            ) => {
                 let until_unix_ms = until(*told, since_unix_ms);
                 if until_unix_ms > now_unix_ms {
                     Standing::Moving { until_unix_ms }
@@ -284,9 +299,10 @@ mod tests {
         let active =
             OutcomeRecord { state: Outcome::Active { since_unix_ms: 5 }, ..OutcomeRecord::waiting("") };
         let since = |since_unix_ms| Presence::Online { since_unix_ms };
+        let returning = Presence::Returning { since_unix_ms: 1000, for_ms: 30 };
         let table = [
-            (None, Some(&told), 1000, since(1000)),
-            (None, Some(&told), 1029, since(1000)),
+            (None, Some(&told), 1000, returning),
+            (None, Some(&told), 1029, returning),
             (None, Some(&told), 1030, Presence::Offline),
             (None, Some(&told), 999, Presence::Offline),
             (None, Some(&active), 1000, Presence::Offline),

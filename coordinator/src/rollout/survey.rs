@@ -21,6 +21,8 @@ pub(super) struct Survey<'a> {
     pub(super) untold: Vec<(&'a DeviceId, u32)>,
     /// Told and there, with the time when the wave stops waiting.
     moving: Vec<(&'a DeviceId, u64)>,
+    /// Those of them that the coordinator, which has just started, waits for to come back, and for how long, milliseconds.
+    returning: Vec<(&'a DeviceId, u64)>,
     /// The lowest wave with a device that is there and does not serve yet.
     pub(super) unanswered: Option<u32>,
     /// Told, there, and too slow.
@@ -77,6 +79,9 @@ impl<'a> Survey<'a> {
             },
             Standing::Moving { until_unix_ms } => {
                 self.moving.push((id, until_unix_ms));
+                if let Presence::Returning { for_ms, .. } = member.presence {
+                    self.returning.push((id, for_ms));
+                }
                 self.await_answer(member);
             }
             Standing::Overdue => {
@@ -198,7 +203,16 @@ impl<'a> Survey<'a> {
         }
         if !self.moving.is_empty() {
             let moving = names(self.moving.iter().map(|&(id, _)| id));
-            return Some(format!("{here}: waiting for {moving} to serve the new model"));
+            let mut text = format!("{here}: waiting for {moving} to serve the new model");
+            if let Some(longest) = self.returning.iter().map(|&(_, for_ms)| for_ms).max() {
+                let (names, seconds) =
+                    (names(self.returning.iter().map(|&(id, _)| id)), longest.div_ceil(1000));
+                let _ = write!(
+                    text,
+                    "; {names} may take up to {seconds} s to come back: the coordinator has just started"
+                );
+            }
+            return Some(text);
         }
         let has_next_wave = rollout.late.is_none() && self.untold_count() > 0;
         if let Some(until) = self.baking.iter().map(|&(_, until)| until).max()
