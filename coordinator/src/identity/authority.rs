@@ -12,8 +12,9 @@ use rcgen::{
 
 use super::{Role, device_uri, operator_uri};
 
-/// A device whose clock is behind the coordinator's by less is let in with its new certificate.
-const SKEW: Duration = Duration::from_secs(3600);
+/// A device whose clock is behind the coordinator's by less is let in with its new certificate, which says that it is so much older
+/// than it is.
+pub(super) const SKEW: Duration = Duration::from_secs(3600);
 
 /// Operators' certificates last so long.
 pub const OPERATOR_LIFETIME: Duration = Duration::from_secs(365 * 86_400);

@@ -10,6 +10,7 @@ use proto::DeviceId;
 use serde::{Deserialize, Serialize};
 
 use super::Role;
+use super::authority::SKEW;
 use crate::durable;
 
 /// A certificate that was issued.
@@ -19,7 +20,7 @@ pub struct Issued {
     pub name: DeviceId,
     /// For what, as [`Role::name`] has it.
     pub role: String,
-    /// From when on it is valid, milliseconds since 1970.
+    /// When it was issued, milliseconds since 1970.
     pub made_unix_ms: u64,
     /// Until when, milliseconds since 1970.
     pub expires_unix_ms: u64,
@@ -35,7 +36,7 @@ impl Issued {
         Some(Self {
             name: name.clone(),
             role: role.name().to_owned(),
-            made_unix_ms: unix_ms(validity.not_before.timestamp()),
+            made_unix_ms: unix_ms(validity.not_before.timestamp() + SKEW.as_secs().cast_signed()),
             expires_unix_ms: unix_ms(validity.not_after.timestamp()),
         })
     }
@@ -85,6 +86,8 @@ pub fn folder(state_dir: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::unix_ms;
+    use crate::identity::authority::{Authority, OPERATOR_LIFETIME};
 
     #[test]
     fn the_newest_of_each_name_and_role_is_kept() {
@@ -105,10 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_says_for_how_long_it_is() {
-        let certificate = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap().cert;
-        let noted = Issued::of(&"a".parse().unwrap(), Role::Viewer, &certificate.pem()).unwrap();
-        assert!(noted.made_unix_ms < noted.expires_unix_ms);
-        assert_eq!(Issued::of(&"a".parse().unwrap(), Role::Viewer, "no certificate"), None);
+    fn a_certificate_says_when_it_was_made_and_for_how_long_it_is() {
+        let (authority, name) = (Authority::generate(1).unwrap(), "a".parse().unwrap());
+        let certificate = authority.operator(&name, Role::Viewer).unwrap().certificate;
+        let noted = Issued::of(&name, Role::Viewer, &certificate).unwrap();
+        let (year, slack) = (OPERATOR_LIFETIME.as_millis() as u64, 60_000);
+        assert!(unix_ms().abs_diff(noted.made_unix_ms) < slack, "{noted:?}");
+        assert!((noted.expires_unix_ms - noted.made_unix_ms).abs_diff(year) < slack, "{noted:?}");
+        assert_eq!(Issued::of(&name, Role::Viewer, "no certificate"), None);
     }
 }
