@@ -305,7 +305,7 @@ impl App {
             has_program: config.trainer.is_some(),
             fleet: Fleet::default(),
             board: Board::new(),
-            queue: Queue::new(store.clone()),
+            queue: Queue::new(store.clone(), logs.clone()),
             workers: Workers::default(),
             logs,
             probes,

@@ -1,5 +1,6 @@
 //! How a job goes from being asked for to its end: leased, renewed, lost, tried again, given up. Pure.
 
+pub(crate) mod ending;
 pub(crate) mod log;
 pub(crate) mod offer;
 pub(crate) mod outcome;
@@ -167,13 +168,18 @@ impl JobRecord {
 
     /// A lease that ran out is lost; one of a clock that has gone back since begins now.
     pub fn expire(&mut self, now_unix_ms: u64) {
-        let JobState::Leased { worker, lease, until_unix_ms } = self.state.clone() else { return };
+        let JobState::Leased { lease, until_unix_ms, .. } = self.state else { return };
         if until_unix_ms <= now_unix_ms {
-            let why = format!("worker {worker} was not heard of for {} s", LEASE.as_secs());
-            self.lost(lease, &why, now_unix_ms);
+            self.lost(lease, &self.silence(), now_unix_ms);
         } else if is_too_far(until_unix_ms, now_unix_ms) {
             self.renew(lease, now_unix_ms);
         }
+    }
+
+    /// Why its lease ran out.
+    pub(crate) fn silence(&self) -> String {
+        let worker = self.worker.as_ref().map_or("-", DeviceId::as_str);
+        format!("worker {worker} was not heard of for {} s", LEASE.as_secs())
     }
 
     /// Its holder is gone, and not by its own will.

@@ -7,6 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use proto::v1;
 
+use super::ending;
+use super::log::JobLogs;
 use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::derive::SubjectKey;
@@ -18,16 +20,12 @@ use crate::worker::task::{Task, Training};
 
 /// The job as a worker does it; `None` where this one cannot, or it is not to be done any more, which is then written.
 pub(crate) fn task(
-    store: &dyn Store,
+    (store, logs): (&dyn Store, &JobLogs),
     job: &JobRecord,
     has_program: bool,
     time_to_score: &dyn Fn(&SubjectKey) -> Option<Duration>,
 ) -> Result<Option<Task>, StoreError> {
-    let job = if job.is_expired(unix_ms()) {
-        store.update_job(&job.name, &mut |job| job.expire(unix_ms()))?
-    } else {
-        job.clone()
-    };
+    let job = current(store, logs, job)?;
     if !job.is_waiting(unix_ms()) {
         return Ok(None);
     }
@@ -36,9 +34,9 @@ pub(crate) fn task(
             Ok(origin) => {
                 Ok(Some(Task::Score { subject: subject.clone(), model: origin.brought().cloned() }))
             }
-            Err(unknown) => give_up(store, &job, &unknown.to_string()),
+            Err(unknown) => give_up((store, logs), &job, &unknown.to_string()),
         },
-        Work::Train(key) => match planned(store, &job, *key)? {
+        Work::Train(key) => match planned((store, logs), &job, *key)? {
             None => Ok(None),
             Some(planned) => {
                 let Planned { key, state, plan, spec, origin } = planned;
@@ -61,8 +59,20 @@ pub(crate) fn task(
     }
 }
 
+/// The job as it is now: one whose worker is not heard of any more has lost it.
+pub(super) fn current(store: &dyn Store, logs: &JobLogs, job: &JobRecord) -> Result<JobRecord, StoreError> {
+    if !job.is_expired(unix_ms()) {
+        return Ok(job.clone());
+    }
+    ending::lose(store, logs, &job.name, &job.silence(), |job| job.expire(unix_ms()))
+}
+
 /// What the job's derivation is, if a deployment still wants it.
-fn planned(store: &dyn Store, job: &JobRecord, key: DerivationKey) -> Result<Option<Planned>, StoreError> {
+fn planned(
+    (store, logs): (&dyn Store, &JobLogs),
+    job: &JobRecord,
+    key: DerivationKey,
+) -> Result<Option<Planned>, StoreError> {
     match elsewhere::planned(store, key) {
         Ok(planned) => Ok(Some(planned)),
         Err(ElsewhereError::Store(error)) => Err(error),
@@ -70,20 +80,35 @@ fn planned(store: &dyn Store, job: &JobRecord, key: DerivationKey) -> Result<Opt
             store.update_job(&job.name, &mut |job| job.drop_unwanted(unix_ms()))?;
             Ok(None)
         }
-        Err(error) => give_up(store, job, &chain(&error)),
+        Err(error) => give_up((store, logs), job, &chain(&error)),
     }
 }
 
-fn give_up<T>(store: &dyn Store, job: &JobRecord, reason: &str) -> Result<Option<T>, StoreError> {
-    store.update_job(&job.name, &mut |job| job.give_up(reason, unix_ms()))?;
+fn give_up<T>(
+    (store, logs): (&dyn Store, &JobLogs),
+    job: &JobRecord,
+    reason: &str,
+) -> Result<Option<T>, StoreError> {
+    let mut was_open = false;
+    let job = store.update_job(&job.name, &mut |job| {
+        was_open = job.is_open();
+        job.give_up(reason, unix_ms());
+    })?;
+    if was_open {
+        ending::note(store, logs, &job, "")?;
+    }
     Ok(None)
 }
 
 /// The dataset of a job that is under way.
-pub(crate) fn dataset(store: &dyn Store, job: &JobRecord) -> Result<Option<DatasetSpec>, StoreError> {
+pub(crate) fn dataset(
+    store: &dyn Store,
+    logs: &JobLogs,
+    job: &JobRecord,
+) -> Result<Option<DatasetSpec>, StoreError> {
     Ok(match &job.work {
         Work::Score(subject) => Some(subject.dataset.clone()),
-        Work::Train(key) => planned(store, job, *key)?.map(|planned| planned.spec.dataset),
+        Work::Train(key) => planned((store, logs), job, *key)?.map(|planned| planned.spec.dataset),
     })
 }
 

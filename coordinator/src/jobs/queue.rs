@@ -6,6 +6,8 @@ use std::time::Duration;
 use proto::{DeviceId, Generation};
 use tokio::sync::Notify;
 
+use super::ending;
+use super::log::JobLogs;
 use crate::clock::unix_ms;
 use crate::store::{JobRecord, JobState, Store, StoreError, StoreHandle, Work};
 
@@ -18,12 +20,13 @@ const KEPT: Duration = Duration::from_secs(30 * 86_400);
 #[derive(Clone)]
 pub(crate) struct Queue {
     store: StoreHandle,
+    logs: JobLogs,
     changed: Arc<Notify>,
 }
 
 impl Queue {
-    pub(crate) fn new(store: StoreHandle) -> Self {
-        Self { store, changed: Arc::default() }
+    pub(crate) fn new(store: StoreHandle, logs: JobLogs) -> Self {
+        Self { store, logs, changed: Arc::default() }
     }
 
     /// Resolves when there may be something to hand out that was not there when this was called.
@@ -100,26 +103,32 @@ impl Queue {
 
     /// The coordinator's own worker has ended: what it had is lost, or given back where it was told to end.
     pub(crate) async fn own_ended(&self, why: Option<String>) -> Result<(), StoreError> {
-        self.store.call(move |store| give_back(store, why.as_deref())).await?;
+        let logs = self.logs.clone();
+        let ended = move |store: &dyn Store| give_back(store, why.as_deref().map(|why| (why, &logs)));
+        self.store.call(ended).await?;
         self.wake();
         Ok(())
     }
 }
 
 /// Nobody but the coordinator's own worker, which ends with it, is called [`OWN`].
-fn give_back(store: &dyn Store, why: Option<&str>) -> Result<(), StoreError> {
+fn give_back(store: &dyn Store, lost: Option<(&str, &JobLogs)>) -> Result<(), StoreError> {
     let is_own = |job: &JobRecord| match &job.state {
         JobState::Leased { worker, lease, .. } if worker.as_str() == OWN => Some(*lease),
         _ => None,
     };
     for job in store.jobs()? {
         let Some(lease) = is_own(&job) else { continue };
-        store.update_job(&job.name, &mut |job| match why {
-            Some(why) => job.lost(lease, why, unix_ms()),
-            None => {
-                job.release(lease, (Duration::ZERO, None), unix_ms());
+        match lost {
+            Some((why, logs)) => {
+                ending::lose(store, logs, &job.name, why, |job| job.lost(lease, why, unix_ms()))?;
             }
-        })?;
+            None => {
+                store.update_job(&job.name, &mut |job| {
+                    job.release(lease, (Duration::ZERO, None), unix_ms());
+                })?;
+            }
+        }
     }
     Ok(())
 }
@@ -171,7 +180,9 @@ mod tests {
     #[tokio::test]
     async fn trainings_that_failed_begin_again_and_others_go_on() {
         let folder = tempfile::tempdir().unwrap();
-        let queue = Queue::new(StoreHandle::new(SledStore::open(folder.path()).unwrap()));
+        let logs = JobLogs::open(folder.path().join("logs"), |_| true).unwrap();
+        let store = SledStore::open(&folder.path().join("store")).unwrap();
+        let queue = Queue::new(StoreHandle::new(store), logs);
         let [failed, cancelled, held, unasked] = [1, 2, 3, 4].map(|n| DerivationKey::of(&n).unwrap());
         let name = |key| Work::Train(key).name();
         for key in [failed, cancelled, held] {

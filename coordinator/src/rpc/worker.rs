@@ -21,7 +21,7 @@ use crate::datasets::check_public;
 use crate::derive::SubjectKey;
 use crate::identity::Peer;
 use crate::jobs::outcome::{self, Ended};
-use crate::jobs::{offer, queue};
+use crate::jobs::{ending, offer, queue};
 use crate::manifest::DatasetSpec;
 use crate::store::{JobRecord, Work};
 use crate::worker::files::below;
@@ -199,14 +199,17 @@ impl WorkerService for WorkerRpc {
             (self.core.blobs.clone(), self.core.checkpoints.clone(), self.core.logs.clone());
         let (shown, name) = (shown(&job), job.name.clone());
         let ended = self.core.store.call(move |store| {
-            Ok(outcome::settle(store, &blobs, &job, lease.number, outcome::Said { said, file }))
+            let ended = outcome::settle(store, &blobs, &job, lease.number, outcome::Said { said, file });
+            if let (Ok(ended), Some(job)) = (&ended, store.job(&job.name)?) {
+                ending::note(store, &logs, &job, &ended.line)?;
+            }
+            Ok(ended)
         });
         let Ended { line, spent } = ended.await.map_err(status::store)?.map_err(status::outcome)?;
         if let Some(key) = spent {
             checkpoints.remove(key);
         }
         tracing::info!(job = name, "{line}");
-        logs.add(&name, [line.as_str()]);
         self.core.board.end(&shown);
         self.core.queue.wake();
         self.core.poke.poke();
@@ -234,7 +237,8 @@ impl WorkerRpc {
             let mut jobs = store.jobs()?;
             queue::in_turn(&mut jobs);
             for job in jobs.iter().filter(|job| job.is_open()) {
-                let Some(task) = offer::task(store, job, has_program, &scored)? else { continue };
+                let Some(task) = offer::task((store, &logs), job, has_program, &scored)? else { continue };
+        let logs = self.core.logs.clone();
                 if let Some(number) = queue::lease(store, &job.name, &worker)? {
                     return Ok(Some((job.clone(), number, task, worker)));
                 }
@@ -283,9 +287,9 @@ impl WorkerRpc {
 
     async fn dataset(&self, worker: &DeviceId, lease: Option<v1::Lease>) -> Result<DatasetSpec, Status> {
         let job = self.held(worker, lease).await?;
-        let own = self.core.state_dir.clone();
+        let (own, logs) = (self.core.state_dir.clone(), self.core.logs.clone());
         let found = self.core.store.call(move |store| {
-            let dataset = offer::dataset(store, &job)?;
+            let dataset = offer::dataset(store, &logs, &job)?;
             // Again: a link may lead elsewhere since.
             Ok(dataset.map(|dataset| check_public(&dataset.path, &own).map(|()| dataset)))
         });
