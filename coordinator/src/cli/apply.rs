@@ -1,5 +1,6 @@
 //! `reconvene apply`: hands a deployment to the coordinator.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coordinator::manifest::Document;
@@ -9,7 +10,11 @@ use super::connect::{Client, soon};
 use super::error::CliError;
 use super::follow::{self, Followed};
 use super::manifest_file::{ManifestArg, request, within};
+use super::resource::Resource as _;
 use super::{Context, diff};
+
+/// Devices that are named before it says "and n more".
+const NAMES: usize = 10;
 
 /// What to apply.
 #[derive(Debug, clap::Args)]
@@ -66,6 +71,7 @@ pub(crate) async fn run(args: &ApplyArgs, context: &Context) -> Result<(), CliEr
         }
         applied.push(reply);
     }
+    say_withheld(&applied, &mut client, context).await;
     let mut verdict = Ok(());
     for v1::ApplyResponse { name, generation, .. } in applied.iter().filter(|_| args.wait) {
         let followed = Followed { name, generation: *generation, timeout: Some(args.timeout) };
@@ -73,6 +79,31 @@ pub(crate) async fn run(args: &ApplyArgs, context: &Context) -> Result<(), CliEr
         verdict = verdict.and(ended.and_then(|ended| follow::conclude(context, &ended)));
     }
     verdict
+}
+
+/// Names the devices that a deployment selects and does not get yet. What was applied stays so where that is not known.
+async fn say_withheld(applied: &[v1::ApplyResponse], client: &mut Client, context: &Context) {
+    let Ok(devices) = v1::Device::list(client, "").await else { return };
+    let mut withheld: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for device in &devices {
+        for it in applied.iter().filter(|it| device.wanted_by.contains(&it.name)) {
+            withheld.entry((&it.name, &device.held_by)).or_default().push(&device.id);
+        }
+    }
+    for ((name, holder), devices) in withheld {
+        let (they, belong, select) = match devices.as_slice() {
+            [_] => ("it", "belongs", "it"),
+            _ => ("they", "belong", "them"),
+        };
+        let names = match devices.split_at_checked(NAMES) {
+            Some((first, more @ [_, ..])) => format!("{} and {} more", first.join(", "), more.len()),
+            _ => devices.join(", "),
+        };
+        context.terminal.say(&format!(
+            "deployment/{name} waits for {names}: {they} {belong} to deployment/{holder}, until that is deleted or does not \
+             select {select} any more"
+        ));
+    }
 }
 
 /// What applying it would come to, or the refusal.

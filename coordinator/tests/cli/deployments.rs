@@ -155,6 +155,22 @@ fn a_plan_that_is_not_ready_in_time_says_that_scoring_goes_on() {
 }
 
 #[test]
+fn apply_names_the_devices_that_belong_to_another_deployment() {
+    let mut replies = fleet::replies();
+    for device in &mut replies.devices {
+        (device.held_by, device.wanted_by) = ("other".to_owned(), vec!["fashion-mnist".to_owned()]);
+    }
+    let fake = Fake::start(replies);
+    let run = reconvene(&fake.url, &["apply", "-f", example().to_str().unwrap()]);
+    assert_eq!(run.stdout, "deployment/fashion-mnist created (generation 1)\n");
+    assert_eq!(
+        run.stderr,
+        "deployment/fashion-mnist waits for cam-1, hub-2: they belong to deployment/other, until that is deleted or does not \
+         select them any more\n"
+    );
+}
+
+#[test]
 fn a_rollout_is_controlled() {
     let fake = Fake::start(fleet::replies());
     for (verb, said) in [("pause", "paused"), ("resume", "resumed")] {
