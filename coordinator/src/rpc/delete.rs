@@ -18,7 +18,9 @@ pub(super) async fn delete(
 ) -> Result<v1::DeleteDeploymentResponse, Status> {
     let (wanted, fleet) = (name.clone(), core.fleet.clone());
     let removed = core.store.call(move |store| {
-        let removed = store.remove_deployment(&wanted, &mut |record| force || has_ended(record), unix_ms());
+        let is_told = is_told(store, &wanted)?;
+        let may = |record: &DeploymentRecord| has_ended(record) || !(is_told || has_begun(record));
+        let removed = store.remove_deployment(&wanted, &mut |record| force || may(record), unix_ms());
         match removed {
             Err(StoreError::Missing { .. }) => Ok(Err(false)),
             Ok(None) => Ok(Err(true)),
@@ -58,6 +60,21 @@ fn serving(store: &dyn Store, fleet: &Fleet, deployment: &str) -> Result<Vec<Str
         }
     }
     Ok(serving)
+}
+
+/// Whether a deployment, in whichever generation, was the last to tell any device something.
+fn is_told(store: &dyn Store, deployment: &str) -> Result<bool, StoreError> {
+    for device in store.devices()? {
+        if store.assignment(&device.id)?.is_some_and(|told| told.order.deployment == deployment) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a model of it is made, or told to any device.
+pub(super) fn has_begun(record: &DeploymentRecord) -> bool {
+    record.outcomes.values().any(|outcome| outcome.derivation.is_some() || outcome.wave.is_some())
 }
 
 fn has_ended(record: &DeploymentRecord) -> bool {

@@ -4,6 +4,7 @@ use proto::v1::operator_service_client::OperatorServiceClient;
 
 use super::*;
 use crate::manifest::{DatasetFormat, DatasetSpec, DeploymentManifest};
+use crate::rpc::delete::has_begun;
 use crate::rpc::view;
 use crate::store::sample::order;
 use crate::store::{DeploymentPhase, DeviceRecord, HoldingRecord, Outcome, OutcomeRecord};
@@ -53,6 +54,45 @@ async fn a_deployment_that_is_deleted_names_all_that_it_left_with_something() {
     let told: Vec<_> = devices.iter().map(|device| device.told_by.as_str()).collect();
     assert_eq!(told, ["d", "", "", "other"], "what it had before may be of anybody");
     host.stopped().await;
+}
+
+#[tokio::test]
+async fn a_deployment_that_has_told_nobody_anything_is_deleted_without_force() {
+    let host = Host::start_with(|store| {
+        for (device, name) in [(1, "d"), (2, "e")] {
+            let mut wanted = manifest();
+            wanted.metadata.name = name.to_owned();
+            store.apply_deployment(&wanted, TEXT, None, 1).unwrap();
+            holds(store, device, None);
+        }
+        store.assign(&gw(2), &order("e", b"new")).unwrap();
+    })
+    .await;
+    let mut operator = OperatorServiceClient::new(host.channel().await);
+    let delete = |name: &str| v1::DeleteDeploymentRequest { name: name.to_owned(), force: false };
+    let deleted = operator.delete_deployment(delete("d")).await.unwrap().into_inner();
+    assert_eq!((deleted.generation, deleted.serving), (1, vec![]));
+    let told = operator.delete_deployment(delete("e")).await.unwrap_err();
+    assert!(told.message().starts_with("deployment 'e' is under way; "), "{told:?}");
+    host.stopped().await;
+}
+
+#[test]
+fn a_deployment_whose_models_are_made_or_told_has_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path()).unwrap();
+    let mut record = store.apply_deployment(&manifest(), TEXT, None, 1).unwrap().record().clone();
+    assert!(!has_begun(&record), "nobody matches");
+    let mut with = |outcome: OutcomeRecord| {
+        record.outcomes = [(gw(1), outcome)].into();
+        has_begun(&record)
+    };
+    let waiting = OutcomeRecord::waiting("it has sent no profile");
+    assert!(!with(waiting.clone()));
+    assert!(!with(OutcomeRecord { state: Outcome::Deriving, ..waiting.clone() }), "it is scored for all");
+    let derivation = crate::store::DerivationKey::of(&1).unwrap();
+    assert!(with(OutcomeRecord { derivation: Some(derivation), ..waiting.clone() }));
+    assert!(with(OutcomeRecord { wave: Some(0), ..waiting }));
 }
 
 #[test]
