@@ -61,6 +61,9 @@ pub enum RunError {
 /// Before a coordinator that is not there is asked again.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// For a coordinator to hear that this worker ends.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Of so many questions to a coordinator that is not there, one is logged: it may be none that ever will be.
 const SAID_EVERY: u32 = 150;
 
@@ -114,5 +117,7 @@ pub async fn run(
         }
         job::carry_out(&client, (lease, *task), &pool, (&trainer, &files), &stop).await;
     }
+    // Where nobody hears it, nobody is there to miss this worker.
+    let _ = tokio::time::timeout(FAREWELL, client.leave()).await;
     Ok(())
 }

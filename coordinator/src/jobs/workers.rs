@@ -64,6 +64,16 @@ impl Workers {
         known.last_unix_ms = now_unix_ms;
     }
 
+    /// A worker ends by its own will: what it had on that connection is not missed. Another of its name may be there.
+    pub(crate) fn leave(&self, worker: &DeviceId, line: &Line) {
+        let mut all = self.lock();
+        let Some(known) = all.get_mut(worker) else { return };
+        known.lines.retain(|(known, _)| known != line && known.is_open());
+        if known.lines.is_empty() {
+            all.remove(worker);
+        }
+    }
+
     /// All of them, by name.
     pub(crate) fn all(&self) -> Vec<(DeviceId, Heard)> {
         self.lock().iter().map(|(name, known)| (name.clone(), known.heard())).collect()
@@ -107,6 +117,19 @@ mod tests {
         workers.hear(&name, &second.line(), 50_000);
         workers.hear(&name, &late, 51_000);
         heard(50_000, 50_000, true);
+    }
+
+    #[test]
+    fn a_worker_that_leaves_is_not_missed_and_another_of_its_name_stays() {
+        let (workers, name): (_, DeviceId) = (Workers::default(), "gpu-1".parse().unwrap());
+        let (first, second) = (Open::default(), Open::default());
+        workers.hear(&name, &first.line(), 1);
+        workers.hear(&name, &second.line(), 2);
+        workers.leave(&name, &first.line());
+        let heard = Heard { since_unix_ms: 2, last_unix_ms: 2, is_connected: true };
+        assert_eq!(workers.all(), [(name.clone(), heard)]);
+        workers.leave(&name, &second.line());
+        assert!(workers.all().is_empty() && !workers.is_gone(&name));
     }
 
     #[test]

@@ -52,7 +52,12 @@ impl WorkerService for WorkerRpc {
 
     async fn lease(&self, request: Request<v1::LeaseRequest>) -> Reply<v1::LeaseResponse> {
         let (worker, line) = (self.heard(&request)?, guard::line(&request));
-        let v1::LeaseRequest { version, has_program, folders } = request.into_inner();
+        let v1::LeaseRequest { version, has_program, folders, leaves } = request.into_inner();
+        if leaves {
+            self.core.workers.leave(&worker, &line);
+            tracing::info!(%worker, "the worker has ended");
+            return Ok(Response::new(v1::LeaseResponse::default()));
+        }
         let own = env!("CARGO_PKG_VERSION");
         if version != own {
             return Err(Status::failed_precondition(format!(
@@ -233,12 +238,12 @@ impl WorkerRpc {
     ) -> Result<Option<(v1::Lease, String)>, Status> {
         let (worker, subjects) = (worker.clone(), self.core.subjects.clone());
         let scored = move |key: &SubjectKey| subjects.get(key).map(|subject| subject.time_to_score);
+        let logs = self.core.logs.clone();
         let offered = self.core.store.call(move |store| {
             let mut jobs = store.jobs()?;
             queue::in_turn(&mut jobs);
             for job in jobs.iter().filter(|job| job.is_open()) {
                 let Some(task) = offer::task((store, &logs), job, has_program, &scored)? else { continue };
-        let logs = self.core.logs.clone();
                 if let Some(number) = queue::lease(store, &job.name, &worker)? {
                     return Ok(Some((job.clone(), number, task, worker)));
                 }

@@ -131,13 +131,21 @@ impl Client {
     /// Waits for a job for a while.
     pub(super) async fn lease(&mut self, folders: Vec<String>) -> Result<Leased, WorkerError> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let request = v1::LeaseRequest { version, has_program: self.has_program, folders };
+        let request = v1::LeaseRequest { version, has_program: self.has_program, folders, leaves: false };
         let v1::LeaseResponse { lease, task, unwanted } = self.calls.lease(request).await?.into_inner();
         let unwanted = unwanted.iter().filter_map(|name| name.parse().ok().map(DerivationKey)).collect();
         let Some(lease) = lease else { return Ok(Leased { job: None, unwanted }) };
         let task = serde_json::from_str(&task)
             .map_err(|source| WorkerError::Meaningless { what: "task", source })?;
         Ok(Leased { job: Some((lease, Box::new(task))), unwanted })
+    }
+
+    /// Says that it ends, by its own will.
+    pub(super) async fn leave(&mut self) -> Result<(), WorkerError> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let request = v1::LeaseRequest { version, leaves: true, ..v1::LeaseRequest::default() };
+        self.calls.lease(request).await?;
+        Ok(())
     }
 
     /// Says how it goes; whether to stop.

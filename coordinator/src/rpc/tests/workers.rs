@@ -8,6 +8,7 @@ use crate::clock::unix_ms;
 use crate::derive::SubjectKey;
 use crate::jobs::queue::lease;
 use crate::store::{JobRecord, Work};
+use crate::worker::{self, WorkerSettings};
 
 /// A job that a worker has.
 fn scoring(store: &SledStore) {
@@ -24,6 +25,42 @@ async fn report(channel: Channel, job: &v1::Job) {
     let report = v1::ReportRequest { lease: Some(lease), total: 3, done: 1, ..Default::default() };
     let reply = WorkerServiceClient::new(channel).report(report).await.unwrap().into_inner();
     assert!(!reply.stop);
+}
+
+#[tokio::test]
+async fn a_worker_that_says_that_it_ends_is_listed_no_more_and_gets_no_job() {
+    let host = Host::start_with(scoring).await;
+    let mut operator = OperatorServiceClient::new(host.channel().await);
+    let job = operator.list_jobs(v1::ListRequest::default()).await.unwrap().into_inner().jobs.remove(0);
+    let channel = host.channel().await;
+    report(channel.clone(), &job).await;
+    let leaving = v1::LeaseRequest { leaves: true, ..Default::default() };
+    let reply = WorkerServiceClient::new(channel.clone()).lease(leaving).await.unwrap().into_inner();
+    assert_eq!(reply, v1::LeaseResponse::default());
+    drop(channel);
+    let workers = operator.list_workers(v1::ListRequest::default()).await.unwrap().into_inner().workers;
+    assert_eq!(workers, []);
+    host.stopped().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_end_is_not_missed() {
+    let (host, folder, stop) = (Host::start().await, tempfile::tempdir().unwrap(), CancellationToken::new());
+    let mut operator = OperatorServiceClient::new(host.channel().await);
+    let settings = WorkerSettings {
+        state_dir: folder.path().to_owned(),
+        threads: 1,
+        trainer: None,
+        shares_files: false,
+    };
+    let working = TaskTracker::new().spawn(worker::run(host.channel().await, settings, stop.clone()));
+    let mut workers =
+        async || operator.list_workers(v1::ListRequest::default()).await.unwrap().into_inner().workers;
+    while workers().await.is_empty() {}
+    stop.cancel();
+    working.await.unwrap().unwrap();
+    assert_eq!(workers().await, []);
+    host.stopped().await;
 }
 
 #[tokio::test]
