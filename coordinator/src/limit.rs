@@ -155,9 +155,17 @@ impl<T: Quantity> fmt::Display for Limit<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absolute(figure) => figure.fmt(f),
-            Self::OfDense(share) => write!(f, "1/{}", 1.0 / share),
+            Self::OfDense(share) => f.write_str(&share_text(*share)),
         }
     }
+}
+
+/// A share as somebody would write it: by its divisor, or in percent, whichever needs few digits to mean the same.
+fn share_text(share: f64) -> String {
+    let rounded = |figure: f64| (figure * 1e9).round() / 1e9;
+    let short = [format!("1/{}", rounded(1.0 / share)), format!("{}%", rounded(share * 100.0))];
+    let is_same = |text: &String| text.parse::<Limit<Count>>() == Ok(Limit::OfDense(share));
+    short.into_iter().find(is_same).unwrap_or_else(|| format!("1/{}", 1.0 / share))
 }
 
 #[cfg(test)]
@@ -180,7 +188,7 @@ mod tests {
 
     #[test]
     fn limits_print_as_they_read() {
-        for text in ["1/16.21", "1/4", "90000"] {
+        for text in ["1/16.21", "1/4", "1/10", "1/6", "1/3", "1/49", "17%", "28%", "33.3%", "90000"] {
             assert_eq!(text.parse::<Limit<Count>>().unwrap().to_string(), text);
         }
     }
