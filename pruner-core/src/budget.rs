@@ -132,12 +132,13 @@ impl Budget {
 impl Ceiling {
     /// A figure with its name and unit.
     pub fn figure(self, value: f64) -> String {
+        let count = |unit: &str| format!("{value:.0} {unit}{}", if value.round() == 1.0 { "" } else { "s" });
         match self {
-            Self::Params => format!("{value:.0} parameters"),
-            Self::Macs => format!("{value:.0} MACs"),
-            Self::Bytes => format!("a file of {value:.0} bytes"),
-            Self::Memory => format!("{value:.0} bytes of memory"),
-            Self::Activations => format!("{value:.0} bytes of activations"),
+            Self::Params => count("parameter"),
+            Self::Macs => count("MAC"),
+            Self::Bytes => format!("a file of {}", count("byte")),
+            Self::Memory => format!("{} of memory", count("byte")),
+            Self::Activations => format!("{} of activations", count("byte")),
             Self::LatencyP50 => format!("a p50 latency of {value:.3} ms"),
             Self::Latency => format!("a p95 latency of {value:.3} ms"),
         }
@@ -161,6 +162,14 @@ impl fmt::Display for Ceiling {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(Ceiling::Params.figure(1.0), "1 parameter");
+        assert_eq!(Ceiling::Macs.figure(0.0), "0 MACs");
+        assert_eq!(Ceiling::Bytes.figure(1.0), "a file of 1 byte");
+        assert_eq!(Ceiling::Memory.figure(2.0), "2 bytes of memory");
+    }
 
     #[test]
     fn the_first_broken_ceiling_is_named_with_its_figures() {
