@@ -117,7 +117,17 @@ async fn create(args: &CreateArgs, context: &Context) -> Result<(), CliError> {
     if args.name == OWN {
         return Err(CliError::Usage(format!("'{OWN}' is the coordinator's own worker")));
     }
-    let config = Config::read(&args.config).map_err(CliError::Config)?;
+    let config = Config::read(&args.config).map_err(CliError::Config).map_err(|source| {
+        if args.config.exists() {
+            return source;
+        }
+        let title = format!(
+            "--config names the coordinator's configuration, as in `reconvene operator create {name} --config coordinator.toml --out \
+             {}`",
+            args.out.display()
+        );
+        CliError::Within { title, source: Box::new(source) }
+    })?;
     let failed = |error| CliError::Failed(chain(&error));
     let folder = coordinator::app::authority_folder(&config.state_dir);
     if !Authorities::are_in(&folder) {

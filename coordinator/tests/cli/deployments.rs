@@ -242,6 +242,15 @@ fn tokens_and_devices_are_controlled() {
 }
 
 #[test]
+fn a_certificate_without_the_coordinators_configuration_names_the_argument_for_it() {
+    let arguments = ["operator", "create", "alice", "--config", "/nowhere.toml", "--out", "alice"];
+    let line = reconvene("http://127.0.0.1:1", &arguments).complaint(64);
+    let way_on = "--config names the coordinator's configuration, as in `reconvene operator create alice --config coordinator.toml \
+                  --out alice`: configuration /nowhere.toml: ";
+    assert!(line.starts_with(way_on), "{line}");
+}
+
+#[test]
 fn an_operators_certificate_needs_an_authority() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("coordinator.toml");
