@@ -317,3 +317,19 @@ proptest! {
         prop_assert!(false, "did not end: {}", fleet.tell());
     }
 }
+
+#[test]
+fn who_may_come_back_after_a_start_is_named_among_those_that_are_waited_for() {
+    let mut fleet = Fleet::new(&[100], &["a", "b"]);
+    fleet.tell();
+    fleet.presence("a", Presence::Returning { since_unix_ms: 900, for_ms: 30_000 });
+    insta::assert_snapshot!(fleet.tell(), @r"
+    waiting: wave 1 of 1: waiting for a, b to serve the new model; a may take up to 30 s to come back: the coordinator has just started
+    wake at 61000
+    ");
+    fleet.presence("a", Presence::Offline);
+    insta::assert_snapshot!(fleet.tell(), @r"
+    waiting: wave 1 of 1: waiting for b to serve the new model
+    wake at 61000
+    ");
+}
