@@ -117,8 +117,9 @@ impl LatencyTally {
     pub fn above(&self, ms: f64) -> u64 {
         // A float becomes the nearest number of its range.
         let first_above = (ms * 1e3).floor() as u64 + 1;
-        let last = self.microseconds.max().max(first_above);
-        self.microseconds.count_between(first_above, last)
+        let last = self.microseconds.max();
+        // The library takes what is beyond its last bucket for that one.
+        if first_above > last { 0 } else { self.microseconds.count_between(first_above, last) }
     }
 
     /// What was added up; `None` if no request was.

@@ -50,6 +50,19 @@ fn intervals_add_up_to_the_percentiles_of_all_requests() {
 }
 
 #[test]
+fn what_took_no_longer_is_not_above_wherever_the_buckets_end() {
+    // The buckets of 2.047 ms end there.
+    for us in (1..40_000).step_by(7).chain([1023, 1024, 2047, 2048, 4095, 4096, 8191, 16_383, 32_767]) {
+        let tally = tally(&[(us as f64 / 1e3, 400)]);
+        for ms in [4.0, 0.5, us as f64 * 2e-3, us as f64 * 1.1e-3 + 0.002] {
+            let is_late = us as f64 / 1e3 > ms;
+            assert!(tally.above(ms) == 0 || is_late, "{us} us, above {ms} ms");
+        }
+        assert_eq!(tally.above(us as f64 * 0.9e-3 - 0.001), 400, "{us} us");
+    }
+}
+
+#[test]
 fn lies_are_refused_and_add_nothing() {
     let sound = encoded([10, 20, 30_000]);
     let mut tally = LatencyTally::default();
