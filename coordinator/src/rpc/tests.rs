@@ -31,7 +31,7 @@ use super::status::blocking;
 use crate::app::{App, AppError};
 use crate::config::{Config, DeriveConfig, SessionConfig};
 use crate::histogram::tests::encoded;
-use crate::store::{SledStore, Store as _};
+use crate::store::{SledStore, Store as _, StoreError};
 
 /// A coordinator whose connections are not encrypted, and what it logs of whom it refused.
 struct Host {
@@ -83,7 +83,14 @@ impl Host {
             derive: DeriveConfig { threads: 1, local_worker: false },
             trainer: None,
         };
-        let app = blocking(|| App::open(config)).await.unwrap().unwrap();
+        // A process that another test starts has a copy of the lock until it is the program that it shall be.
+        let app = loop {
+            let config = config.clone();
+            match blocking(|| App::open(config)).await.unwrap() {
+                Err(AppError::Store(StoreError::Locked { .. })) => tokio::task::yield_now().await,
+                opened => break opened.unwrap(),
+            }
+        };
         let listener = app.listen().await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
