@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::session::{AgentMessage, Hello, Holding, Phase, Progress};
 use proto::v1::artifact_service_client::ArtifactServiceClient;
@@ -83,14 +83,11 @@ impl Host {
             derive: DeriveConfig { threads: 1, local_worker: false },
             trainer: None,
         };
-        // A process that another test starts has a copy of the lock until it is the program that it shall be.
-        let app = loop {
-            let config = config.clone();
-            match blocking(|| App::open(config)).await.unwrap() {
-                Err(AppError::Store(StoreError::Locked { .. })) => tokio::task::yield_now().await,
-                opened => break opened.unwrap(),
-            }
-        };
+        let app = unlocked(move || match App::open(config.clone()) {
+            Err(AppError::Store(error)) => Err(error),
+            opened => Ok(opened.unwrap()),
+        });
+        let app = app.await;
         let listener = app.listen().await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -125,8 +122,21 @@ impl Host {
     async fn stopped(self) -> (tempfile::TempDir, SledStore) {
         self.stop.cancel();
         self.running.await.unwrap().unwrap();
-        let store = SledStore::open(&self.folder.path().join("store")).unwrap();
+        let folder = self.folder.path().join("store");
+        let store = unlocked(move || SledStore::open(&folder)).await;
         (self.folder, store)
+    }
+}
+
+/// What `open` opens, once nobody else has it: a call may be under way still, and a process that another test starts has a copy of
+/// the lock until it is the program that it shall be.
+async fn unlocked<T: Send + 'static>(open: impl Fn() -> Result<T, StoreError> + Clone + Send + 'static) -> T {
+    let tried_until = Instant::now() + Duration::from_secs(20);
+    loop {
+        match blocking(open.clone()).await.unwrap() {
+            Err(StoreError::Locked { .. }) if Instant::now() < tried_until => {}
+            opened => return opened.unwrap(),
+        }
     }
 }
 
