@@ -161,7 +161,11 @@ impl App {
         let queued = queued(&store)?;
         let is_queued = |name: &str| queued.contains(name);
         let checkpoints = Checkpoints::open(path.join("checkpoints"), is_queued)?;
-        let jobs = queue::settle(&store, unix_ms())?;
+        let jobs = match queue::settle(&store, unix_ms()) {
+            // Whoever asks for work gives them back.
+            Err(StoreError::Full { .. }) => store.jobs()?.into_iter().map(|job| job.name).collect(),
+            settled => settled?,
+        };
         let folder = path.join("jobs");
         let logs = JobLogs::open(&folder, |name| jobs.iter().any(|job| job == name))
             .map_err(|source| AppError::StateDir { path: folder, source })?;

@@ -116,7 +116,9 @@ impl LatencyTally {
     /// How many requests took longer than `ms` milliseconds.
     pub fn above(&self, ms: f64) -> u64 {
         // A float becomes the nearest number of its range.
-        let first_above = (ms * 1e3).floor() as u64 + 1;
+        let limit = (ms * 1e3 + 1e-6).floor() as u64;
+        // What shares a bucket with the limit is not known to be above it.
+        let first_above = self.microseconds.highest_equivalent(limit).saturating_add(1);
         let last = self.microseconds.max();
         // The library takes what is beyond its last bucket for that one.
         if first_above > last { 0 } else { self.microseconds.count_between(first_above, last) }

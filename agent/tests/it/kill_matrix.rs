@@ -421,7 +421,7 @@ async fn the_only_model_in_a_crash_loop_serves_no_more_and_the_agent_takes_anoth
     // As the service manager hears it.
     let log = fs::read_to_string(cell.folder.path().join("log")).unwrap();
     assert!(
-        log.contains("no model serves; waiting for an assignment (generation 1: it was given up: "),
+        log.contains("no model serves; waiting for an assignment, and what is installed is tried again every ten minutes ("),
         "{log}"
     );
     cell.fake.assign(new.assignment(2)).await;

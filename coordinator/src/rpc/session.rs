@@ -152,7 +152,11 @@ impl SessionRpc {
         self.core
             .store
             .call(move |store| {
-                store.register_device(&named, &mut |known| registered(&hello, known)).map(drop)
+                match store.register_device(&named, &mut |known| registered(&hello, known)) {
+                    // One that is known needs no room to be there.
+                    Err(error @ StoreError::Full { .. }) => store.device(&named)?.map(drop).ok_or(error),
+                    registered => registered.map(drop),
+                }
             })
             .await?;
         let welcome = Welcome {
@@ -237,8 +241,10 @@ impl SessionRpc {
             self.core.fleet.update(&guest.key, |presence| presence.last_seen_unix_ms = now);
             if is_due(noted_unix_ms, now) {
                 noted_unix_ms = now;
-                if let Err(error) = self.note_seen(&guest.device, now).await {
-                    return End::Store(error);
+                match self.note_seen(&guest.device, now).await {
+                    // It is there all the same.
+                    Ok(()) | Err(StoreError::Full { .. }) => {}
+                    Err(error) => return End::Store(error),
                 }
             }
             let place = place(&message);
@@ -318,10 +324,12 @@ impl SessionRpc {
         let device = &guest.device;
         let record =
             TelemetryRecord { device: device.clone(), position, interval, received_unix_ms: unix_ms() };
-        if self.core.store.call(move |store| store.insert_telemetry(&record)).await?
-            == Insertion::AlreadyStored
-        {
-            tracing::debug!(%device, ?position, "interval sent again");
+        match self.core.store.call(move |store| store.insert_telemetry(&record)).await {
+            Ok(Insertion::AlreadyStored) => tracing::debug!(%device, ?position, "interval sent again"),
+            Ok(_) => {}
+            // It is not acknowledged: the device keeps it, and sends it again.
+            Err(StoreError::Full { .. }) => return Ok(()),
+            Err(error) => return Err(error),
         }
         // Nothing waits for it: the driver looks at it in its next round.
         self.core.fresh.mark(device, position);

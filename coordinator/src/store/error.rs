@@ -122,7 +122,7 @@ pub enum StoreError {
     Engine(#[source] sled::Error),
     /// There is too little room to write.
     #[error(
-        "the disk of {path} has {free} left, of which the store leaves {spare} alone: nothing was changed; make room, and it goes on"
+        "the disk of {path} has {free} left, of which the store leaves {spare} alone: this was not written; make room, and it goes on"
     )]
     Full {
         /// The store's folder.

@@ -30,7 +30,7 @@ impl StoreHandle {
         let (store, lost) = (Arc::clone(&self.store), self.lost.clone());
         let call = move || {
             let result = f(&*store);
-            if result.is_err() && store.is_lost() {
+            if store.is_lost() {
                 lost.cancel();
             }
             result

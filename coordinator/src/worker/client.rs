@@ -89,7 +89,8 @@ impl WorkerError {
     /// Whether the same call may succeed later.
     pub(super) fn is_passing(&self) -> bool {
         self.is_absence()
-            || matches!(self, Self::Call(status) if matches!(status.code(), Code::Internal | Code::DataLoss))
+            || matches!(self, Self::Call(status)
+                if matches!(status.code(), Code::Internal | Code::DataLoss | Code::ResourceExhausted))
     }
 
     /// Whether the coordinator was not there to answer.

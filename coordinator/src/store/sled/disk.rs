@@ -36,7 +36,7 @@ impl Disk {
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         // A poisoned lock means a panic within sled, after which the disk is as unknown as after a refusal.
-        let mut synced = self.synced.lock().map_err(|_| StoreError::Lost)?;
+        let mut synced = self.synced.lock().map_err(|_| self.health.lose())?;
         // Unknown is what it has, once it refused: the kernel forgets what it could not write, so that the next synchronisation
         // would succeed without it.
         if self.health.is_lost() {

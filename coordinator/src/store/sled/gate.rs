@@ -71,10 +71,10 @@ impl Gate {
     // A poisoned lock means a panic within sled, after which its trees are unknown.
     fn pass(&self) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
         self.health.check()?;
-        self.lock.read().map_err(|_| StoreError::Lost)
+        self.lock.read().map_err(|_| self.health.lose())
     }
 
     fn close(&self) -> Result<RwLockWriteGuard<'_, ()>, StoreError> {
-        self.lock.write().map_err(|_| StoreError::Lost)
+        self.lock.write().map_err(|_| self.health.lose())
     }
 }

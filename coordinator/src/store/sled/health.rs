@@ -43,9 +43,15 @@ impl Health {
     /// What a write came to: after one that failed there is no other.
     pub(super) fn note<T, E>(&self, written: Result<T, E>) -> Result<T, E> {
         if written.is_err() {
-            self.is_lost.store(true, Ordering::SeqCst);
+            self.lose();
         }
         written
+    }
+
+    /// What a panic within sled leaves is not known, either.
+    pub(super) fn lose(&self) -> StoreError {
+        self.is_lost.store(true, Ordering::SeqCst);
+        StoreError::Lost
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -69,7 +75,7 @@ mod tests {
         let store = SledStore::open(folder.path()).unwrap();
         store.health.spare.store(u64::MAX, Ordering::Relaxed);
         let refused = put(&store).unwrap_err();
-        assert!(refused.to_string().contains("nothing was changed; make room"), "{refused}");
+        assert!(refused.to_string().contains("this was not written; make room"), "{refused}");
         assert!(refused.is_retryable() && !store.is_lost());
         store.health.spare.store(SPARE.0, Ordering::Relaxed);
         put(&store).unwrap();
