@@ -89,6 +89,8 @@ enum Ending {
     Done,
     /// A newer assignment came while this one was being fetched.
     Superseded,
+    /// It was being fetched for so long that what is installed shall serve meanwhile.
+    Outlasted,
 }
 
 /// The task that follows assignments.
@@ -191,11 +193,15 @@ impl Updater {
     ) {
         loop {
             let wanted = assignments.borrow_and_update().clone();
-            if let Some(assignment) = wanted
-                && let Some(Ending::Superseded) =
-                    stop.run_until_cancelled(self.follow(&assignment, assignments)).await
-            {
-                continue;
+            if let Some(assignment) = wanted {
+                match stop.run_until_cancelled(self.follow(&assignment, assignments)).await {
+                    Some(Ending::Superseded) => continue,
+                    Some(Ending::Outlasted) => {
+                        stop.run_until_cancelled(self.try_last_resort()).await;
+                        continue;
+                    }
+                    Some(Ending::Done) | None => {}
+                }
             }
             let mut recheck = Instant::now() + RECHECK;
             loop {
@@ -288,6 +294,7 @@ impl Updater {
             tokio::select! {
                 fetched = self.fetch(assignment) => fetched?,
                 _ = newer.wait_for(is_newer) => return Ok(Ending::Superseded),
+                () = self.last_resort_is_due() => return Ok(Ending::Outlasted),
             }
         }
         self.report(desired(assignment), Phase::Verifying);

@@ -277,6 +277,18 @@ async fn what_was_given_up_is_tried_again_where_nothing_else_can_serve() {
     device.ready().await;
     answers_as(&device, &first, 1).await;
     device.stop().await;
+    // Then it is the second one's turn, nor does it wait for a download that hangs.
+    let next = Model::of_seed(3);
+    let cuts = std::iter::repeat_n(1000, 100).collect();
+    fake.serve_file(next.digest(), File { hangs: true, cuts, ..File::whole(&next.bytes) });
+    fake.stop().await;
+    fake.assign(next.assignment(3)).await;
+    fake.listen().await;
+    die(dir.path(), "probation.json", &first.assignment(1), 3);
+    let device = start_impatient(dir.path(), &fake).await;
+    device.ready().await;
+    answers_as(&device, &second, 1).await;
+    device.stop().await;
     // The other one is not forgotten.
     damage(&dir.path().join("slots/a/model.onnx"));
     let device = start_impatient(dir.path(), &fake).await;
