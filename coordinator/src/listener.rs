@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -32,6 +33,8 @@ pub use door::{Connection, Door};
 
 /// A handshake takes at most so long.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// For who is refused in it to read why.
+const LINGER: Duration = Duration::from_millis(500);
 /// Handshakes at once. More are turned away, and come again: who is silent must not hold up the others.
 const HANDSHAKES: usize = 1024;
 /// Accepted connections that wait for the server.
@@ -214,10 +217,25 @@ async fn take_workers(mut workers: mpsc::Receiver<UnixStream>, door: Door, accep
 async fn begin(stream: TcpStream, door: &Door) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let Some(encryption) = &door.encryption else { return Ok(door.let_in(stream, Peer::Plain, None)) };
-    let stream = encryption.acceptor().accept(stream).await?;
+    let stream = match encryption.acceptor().accept(stream).into_fallible().await {
+        Ok(stream) => stream,
+        Err((error, stream)) => {
+            let _ = tokio::time::timeout(LINGER, part(stream)).await;
+            return Err(error);
+        }
+    };
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
     let peer = shown.as_ref().map_or(Peer::Unknown, |certificate| Peer::of_certificate(certificate));
     Ok(door.let_in(stream, peer, shown.as_ref()))
+}
+
+/// Ends a connection after the last word, which says why. What the other side has sent meanwhile is read: the system would else
+/// have it forget that word.
+async fn part(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = [0; 4096];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 #[cfg(test)]
