@@ -323,11 +323,11 @@ impl Bench {
                 return false;
             }
         }
-        let is_done = request.left() == 0;
-        if is_done {
-            request.end(None);
+        if request.left() > 0 {
+            return true;
         }
-        !is_done
+        request.end(None);
+        false
     }
 
     /// One image, in its turn.
