@@ -93,6 +93,16 @@ enum Ending {
     Outlasted,
 }
 
+/// What an updater does beside assignments.
+enum Chore {
+    /// A look at the model that is on probation.
+    Look,
+    /// Whether another engine, or number of threads, is the best by now.
+    Reconsider,
+    /// Nothing has served for long.
+    LastResort,
+}
+
 /// The task that follows assignments.
 pub struct Updater {
     /// Where models lie.
@@ -111,6 +121,8 @@ pub struct Updater {
     /// The last comparison of engines, where the disk did not take it: it holds as long as the agent runs.
     unsaved: Option<Comparison>,
     last_resort: LastResort,
+    /// When engines are reconsidered.
+    recheck: Instant,
 }
 
 /// When the model that is on probation is to be looked at; never, where none is.
@@ -138,9 +150,20 @@ impl Updater {
         given_up: GivenUps,
     ) -> Self {
         let (watch, term, unsaved) = (None, None, None);
-        let last_resort = LastResort::new(LAST_RESORT);
-        let mut updater =
-            Self { state, slots, testbed, channel, progress, given_up, watch, term, unsaved, last_resort };
+        let (last_resort, recheck) = (LastResort::new(LAST_RESORT), Instant::now());
+        let mut updater = Self {
+            state,
+            slots,
+            testbed,
+            channel,
+            progress,
+            given_up,
+            watch,
+            term,
+            unsaved,
+            last_resort,
+            recheck,
+        };
         updater.resume_probation();
         updater
     }
@@ -179,7 +202,7 @@ impl Updater {
         stop: CancellationToken,
     ) {
         self.report_given_up();
-        self.reconsider_until(&stop).await;
+        stop.run_until_cancelled(self.attend_to(Chore::Reconsider)).await;
         self.go_on(&mut assignments, &stop).await;
         if let Some(term) = &self.term {
             unless(term.pause(), "this stop will count as a death");
@@ -197,38 +220,45 @@ impl Updater {
                 match stop.run_until_cancelled(self.follow(&assignment, assignments)).await {
                     Some(Ending::Superseded) => continue,
                     Some(Ending::Outlasted) => {
-                        stop.run_until_cancelled(self.try_last_resort()).await;
+                        stop.run_until_cancelled(self.attend_to(Chore::LastResort)).await;
                         continue;
                     }
                     Some(Ending::Done) | None => {}
                 }
             }
-            let mut recheck = Instant::now() + RECHECK;
             loop {
-                tokio::select! {
+                let chore = tokio::select! {
                     () = stop.cancelled() => return,
                     changed = assignments.changed() => match changed {
                         Ok(()) => break,
                         Err(_) => return,
                     },
-                    () = tokio::time::sleep_until(recheck) => {
-                        self.reconsider_until(stop).await;
-                        recheck = Instant::now() + RECHECK;
-                    }
-                    () = next_look(self.watch.as_ref()) => {
-                        stop.run_until_cancelled(self.look()).await;
-                    }
-                    () = self.last_resort_is_due() => {
-                        stop.run_until_cancelled(self.try_last_resort()).await;
-                    }
-                }
+                    chore = self.next_chore() => chore,
+                };
+                stop.run_until_cancelled(self.attend_to(chore)).await;
             }
         }
     }
 
-    async fn reconsider_until(&mut self, stop: &CancellationToken) {
-        if let Some(Err(error)) = stop.run_until_cancelled(self.reconsider()).await {
-            tracing::warn!(error = describe(&error), "engines are not compared");
+    /// What is due next while an assignment is waited for, or a download.
+    async fn next_chore(&self) -> Chore {
+        tokio::select! {
+            () = next_look(self.watch.as_ref()) => Chore::Look,
+            () = tokio::time::sleep_until(self.recheck) => Chore::Reconsider,
+            () = self.last_resort_is_due() => Chore::LastResort,
+        }
+    }
+
+    async fn attend_to(&mut self, chore: Chore) {
+        match chore {
+            Chore::Look => self.look().await,
+            Chore::Reconsider => {
+                if let Err(error) = self.reconsider().await {
+                    tracing::warn!(error = describe(&error), "engines are not compared");
+                }
+                self.recheck = Instant::now() + RECHECK;
+            }
+            Chore::LastResort => self.try_last_resort().await,
         }
     }
 
@@ -291,10 +321,19 @@ impl Updater {
             let is_newer = |wanted: &Option<Assignment>| {
                 wanted.as_ref().is_some_and(|wanted| wanted.generation > assignment.generation)
             };
-            tokio::select! {
-                fetched = self.fetch(assignment) => fetched?,
-                _ = newer.wait_for(is_newer) => return Ok(Ending::Superseded),
-                () = self.last_resort_is_due() => return Ok(Ending::Outlasted),
+            let fetched = self.fetch(assignment);
+            tokio::pin!(fetched);
+            loop {
+                // However long it takes, what serves meanwhile is looked after.
+                let chore = tokio::select! {
+                    fetched = &mut fetched => break fetched?,
+                    _ = newer.wait_for(is_newer) => return Ok(Ending::Superseded),
+                    chore = self.next_chore() => chore,
+                };
+                match chore {
+                    Chore::LastResort => return Ok(Ending::Outlasted),
+                    Chore::Look | Chore::Reconsider => self.attend_to(chore).await,
+                }
             }
         }
         self.report(desired(assignment), Phase::Verifying);
@@ -303,12 +342,16 @@ impl Updater {
         Ok(Ending::Done)
     }
 
-    async fn fetch(&self, assignment: &Assignment) -> Result<(), FetchError> {
-        let desired = desired(assignment);
-        self.report(desired, Phase::Downloading { done: 0 });
-        let on_bytes = |done| self.report(desired, Phase::Downloading { done });
-        fetch::fetch(&self.channel, &assignment.model.artifact, &self.state.staging(), &on_bytes).await?;
-        Ok(())
+    /// Fetches the model of `assignment`; holds on to nothing of the updater, which has other things to do meanwhile.
+    fn fetch(&self, assignment: &Assignment) -> impl Future<Output = Result<(), FetchError>> + Send + use<> {
+        let (desired, artifact) = (desired(assignment), assignment.model.artifact.clone());
+        let (channel, folder, progress) = (self.channel.clone(), self.state.staging(), self.progress.clone());
+        async move {
+            report(&progress, desired, Phase::Downloading { done: 0 });
+            let on_bytes = |done| report(&progress, desired, Phase::Downloading { done });
+            fetch::fetch(&channel, &artifact, &folder, &on_bytes).await?;
+            Ok(())
+        }
     }
 
     /// Checks the model and makes it the one that serves, now and after a restart.
@@ -436,9 +479,13 @@ impl Updater {
     }
 
     fn report(&self, desired: Desired, phase: Phase) {
-        let Desired { generation, digest } = desired;
-        self.progress.send_replace(Some(Progress { generation, digest, phase }));
+        report(&self.progress, desired, phase);
     }
+}
+
+fn report(progress: &watch::Sender<Option<Progress>>, desired: Desired, phase: Phase) {
+    let Desired { generation, digest } = desired;
+    progress.send_replace(Some(Progress { generation, digest, phase }));
 }
 
 fn desired(assignment: &Assignment) -> Desired {

@@ -70,6 +70,34 @@ async fn late_answers_bring_the_model_before_back_for_good() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_is_judged_while_the_next_one_hangs_on_its_way() {
+    let (old, late, next) = (Model::of_seed(1), Model::of_seed(2), Model::of_seed(3));
+    let mut fake = Fake::start().await;
+    for model in [&old, &late] {
+        fake.serve_file(model.digest(), File::whole(&model.bytes));
+    }
+    fake.serve_file(next.digest(), File { hangs: true, cuts: [1000].into(), ..File::whole(&next.bytes) });
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    fake.assign(old.assignment(1)).await;
+    assert_eq!(ending(&mut fake, 1).await, Ok(()));
+    std::fs::remove_file(dir.path().join("slots/a/comparison.json")).unwrap();
+    fake.assign(watched(late.assignment(2), Some(1e-6), 600_000)).await;
+    assert_eq!(ending(&mut fake, 2).await, Ok(()));
+    fake.assign(next.assignment(3)).await;
+    until("the download has begun", || fake.offsets(next.digest()) == [0]).await;
+    let reason = tokio::select! {
+        ended = ending(&mut fake, 2) => ended.unwrap_err(),
+        () = load(&device, &old) => unreachable!("it asks without end"),
+    };
+    assert!(reason.contains("generation 1 serves again"), "{reason}");
+    answers_as(&device, &old, 1).await;
+    let begun = fake.offsets(next.digest()).into_iter().filter(|&offset| offset == 0).count();
+    assert_eq!(begun, 1, "the download goes on");
+    device.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_model_and_a_faster_one_serve_on_however_late_they_are() {
     let (first, second) = (Model::of_seed(1), Model::of_seed(2));
     let mut fake = Fake::start().await;
