@@ -62,12 +62,20 @@ pub fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// `mode`: what the umask may leave of a new file's permissions.
 fn replace_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let temporary = path.with_extension("new");
+    let written = write_durably(&temporary, bytes, mode).and_then(|()| rename(&temporary, path));
+    if written.is_err() {
+        // A disk that is full wants it back; the next attempt makes it anew.
+        fs::remove_file(&temporary).ok();
+    }
+    written
+}
+
+fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let mut options = fs::OpenOptions::new();
-    let file = options.create(true).truncate(true).write(true).mode(mode).open(&temporary);
-    let mut file = file.map_err(FileError::of("create", &temporary))?;
-    file.write_all(bytes).map_err(FileError::of("write", &temporary))?;
-    file.sync_all().map_err(FileError::of("flush", &temporary))?;
-    rename(&temporary, path)
+    let file = options.create(true).truncate(true).write(true).mode(mode).open(path);
+    let mut file = file.map_err(FileError::of("create", path))?;
+    file.write_all(bytes).map_err(FileError::of("write", path))?;
+    file.sync_all().map_err(FileError::of("flush", path))
 }
 
 /// Renames a file whose bytes are already durable, and makes the new name durable.

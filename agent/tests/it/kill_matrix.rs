@@ -288,6 +288,11 @@ impl Cell {
                 assert!(reason.contains("cannot "), "{case}: {reason}");
             }
         }
+        let left = agent.state.join(&step.path);
+        within(&format!("{case}: nothing is left of it"), async || {
+            (!step.path.ends_with(".new") || !left.exists()).then_some(())
+        })
+        .await;
         drop(agent);
         self.recovers(&case).await;
     }
