@@ -186,7 +186,7 @@ async fn main() {
     let over_tcp = Endpoint::from_shared(format!("http://{port}")).unwrap().connect().await.unwrap();
     let mut over_tcp = GrpcInferenceServiceClient::new(over_tcp);
 
-    let engine = Engines::new(1, &library).load(model.bytes.clone(), choice).unwrap();
+    let engine = Engines::new(Some(1), &library).load(model.bytes.clone(), choice).unwrap();
     let image = &model.manifest.self_test.input;
     let (mut direct, mut unix, mut tcp, mut nothing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {

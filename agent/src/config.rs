@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use proto::{DeviceId, VerifyingKey};
 use serde::Deserialize;
 
-use crate::probe;
 use crate::runner::engines::{Engines, LibraryConfig};
 use crate::state;
 
@@ -44,8 +43,8 @@ pub struct Config {
 /// The inference engines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Threads that one inference may use, at least 1.
-    pub threads: usize,
+    /// Threads that one inference may use, at least 1; `None`: as many as the device gives.
+    pub threads: Option<usize>,
     /// Which onnxruntime may be used.
     pub onnxruntime: LibraryConfig,
 }
@@ -272,12 +271,12 @@ impl ConfigFile {
         let coordinator_keys = keys.collect::<Result<_, _>>();
         let coordinator_keys = coordinator_keys.map_err(|error| refuse("coordinator_keys", error.problem))?;
         let threads = match self.engine.threads {
-            Some(threads @ 1..=THREADS_LIMIT) => threads as usize,
+            Some(threads @ 1..=THREADS_LIMIT) => Some(threads as usize),
             Some(threads) => {
                 let problem = format!("{threads} is not a number of threads; set 1 to {THREADS_LIMIT}");
                 return Err(refuse("engine.threads", problem));
             }
-            None => probe::default_threads(),
+            None => None,
         };
         let onnxruntime = match self.engine.onnxruntime.as_deref() {
             None | Some("auto") => LibraryConfig::Auto,

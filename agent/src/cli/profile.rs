@@ -16,7 +16,7 @@ use crate::state::StateDir;
 pub fn answer(config: Option<&Path>, format: Format) -> Result<String, CliError> {
     let (profile, engines) = match config {
         None => {
-            let engines = Engines::new(probe::default_threads(), &LibraryConfig::Auto);
+            let engines = Engines::new(None, &LibraryConfig::Auto);
             (probe::profile(&engines, None, Vec::new()), engines)
         }
         Some(path) => {

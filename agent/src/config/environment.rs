@@ -36,6 +36,8 @@ impl Override {
     /// Adds it, which has its way over files.
     pub(super) fn add_to(&self, all: Builder) -> Result<Builder, ConfigError> {
         let added = match self.key.as_str() {
+            // The library takes `true` for 1.
+            "engine.threads" if self.value.parse::<i64>().is_err() => return Err(self.no_number()),
             "coordinator_keys" => {
                 let keys: Vec<&str> = self.value.split(',').map(str::trim).collect();
                 all.set_override(&self.key, keys)
@@ -48,15 +50,19 @@ impl Override {
 
     /// Why it does not fit.
     pub(super) fn refused(&self, error: &config::ConfigError) -> ConfigError {
-        let Self { variable, key, value } = self;
+        let Self { variable, key, .. } = self;
         let section = |of: &str| format!("{key} is a section; set a key in it, such as {PREFIX}{of}");
         let problem = match key.as_str() {
             "engine" => section("ENGINE__THREADS"),
             "labels" => section("LABELS__SITE"),
             "serve" => section("SERVE__LISTEN"),
-            "engine.threads" => format!("'{value}' is no whole number"),
             _ => one_line(error),
         };
         ConfigError::Environment { variable: variable.clone(), problem }
+    }
+
+    fn no_number(&self) -> ConfigError {
+        let problem = format!("'{}' is no whole number", self.value);
+        ConfigError::Environment { variable: self.variable.clone(), problem }
     }
 }

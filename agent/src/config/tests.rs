@@ -16,7 +16,7 @@ fn an_empty_file_is_the_default() {
     assert_eq!(config.coordinator, "http://127.0.0.1:7370");
     assert_eq!(config.state_dir, Path::new("/var/lib/reconvene-agent"));
     assert_eq!(config.serve.listen, "127.0.0.1:7380".parse().unwrap());
-    assert!(config.engine.threads >= 1);
+    assert_eq!(config.engine.threads, None);
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn every_key_is_read_and_the_environment_wins() {
     let text = "device_id = 'gw-1'\ncoordinator = 'http://c:1'\nstate_dir = '/s'\n\
                 [labels]\nsite = 'berlin'\n[engine]\nthreads = 3\n[serve]\nlisten = '127.0.0.1:0'\n";
     let config = check(&text.replace("'berlin'", "'berlin'\nfloor = 3"), &[]).unwrap();
-    assert_eq!((config.engine.threads, config.labels["floor"].as_str()), (3, "3"));
+    assert_eq!((config.engine.threads, config.labels["floor"].as_str()), (Some(3), "3"));
     assert_eq!(config.labels["site"], "berlin");
     assert_eq!(config.serve.listen.port(), 0);
     let overrides = [
@@ -34,7 +34,7 @@ fn every_key_is_read_and_the_environment_wins() {
         ("UNRELATED", "x"),
     ];
     let config = check(text, &overrides).unwrap();
-    assert_eq!((config.engine.threads, config.device_id.as_str()), (2, "gw-2"));
+    assert_eq!((config.engine.threads, config.device_id.as_str()), (Some(2), "gw-2"));
     assert_eq!(config.labels["site"], "paris");
     let keys = ["11", "22"].map(|digits| format!("ed25519:{}", digits.repeat(32)));
     let overrides = [("RECONVENE_AGENT__COORDINATOR_KEYS", keys.join(", "))];
@@ -77,6 +77,7 @@ fn what_is_wrong_is_named_on_one_line() {
         ("ENGINE__THREADS", "many", "'many' is no whole number"),
         ("ENGINE__THREADS", "2.5", "'2.5' is no whole number"),
         ("ENGINE__THREADS", "", "'' is no whole number"),
+        ("ENGINE__THREADS", "true", "'true' is no whole number"),
         ("ENGINE__THREADS", "0", "engine.threads: 0 is not a number of threads; set 1 to 1024"),
         ("SERVE__LISTEN__PORT", "5", "invalid type: map, expected a string for key `serve.listen`"),
         ("COORDINATOR_KEYS", "a,b", "coordinator_keys: "),
@@ -127,7 +128,7 @@ fn drop_ins_have_their_way_in_the_order_of_their_names() {
         .unwrap();
     std::fs::write(drop_ins.join("30-later.toml.disabled"), "colour = 'red'").unwrap();
     let config = load_with(&path, std::iter::empty()).unwrap();
-    assert_eq!((config.device_id.as_str(), config.engine.threads), ("gw-1", 2));
+    assert_eq!((config.device_id.as_str(), config.engine.threads), ("gw-1", Some(2)));
     assert_eq!((config.labels["site"].as_str(), config.labels["room"].as_str()), ("paris", "7"));
     std::fs::write(drop_ins.join("40-wrong.toml"), "colour = 'red'").unwrap();
     let message = load_with(&path, std::iter::empty()).unwrap_err().to_string();

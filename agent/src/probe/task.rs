@@ -95,6 +95,10 @@ impl Prober {
                 continue;
             }
             let timed = match self.time(probe).await {
+                Ok(_) if !timings.hold(&self.engines) => {
+                    tracing::info!("the device has changed meanwhile: it is measured again");
+                    return;
+                }
                 Ok(timing) => timings.add(&self.state, timing).map_err(ProbeError::from),
                 Err(error) => Err(error),
             };

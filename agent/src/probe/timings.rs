@@ -85,15 +85,19 @@ pub struct Timings {
 impl Timings {
     /// What is on disk, if it was measured under the present conditions; else nothing.
     pub fn load(state: &StateDir, engines: &Engines) -> Result<Self, FileError> {
-        let none = Self::none(engines);
         let stored = state::unless_damaged(state::read_json::<Self>(&state.timings()))?;
-        Ok(stored.filter(|stored| stored.measured == none.measured).unwrap_or(none))
+        Ok(stored.filter(|stored| stored.hold(engines)).unwrap_or_else(|| Self::none(engines)))
     }
 
     /// None yet.
     pub fn none(engines: &Engines) -> Self {
         let measured = Measured { conditions: Conditions::now(engines), pause_us: timing::PAUSE.as_micros() };
         Self { measured, timings: Vec::new() }
+    }
+
+    /// Whether they were measured under the present conditions.
+    pub fn hold(&self, engines: &Engines) -> bool {
+        self.measured == Self::none(engines).measured
     }
 
     /// The time of one probe.

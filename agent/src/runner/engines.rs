@@ -7,6 +7,7 @@ use proto::Digest;
 use super::engine::onnxruntime::{self, Library};
 use super::engine::{Choice, Engine, EngineError, EngineKind, rten};
 use crate::causes::describe;
+use crate::probe;
 use crate::reconcile::Desired;
 use crate::update::trial::{self, Begun, Trials};
 
@@ -25,25 +26,25 @@ pub enum LibraryConfig {
 /// What may run a model here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engines {
-    most_threads: usize,
+    threads: Option<usize>,
     library: Option<PathBuf>,
 }
 
 impl Engines {
-    /// The engines, with at most so many threads in one inference, at least 1. Nothing is loaded yet: a library costs
-    /// memory, and a device may wait long for its first model.
-    pub fn new(most_threads: usize, library: &LibraryConfig) -> Self {
+    /// The engines, with at most so many threads in one inference, at least 1; `None`: as many as the device lets this process
+    /// have, whenever it is asked. Nothing is loaded yet: a library costs memory, and a device may wait long for its first model.
+    pub fn new(threads: Option<usize>, library: &LibraryConfig) -> Self {
         let library = match library {
             LibraryConfig::Auto => onnxruntime::find(),
             LibraryConfig::Off => None,
             LibraryConfig::At(path) => Some(path.clone()),
         };
-        Self { most_threads: most_threads.max(1), library }
+        Self { threads, library }
     }
 
     /// rten alone.
     pub fn rten(threads: usize) -> Self {
-        Self::new(threads, &LibraryConfig::Off)
+        Self::new(Some(threads), &LibraryConfig::Off)
     }
 
     /// Loads the library where there is one, and goes without it where that has ended the process again and again.
@@ -64,17 +65,22 @@ impl Engines {
         self
     }
 
+    fn most_threads(&self) -> usize {
+        self.threads.unwrap_or_else(probe::default_threads).max(1)
+    }
+
     /// What runs a model until something else was measured to be faster.
     pub fn usual(&self) -> Choice {
-        Choice { engine: EngineKind::Rten, threads: self.most_threads }
+        Choice { engine: EngineKind::Rten, threads: self.most_threads() }
     }
 
     /// Everything that may run a model: each engine with 1, 2, 4, ... threads, and with the most.
     pub fn choices(&self) -> Vec<Choice> {
         let engines = [Some(EngineKind::Rten), self.library().map(|_| EngineKind::Onnxruntime)];
+        let most = self.most_threads();
         let powers = std::iter::successors(Some(1usize), |threads| threads.checked_mul(2));
-        let mut threads: Vec<usize> = powers.take_while(|&threads| threads < self.most_threads).collect();
-        threads.push(self.most_threads);
+        let mut threads: Vec<usize> = powers.take_while(|&threads| threads < most).collect();
+        threads.push(most);
         let of = |engine| threads.iter().map(move |&threads| Choice { engine, threads });
         engines.into_iter().flatten().flat_map(of).collect()
     }
@@ -131,9 +137,24 @@ mod tests {
     }
 
     #[test]
+    fn where_none_are_configured_they_follow_what_the_device_gives() {
+        let engines = Engines::new(None, &LibraryConfig::Off);
+        assert_eq!(engines.usual().threads, probe::default_threads());
+        let on_one_core = || {
+            let may = rustix::thread::sched_getaffinity(None).unwrap();
+            let mut one = rustix::thread::CpuSet::new();
+            one.set((0..rustix::thread::CpuSet::MAX_CPU).find(|&core| may.is_set(core)).unwrap());
+            rustix::thread::sched_setaffinity(None, &one).unwrap();
+            engines.choices()
+        };
+        let choices = std::thread::scope(|scope| scope.spawn(on_one_core).join()).unwrap();
+        assert_eq!(choices, Engines::rten(1).choices());
+    }
+
+    #[test]
     fn a_library_that_is_none_is_no_choice_and_says_why() {
         let path = PathBuf::from("/nowhere/libonnxruntime.so");
-        let engines = Engines::new(1, &LibraryConfig::At(path));
+        let engines = Engines::new(Some(1), &LibraryConfig::At(path));
         assert_eq!(engines.choices(), Engines::rten(1).choices());
         assert_eq!(engines.version(EngineKind::Onnxruntime), None);
         assert!(

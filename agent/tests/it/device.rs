@@ -59,7 +59,7 @@ impl Device {
             coordinator_keys: Vec::new(),
             state_dir,
             labels: [("site".to_owned(), "berlin".to_owned())].into(),
-            engine: EngineConfig { threads: 1, onnxruntime },
+            engine: EngineConfig { threads: Some(1), onnxruntime },
             serve: ServeConfig { listen: api, socket: Some(socket.clone()) },
         };
         // A process that another test starts has a copy of the lock until it is the program that it shall be.
