@@ -4,11 +4,12 @@
 use super::TRIES;
 use super::log::JobLogs;
 use crate::audit::{COORDINATOR, Event};
+use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::store::{JobRecord, JobState, Store, StoreError};
 
-/// The job has just come to what it is now, of which that is said.
-pub(crate) fn note(store: &dyn Store, logs: &JobLogs, job: &JobRecord, said: &str) -> Result<(), StoreError> {
+/// The job has just come to what it is now, of which that is said. It has come to it, whether or not that can be written.
+pub(crate) fn note(store: &dyn Store, logs: &JobLogs, job: &JobRecord, said: &str) {
     let reason = match &job.state {
         JobState::Failed { reason } => Some(reason),
         _ => None,
@@ -16,9 +17,15 @@ pub(crate) fn note(store: &dyn Store, logs: &JobLogs, job: &JobRecord, said: &st
     let given_up =
         reason.filter(|reason| !said.ends_with(*reason)).map(|reason| format!("given up: {reason}"));
     logs.add(&job.name, [said].into_iter().chain(given_up.as_deref()));
-    let Some(reason) = reason else { return Ok(()) };
+    let Some(reason) = reason else { return };
     let event = Event::new(COORDINATOR, "fail", format!("job/{}", job.name));
-    store.append_audit(&[event.changed("", reason)], unix_ms())
+    if let Err(error) = store.append_audit(&[event.changed("", reason)], unix_ms()) {
+        tracing::error!(
+            job = job.name,
+            error = chain(&error),
+            "the audit log lacks that the job was given up"
+        );
+    }
 }
 
 /// Has `change` take the job from its worker, if it does, and says why.
@@ -38,7 +45,7 @@ pub(crate) fn lose(
     if is_lost {
         tracing::warn!(job = name, why, tries = job.tries, "its worker is lost");
         let said = format!("its worker is lost: {why} (loss {} of {TRIES} in a row)", job.tries);
-        note(store, logs, &job, &said)?;
+        note(store, logs, &job, &said);
     }
     Ok(job)
 }

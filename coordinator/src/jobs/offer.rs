@@ -95,7 +95,7 @@ fn give_up<T>(
         job.give_up(reason, unix_ms());
     })?;
     if was_open {
-        ending::note(store, logs, &job, "")?;
+        ending::note(store, logs, &job, "");
     }
     Ok(None)
 }

@@ -205,8 +205,8 @@ impl WorkerService for WorkerRpc {
         let (shown, name) = (shown(&job), job.name.clone());
         let ended = self.core.store.call(move |store| {
             let ended = outcome::settle(store, &blobs, &job, lease.number, outcome::Said { said, file });
-            if let (Ok(ended), Some(job)) = (&ended, store.job(&job.name)?) {
-                ending::note(store, &logs, &job, &ended.line)?;
+            if let (Ok(ended), Ok(Some(job))) = (&ended, store.job(&job.name)) {
+                ending::note(store, &logs, &job, &ended.line);
             }
             Ok(ended)
         });
