@@ -12,6 +12,7 @@ mod read;
 mod selector;
 mod trainer;
 mod usual;
+mod wave;
 
 use proto::ByteSize;
 use pruner_core::plan::{Coupled, WidthPolicy};
@@ -33,6 +34,7 @@ pub use pruner_core::dataset::Format as DatasetFormat;
 pub use read::ManifestError;
 pub use selector::{Field, Selector};
 pub use trainer::TrainerKind;
+pub use wave::Wave;
 
 use crate::limit::{Count, Limit, Millis};
 
@@ -197,8 +199,8 @@ pub struct BudgetRule {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct RolloutSpec {
-    /// Share of the matched devices that each wave has reached, in percent, rising; a last wave of 100 is implied.
-    pub waves: Vec<u8>,
+    /// How far each wave goes; a last one of all devices is implied.
+    pub waves: Vec<Wave>,
     /// How long the devices of a wave serve before the next one is told.
     #[serde(skip_serializing_if = "usual::bake")]
     pub bake: Span,
@@ -305,7 +307,7 @@ impl TrainingSpec {
 impl Default for RolloutSpec {
     fn default() -> Self {
         Self {
-            waves: vec![100],
+            waves: vec![Wave::Percent(100)],
             bake: Span::default(),
             gate: None,
             approval: false,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use coordinator::manifest::{BudgetRule, GateSpec, OnFailure};
+use coordinator::manifest::{BudgetRule, GateSpec, OnFailure, Wave};
 use fleet_tests::coordinator::CoordinatorConfig;
 use fleet_tests::inference::InferenceClient;
 use proto::v1::AuditEntry;
@@ -61,7 +61,7 @@ async fn a_slower_model_is_undone_while_every_request_is_answered() {
 
     // Eight times the multiply-accumulates: also where other work makes the times of both uneven.
     let mut bad = scene.manifest(Vec::new());
-    bad.spec.rollout.waves = vec![33];
+    bad.spec.rollout.waves = vec![Wave::Percent(33)];
     bad.spec.rollout.gate = Some(GateSpec { latency_increase: Some(30.0), ..GateSpec::default() });
     bad.spec.rollout.on_failure = OnFailure::Undo;
     let bad = scene.apply(&bad).await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coordinator::manifest::{BudgetRule, DeploymentManifest, GateSpec, OnFailure};
+use coordinator::manifest::{BudgetRule, DeploymentManifest, GateSpec, OnFailure, Wave};
 use fleet_tests::operator::describe;
 use fleet_tests::poll::{Answer, wait_until};
 use fleet_tests::simulated::{SimulatedDevice, SimulatedMeans};
@@ -34,7 +34,7 @@ impl Guarded {
         let served = digests(&scene.settled(generation).await);
         scene.reported(&served).await;
         let mut bad = scene.manifest(Vec::new());
-        bad.spec.rollout.waves = vec![33];
+        bad.spec.rollout.waves = vec![Wave::Percent(33)];
         Self { scene, _devices: devices, served, bad }
     }
 
@@ -126,7 +126,7 @@ async fn complete(scene: &Scene) -> (Vec<SimulatedDevice>, u64) {
         ..rule("1/4")
     };
     let mut manifest = scene.manifest(vec![late(LATE[0]), late(LATE[1]), rule("1/2")]);
-    manifest.spec.rollout.waves = vec![33];
+    manifest.spec.rollout.waves = vec![Wave::Percent(33)];
     manifest.spec.rollout.gate = Some(GateSpec::default());
     let generation = scene.apply(&manifest).await;
     scene.settled(generation).await;

@@ -2,7 +2,7 @@
 //! part of them first, within their budgets; and what turns out too large is taken back for good.
 
 use coordinator::limit::{Limit, Millis};
-use coordinator::manifest::{BudgetRule, GrowSpec};
+use coordinator::manifest::{BudgetRule, GrowSpec, Wave};
 use fleet_tests::dataset::patterns::CLASSES;
 use fleet_tests::poll::{Answer, wait_until};
 use fleet_tests::simulated::{SimulatedDevice, SimulatedMeans};
@@ -28,7 +28,8 @@ fn ceiling() -> f64 {
 async fn apply(scene: &Scene, grow: Option<GrowSpec>) -> u64 {
     let rule = BudgetRule { latency_p95: Some(Limit::Absolute(Millis(ceiling()))), ..BudgetRule::default() };
     let mut manifest = scene.manifest(vec![rule]);
-    (manifest.spec.rollout.waves, manifest.spec.rollout.grow) = (vec![33, 100], grow);
+    (manifest.spec.rollout.waves, manifest.spec.rollout.grow) =
+        (vec![Wave::Percent(33), Wave::Percent(100)], grow);
     scene.apply(&manifest).await
 }
 

@@ -1,7 +1,7 @@
 //! The coordinator killed at every write to its store that a rollout makes. What it acknowledged is there after the restart,
 //! and every rollout ends as if nothing had happened.
 
-use coordinator::manifest::{BudgetRule, DeploymentManifest};
+use coordinator::manifest::{BudgetRule, DeploymentManifest, Wave};
 use fleet_tests::poll::{Answer, wait_until};
 use fleet_tests::simulated::{SimulatedDevice, SimulatedMeans};
 use fleet_tests::tracer::{Tracer, may_trace};
@@ -46,7 +46,7 @@ async fn a_coordinator_killed_at_any_write_of_a_rollout_ends_it_after_its_restar
     let manifests: [DeploymentManifest; 2] = ["1/2", "1/3"].map(|macs| {
         let rule = BudgetRule { macs: Some(macs.parse().unwrap()), ..BudgetRule::default() };
         let mut manifest = scene.manifest(vec![rule]);
-        manifest.spec.rollout.waves = vec![20, 60];
+        manifest.spec.rollout.waves = vec![Wave::Percent(20), Wave::Percent(60)];
         manifest.spec.rollout.max_concurrent = Some(1);
         manifest
     });

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coordinator::manifest::BudgetRule;
+use coordinator::manifest::{BudgetRule, Wave};
 use fleet_tests::operator::describe;
 use fleet_tests::poll::{Answer, wait_until};
 use fleet_tests::simulated::{SimulatedDevice, SimulatedMeans};
@@ -41,7 +41,7 @@ async fn a_rollout_is_paused_resumed_undone_aborted_and_retried() {
     scene.known(DEVICES.len()).await;
 
     let mut manifest = scene.manifest(Vec::new());
-    manifest.spec.rollout.waves = vec![34];
+    manifest.spec.rollout.waves = vec![Wave::Percent(34)];
     let first = scene.apply(&manifest).await;
     assert_eq!(control(&scene, "pause").await, "paused 1");
     assert_eq!(control(&scene, "pause").await, "unchanged 1");
@@ -89,7 +89,7 @@ async fn a_restart_skips_no_wave_while_nobody_is_back_yet() {
         .map(|device| SimulatedDevice::start(SimulatedMeans::new(device), scene.coordinator.address()));
     scene.known(DEVICES.len()).await;
     let mut manifest = scene.manifest(Vec::new());
-    manifest.spec.rollout.waves = vec![33, 66];
+    manifest.spec.rollout.waves = vec![Wave::Percent(33), Wave::Percent(66)];
     manifest.spec.rollout.bake = "20s".parse().unwrap();
     scene.apply(&manifest).await;
     let states = |of: &v1::Deployment| {

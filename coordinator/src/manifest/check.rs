@@ -8,7 +8,8 @@ use pruner_core::plan::WidthPolicy;
 use super::dataset::DatasetFields;
 use super::{
     API_VERSION, BudgetRule, DatasetFormat, DatasetRef, DatasetSpec, DeploymentManifest, DeploymentSpec,
-    GateSpec, GrowSpec, KIND, Limit, ProbationSpec, PruningSpec, RolloutSpec, TrainerKind, TrainingSpec,
+    GateSpec, GrowSpec, KIND, Limit, ProbationSpec, PruningSpec, RolloutSpec, Selector, TrainerKind,
+    TrainingSpec, Wave,
 };
 use crate::calibration::MIN_REQUESTS;
 use crate::fitting::LATENCY_HEADROOM;
@@ -147,16 +148,40 @@ fn unreachable_rule(earlier: &[BudgetRule], rule: &BudgetRule, index: usize) -> 
     Some((format!("spec.budgets.{index}"), problem))
 }
 
-fn rollout(spec: &RolloutSpec) -> Problem {
-    let waves = &spec.waves;
-    let rising = waves.windows(2).all(|pair| pair[0] < pair[1]);
-    let percents = waves.iter().all(|&wave| (1..=100).contains(&wave));
-    refuse_if(!(rising && percents), "spec.rollout.waves", || {
+/// One that could tell nobody, whatever the fleet, is a mistake.
+fn waves(waves: &[Wave]) -> Problem {
+    let is_rising = |numbers: Vec<u32>| numbers.windows(2).all(|pair| pair[0] < pair[1]);
+    let percents = waves.iter().filter_map(|wave| match wave {
+        Wave::Percent(percent) => Some(u32::from(*percent)),
+        Wave::Count(_) | Wave::Selector(_) => None,
+    });
+    let counts = waves.iter().filter_map(|wave| match wave {
+        Wave::Count(count) => Some(*count),
+        Wave::Percent(_) | Wave::Selector(_) => None,
+    });
+    let is_possible = |(index, wave): (usize, &Wave)| match wave {
+        Wave::Percent(percent) => (1..=100).contains(percent),
+        Wave::Count(count) => *count > 0,
+        Wave::Selector(selector) => {
+            let covers = |earlier: &Wave| matches!(earlier, Wave::Selector(it) if it.covers(selector));
+            *selector != Selector::default() && !waves[..index].iter().any(covers)
+        }
+    };
+    let is_sound = is_rising(percents.collect())
+        && is_rising(counts.collect())
+        && waves.iter().enumerate().all(is_possible);
+    refuse_if(!is_sound, "spec.rollout.waves", || {
+        let written: Vec<String> = waves.iter().map(Wave::to_string).collect();
         format!(
-            "{waves:?} is not allowed; percentages from 1 to 100, each above the one before, as in [25, 100]"
+            "[{}] is not allowed; percentages from 1 to 100 and counts from 1, each above the one before, and selectors that match \
+             something new, as in [{{ selector: site=lab }}, {{ count: 3 }}, 25, 100]",
+            written.join(", ")
         )
     })
-    .or_else(|| {
+}
+
+fn rollout(spec: &RolloutSpec) -> Problem {
+    waves(&spec.waves).or_else(|| {
         let spans = [
             ("spec.rollout.bake", spec.bake),
             ("spec.rollout.probation.duration", spec.probation.duration),

@@ -142,7 +142,7 @@ impl<'a> Family<'a> {
             return Err(AFTER.to_owned());
         }
         let judged = Judged::default();
-        let rollout = Rollout::of(self.record, &judged, |_| Presence::Offline);
+        let rollout = Rollout::of(self.record, &judged, |_| Presence::Offline, |_| None);
         let all = devices.len() + grown.len();
         let mut reached = (0..rollout.wave_count()).map(|wave| rollout.target(wave, all));
         Ok(reached.find(|&reached| reached > grown.len()).unwrap_or(all) - grown.len())

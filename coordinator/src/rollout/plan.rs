@@ -118,21 +118,29 @@ fn open_waves(rollout: &Rollout<'_>, survey: &Survey<'_>) -> (Vec<Placement>, u3
     }
     let mut blocked = survey.unanswered.is_some();
     let mut placed = survey.placed;
-    let mut ready = survey.ready.iter();
+    let mut ready = survey.ready.clone();
     let may_leave = rollout.may_leave(survey.reached);
     let mut is_beyond = false;
     loop {
-        let room = rollout.target(wave, survey.counted()).saturating_sub(placed);
-        for &(device, presence) in ready.by_ref().take(room.min(free)) {
+        let is_selection = rollout.is_selection(wave);
+        let target = if is_selection { usize::MAX } else { rollout.target(wave, survey.counted()) };
+        ready.retain(|&(device, presence)| {
+            if placed >= target || free == 0 || !rollout.is_for(wave, device) {
+                return true;
+            }
             assign.push(place(device, wave));
             placed += 1;
             free -= 1;
             blocked |= presence.is_online();
             is_beyond |= wave > survey.reached;
-        }
-        // What the gate said, it said of the wave that was reached: one that is opened now has to be judged first.
-        let is_held = !may_leave || (is_beyond && rollout.is_guarded());
-        if ready.len() == 0 || blocked || is_held || free == 0 || wave == last {
+            false
+        });
+        // The others are not told before those that are meant to try it first.
+        blocked |= is_selection && survey.unready.iter().any(|device| rollout.is_for(wave, device));
+        // What the gate said, it said of the wave that was reached: one that is opened now has to be judged first. One that nobody
+        // is in has nothing to show.
+        let is_held = placed > 0 && (!may_leave || (is_beyond && rollout.is_guarded()));
+        if ready.is_empty() || blocked || is_held || free == 0 || wave == last {
             return (assign, wave);
         }
         wave += 1;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{DeviceId, Digest};
 
 use super::gate::{Judged, Judgement};
+use crate::manifest::Wave;
 use crate::store::{DeploymentRecord, Outcome, OutcomeRecord};
 
 /// What [`Rollout::of`] gives an online device from assignment to `Active`, milliseconds.
@@ -33,8 +34,8 @@ pub struct Rollout<'a> {
     pub max_concurrent: usize,
     /// Devices that may fail before the rollout does.
     pub max_failures: usize,
-    /// Share of the devices that each wave has reached, percent. A last wave of 100 is implied.
-    pub waves: &'a [u8],
+    /// How far each wave goes. A last one of all devices is implied.
+    pub waves: &'a [Wave],
     /// An online device that takes longer from assignment to `Active` has failed, and one that sends no profile for so
     /// long is not waited for, milliseconds.
     pub settle_limit_ms: u64,
@@ -60,6 +61,8 @@ pub struct Member<'a> {
     pub outcome: &'a OutcomeRecord,
     /// Whether it is there.
     pub presence: Presence,
+    /// The first of the waves that are for devices which a selector matches that is for this one, from 0.
+    pub selected: Option<u32>,
 }
 
 /// Whether a device is there.
@@ -174,6 +177,7 @@ impl<'a> Rollout<'a> {
         record: &'a DeploymentRecord,
         judged: &'a Judged,
         presence: impl Fn(&DeviceId) -> Presence,
+        selected: impl Fn(&DeviceId) -> Option<u32>,
     ) -> Self {
         let spec = &record.manifest.spec.rollout;
         let is_back = record.undone.is_some();
@@ -194,7 +198,7 @@ impl<'a> Rollout<'a> {
             members: record
                 .outcomes
                 .iter()
-                .map(|(id, outcome)| (id, Member { outcome, presence: presence(id) }))
+                .map(|(id, outcome)| (id, Member { outcome, presence: presence(id), selected: selected(id) }))
                 .collect(),
         }
     }
@@ -258,21 +262,37 @@ impl<'a> Rollout<'a> {
     pub(super) fn wave_count(&self) -> u32 {
         let written = self.waves.len() as u32;
         match self.waves.last() {
-            Some(100..) => written,
+            Some(Wave::Percent(100..)) => written,
             Some(_) | None => written + 1,
         }
     }
 
-    /// How many of `devices` have been reached once `wave` is full: rounded up, so that a wave of 1 % has a device.
+    /// Whether `wave` is for devices that a selector matches.
+    pub(super) fn is_selection(&self, wave: u32) -> bool {
+        matches!(self.waves.get(wave as usize), Some(Wave::Selector(_)))
+    }
+
+    /// Whether a device may be told in `wave`, as far as it is a matter of selectors.
+    pub(super) fn is_for(&self, wave: u32, device: &DeviceId) -> bool {
+        let selected = || self.members.get(device).and_then(|member| member.selected);
+        !self.is_selection(wave) || selected().is_some_and(|first| first <= wave)
+    }
+
+    /// How many of `devices` have been reached once `wave` is full, whom selectors match left aside: rounded up, so that a wave
+    /// of 1 % has a device.
     pub(super) fn target(&self, wave: u32, devices: usize) -> usize {
         let wave = wave as usize;
-        let percent = match self.waves.get(..=wave) {
-            Some(reached) if wave + 1 < self.wave_count() as usize => {
-                reached.iter().copied().max().unwrap_or(100).min(100)
-            }
-            Some(_) | None => 100,
+        let reached = |wave: &Wave| match wave {
+            Wave::Percent(percent) => (devices * usize::from(*percent).min(100)).div_ceil(100),
+            Wave::Count(count) => devices.min(*count as usize),
+            Wave::Selector(_) => 0,
         };
-        (devices * usize::from(percent)).div_ceil(100)
+        match self.waves.get(..=wave) {
+            Some(waves) if wave + 1 < self.wave_count() as usize => {
+                waves.iter().map(reached).max().unwrap_or(0)
+            }
+            Some(_) | None => devices,
+        }
     }
 
     /// A device's place in the order: the same for ever, and another one in each deployment, so that it is not always

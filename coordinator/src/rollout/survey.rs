@@ -36,6 +36,8 @@ pub(super) struct Survey<'a> {
     /// Serve the model, with the time when that has been long enough for the next wave.
     baking: Vec<(&'a DeviceId, u64)>,
     deriving: Vec<&'a DeviceId>,
+    /// In no wave yet, and not ready to be told, but soon.
+    pub(super) unready: Vec<&'a DeviceId>,
     lost: Vec<(&'a DeviceId, &'a str)>,
     banned: Vec<&'a DeviceId>,
     unplaced: usize,
@@ -62,12 +64,16 @@ impl<'a> Survey<'a> {
             // These two count for nothing, whatever wave they were placed in before.
             Standing::NoFit => return self.no_fit += 1,
             Standing::Unknown => return self.unknown += 1,
-            Standing::Waiting { reason, until_unix_ms } => self.waiting.push((id, reason, until_unix_ms)),
+            Standing::Waiting { reason, until_unix_ms } => {
+                self.waiting.push((id, reason, until_unix_ms));
+                self.unready.push(id);
+            }
             Standing::Deriving => {
                 self.deriving.push(id);
                 // It was told, broke its budget and is fitted again: its wave has not shown that more may be told.
-                if member.outcome.wave.is_some() {
-                    self.await_answer(member);
+                match member.outcome.wave {
+                    Some(_) => self.await_answer(member),
+                    None => self.unready.push(id),
                 }
             }
             Standing::Ready => match member.outcome.wave {
@@ -223,7 +229,17 @@ impl<'a> Survey<'a> {
             let moment = UNIX_EPOCH + Duration::from_secs(until.div_ceil(1000));
             let moment = humantime::format_rfc3339_seconds(moment);
             let serves = if self.baking.len() == 1 { "serves" } else { "serve" };
-            return Some(format!("{here}: {baking} {serves} the new model; the next wave at {moment}"));
+            let next = match rollout.needs_approval {
+                _ if rollout.approved > self.reached => {
+                    format!("the next wave, which is approved, at {moment}")
+                }
+                true => format!(
+                    "the next wave once `reconvene rollout approve {}` says so, not before {moment}",
+                    rollout.deployment
+                ),
+                false => format!("the next wave at {moment}"),
+            };
+            return Some(format!("{here}: {baking} {serves} the new model; {next}"));
         }
         if has_next_wave && let Some(held) = self.held(rollout, self.reached) {
             return Some(format!("{here}: {held}"));

@@ -10,7 +10,7 @@ use super::{DerivationKey, DeviceRecord, Growth, Work};
 use crate::class::ClassId;
 use crate::derive::SubjectKey;
 use crate::fitting::Broken;
-use crate::manifest::DeploymentManifest;
+use crate::manifest::{DeploymentManifest, Selector, Wave};
 use crate::refit::Breach;
 use pruner_core::budget::Budget;
 
@@ -221,6 +221,29 @@ impl DeploymentRecord {
     /// Whether it is for a device, if no other one holds that.
     pub fn selects(&self, device: &DeviceRecord) -> bool {
         self.manifest.spec.selector.matches(&device.labels, device.profile.as_ref())
+    }
+
+    /// For each device that a wave's selector matches, the first such wave, from 0.
+    pub fn selected<'a>(&self, devices: &'a [DeviceRecord]) -> BTreeMap<&'a DeviceId, u32> {
+        let selectors: Vec<(u32, &Selector)> = (0..)
+            .zip(&self.manifest.spec.rollout.waves)
+            .filter_map(|(wave, written)| match written {
+                Wave::Selector(selector) => Some((wave, selector)),
+                Wave::Percent(_) | Wave::Count(_) => None,
+            })
+            .collect();
+        let first = |device: &'a DeviceRecord| {
+            let is_for =
+                |(_, selector): &&(u32, &Selector)| selector.matches(&device.labels, device.profile.as_ref());
+            selectors.iter().find(is_for).map(|&(wave, _)| (&device.id, wave))
+        };
+        // Of a fleet of thousands nobody is looked at where no wave asks for it.
+        if selectors.is_empty() { BTreeMap::new() } else { devices.iter().filter_map(first).collect() }
+    }
+
+    /// Whether a manifest that is applied over it is not told to devices before an operator says so: a pause is the operator's.
+    pub fn stays_paused(&self) -> bool {
+        self.paused && !matches!(self.phase, DeploymentPhase::Failed { .. })
     }
 
     /// Whether it lets go of its devices, so that another one may mend them.

@@ -11,7 +11,7 @@ use pruner_core::sensitivity::Measure;
 
 use super::*;
 use crate::limit::{Count, Limit};
-use crate::manifest::{DatasetFormat, DatasetSpec, GrowSpec, Span};
+use crate::manifest::{DatasetFormat, DatasetSpec, GrowSpec, Span, Wave};
 
 const MINIMAL: &str = "\
 apiVersion: reconvene/v1
@@ -42,7 +42,7 @@ fn refusal_with(old: &str, new: &str) -> String {
 fn little_is_needed() {
     let manifest = read(MINIMAL).unwrap();
     assert_eq!(manifest.metadata.name, "fashion");
-    assert_eq!(manifest.spec.rollout.waves, [100]);
+    assert_eq!(manifest.spec.rollout.waves, [Wave::Percent(100)]);
     assert_eq!(manifest.spec.budgets, []);
 }
 
@@ -191,7 +191,8 @@ fn values_that_make_no_sense_are_refused() {
         (
             "  rollout: { waves: [50, 10] }\n",
             "line 8, column 21: spec.rollout.waves: [50, 10] is not allowed; \
-             percentages from 1 to 100, each above the one before, as in [25, 100]",
+             percentages from 1 to 100 and counts from 1, each above the one before, and selectors that match something new, \
+             as in [{ selector: site=lab }, { count: 3 }, 25, 100]",
         ),
         ("  training:\n    epochs: 0\n", "line 9, column 13: spec.training.epochs: must be at least 1"),
         (
@@ -212,7 +213,23 @@ fn values_that_make_no_sense_are_refused() {
     }
     assert!(refusal("  pruning: { density: .nan }\n").contains("spec.pruning.density"));
     assert!(refusal("  rollout: { waves: [0, 100] }\n").contains("spec.rollout.waves"));
-    assert!(refusal("  rollout: { waves: [50, 101] }\n").contains("spec.rollout.waves"));
+    for waves in [
+        "[50, 101]",
+        "[-1]",
+        "[1000]",
+        "[{ count: 0 }]",
+        "[{ count: 3 }, { count: 3 }]",
+        "[{ selector: {} }]",
+        "[{ selector: site=lab }, { selector: 'site=lab,arch=x86_64' }]",
+        "[{ selector: site=lab, count: 1 }]",
+        "[many]",
+        "[['25']]",
+    ] {
+        let refused = refusal(&format!("  rollout: {{ waves: {waves} }}\n"));
+        assert!(refused.contains("spec.rollout.waves"), "{waves}: {refused}");
+    }
+    let refused = refusal("  rollout: { waves: [{ number: 3 }] }\n");
+    assert_eq!(refused, "line 8, column 24: unknown field 'number'; allowed here: count, selector");
     for (bake, said) in [("9999d", "9999d"), ("1200h", "50d"), ("49d 20h", "49d 20h")] {
         let refused = refusal(&format!("  rollout: {{ bake: {bake} }}\n"));
         let expected = format!("spec.rollout.bake: {said} is too long; at most 49d 17h");

@@ -162,7 +162,9 @@ impl Driver {
             let connected = self.core.fleet.presence(device).map(|presence| presence.connected_unix_ms);
             start.presence(connected, outcomes.get(device), now)
         };
-        let step = plan::next(&Rollout::of(&next.record, judged, presence), now);
+        let selected = next.record.selected(&snapshot.devices);
+        let selected = |device: &DeviceId| selected.get(device).copied();
+        let step = plan::next(&Rollout::of(&next.record, judged, presence, selected), now);
         next.wake_unix_ms = step.wake_unix_ms;
         for placement in &step.assign {
             let digest = next.record.outcomes[&placement.device].digest;

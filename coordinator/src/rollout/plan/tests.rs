@@ -7,19 +7,25 @@ use proptest::prelude::*;
 use proto::{DeviceId, Digest};
 
 use super::{Status, Step, next};
+use crate::manifest::Wave;
 use crate::rollout::gate::Judgement;
 use crate::rollout::state::{Late, Member, Presence, Rollout};
 use crate::store::{Outcome, OutcomeRecord};
 
 mod guards;
 mod late;
+mod waves;
+
+use waves::waves;
 
 const LIMIT_MS: u64 = 60_000;
 
 /// A fleet that does what each step says, as the driver would.
 #[derive(Clone)]
 struct Fleet {
-    waves: Vec<u8>,
+    waves: Vec<Wave>,
+    /// Whom waves with a selector are for.
+    lab: BTreeSet<DeviceId>,
     paused: bool,
     bake_ms: u64,
     gate: Option<Judgement>,
@@ -53,7 +59,8 @@ fn no_fit() -> Outcome {
 impl Fleet {
     fn new(waves: &[u8], names: &[&str]) -> Self {
         let mut fleet = Self {
-            waves: waves.to_vec(),
+            waves: waves.iter().copied().map(Wave::Percent).collect(),
+            lab: BTreeSet::new(),
             paused: false,
             bake_ms: 0,
             gate: None,
@@ -75,6 +82,10 @@ impl Fleet {
         fleet
     }
 
+    fn of(waves: Vec<Wave>, lab: BTreeSet<DeviceId>, names: &[&str]) -> Self {
+        Self { waves, lab, ..Self::new(&[], names) }
+    }
+
     fn set(&mut self, name: &str, state: Outcome) {
         self.devices.get_mut(&id(name)).unwrap().0.state = state;
     }
@@ -88,10 +99,14 @@ impl Fleet {
     }
 
     fn rollout(&self) -> Rollout<'_> {
+        let selection = self.waves.iter().position(|wave| matches!(wave, Wave::Selector(_)));
+        let selected = |id| selection.filter(|_| self.lab.contains(id)).map(|wave| wave as u32);
         let members = self
             .devices
             .iter()
-            .map(|(id, (outcome, presence))| (id, Member { outcome, presence: *presence }))
+            .map(|(id, (outcome, presence))| {
+                (id, Member { outcome, presence: *presence, selected: selected(id) })
+            })
             .collect();
         Rollout {
             deployment: "mnist",
@@ -514,7 +529,15 @@ impl Fleet {
                 .filter(|(outcome, _)| outcome.wave.is_some_and(|wave| wave <= placement.wave))
                 .filter(|(outcome, _)| !matches!(outcome.state, Outcome::NoFit { .. }))
                 .count();
-            prop_assert!(reached <= target(self, placement.wave), "wave {} overflows", placement.wave);
+            match self.rollout().is_selection(placement.wave) {
+                true => {
+                    prop_assert!(self.lab.contains(&placement.device), "{} is not meant", placement.device)
+                }
+                false => {
+                    let target = target(self, placement.wave);
+                    prop_assert!(reached <= target, "wave {} overflows", placement.wave);
+                }
+            }
             for (id, (outcome, presence)) in &self.devices {
                 let earlier = outcome.wave.is_some_and(|wave| wave < placement.wave);
                 let done = matches!(
@@ -545,12 +568,12 @@ impl Fleet {
 proptest! {
     #[test]
     fn every_order_of_events_ends(
-        waves in prop::collection::vec(0u8..=100, 0..4),
+        (waves, lab) in waves(),
         names in 1usize..7,
         events in prop::collection::vec((event(), any::<usize>()), 0..60),
     ) {
         let names: Vec<_> = (0..names).map(|n| format!("d{n}")).collect();
-        let mut fleet = Fleet::new(&waves, &names.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut fleet = Fleet::of(waves, lab, &names.iter().map(String::as_str).collect::<Vec<_>>());
         for name in &names {
             fleet.set(name, Outcome::Waiting { reason: "no profile yet".to_owned() });
         }

@@ -175,7 +175,7 @@ proptest! {
         late in 1usize..9,
     ) {
         let mut fleet = Fleet::complete();
-        fleet.waves = waves;
+        fleet.waves = waves.into_iter().map(Wave::Percent).collect();
         fleet.gate = Some(short());
         let names: Vec<_> = (0..late).map(|n| format!("n{n}")).collect();
         fleet.join(&names.iter().map(String::as_str).collect::<Vec<_>>(), model("new"));
