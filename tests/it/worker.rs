@@ -109,7 +109,7 @@ async fn a_job_that_ends_its_workers_is_given_up_and_the_fleet_hears_why() {
 }
 
 #[tokio::test]
-async fn a_cancelled_job_fails_its_deployment_and_is_done_when_that_is_applied_again() {
+async fn a_cancelled_job_fails_its_deployment_and_is_done_when_that_is_tried_again() {
     let trainer = ["sh", "-c", "cat; exit 1"].map(str::to_owned).to_vec();
     let config = CoordinatorConfig { trainer: Some(trainer), ..CoordinatorConfig::default() };
     let scene = Scene::start_with(config).await;
@@ -124,7 +124,13 @@ async fn a_cancelled_job_fails_its_deployment_and_is_done_when_that_is_applied_a
     let twice = reconvene(&scene, &["job", "cancel", &name]);
     assert!(complaint(&twice).contains(&format!("job {name} has ended: Cancelled")), "{}", complaint(&twice));
     assert_eq!(reconvene(&scene, &["logs", "job/train-0"]).status.code(), Some(3));
-    scene.apply(&manifest).await;
+    let manifest = scene.dataset().with_file_name("again.yaml");
+    fs::write(&manifest, scene.operator.deployment(DEPLOYMENT).await.unwrap().unwrap().manifest).unwrap();
+    let unchanged = reconvene(&scene, &["apply", "-f", manifest.to_str().unwrap()]);
+    assert!(said(&unchanged).contains(" unchanged (generation "), "{unchanged:?}");
+    let stderr = String::from_utf8_lossy(&unchanged.stderr).into_owned();
+    assert!(stderr.contains(&format!("`reconvene rollout retry {DEPLOYMENT}` begins it again")), "{stderr}");
+    said(&reconvene(&scene, &["rollout", "retry", DEPLOYMENT]));
     assert_eq!(running(&scene).await, name, "it is begun anew");
 }
 

@@ -62,12 +62,15 @@ pub(crate) async fn run(args: &ApplyArgs, context: &Context) -> Result<(), CliEr
         let reply = client.apply(soon(request(document))).await;
         let refused = |status| within(document)(context.server.refusal(status));
         let reply = reply.map_err(refused)?.into_inner();
-        let v1::ApplyResponse { name, generation, result } = &reply;
+        let v1::ApplyResponse { name, generation, result, note } = &reply;
         let line = format!("deployment/{name} {result} (generation {generation})");
         if args.wait {
             context.terminal.say(&line);
         } else {
             context.terminal.data(&line)?;
+        }
+        if !note.is_empty() {
+            context.terminal.say(&format!("deployment/{name}: {note}"));
         }
         applied.push(reply);
     }

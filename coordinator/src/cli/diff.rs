@@ -49,7 +49,10 @@ async fn show(checked: &Document, context: &Context) -> Result<(), CliError> {
     let name = &checked.manifest.metadata.name;
     let mut client = context.server.connect().await?;
     // The judge is the one that applying it has.
-    let v1::ApplyResponse { generation, result, .. } = check(checked, &mut client, context).await?;
+    let v1::ApplyResponse { generation, result, note, .. } = check(checked, &mut client, context).await?;
+    if !note.is_empty() {
+        context.terminal.say(&format!("deployment/{name}: {note}"));
+    }
     if result == "unchanged" {
         return context
             .terminal

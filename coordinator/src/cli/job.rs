@@ -13,7 +13,7 @@ use super::{Context, follow};
 #[command(after_help = "\
 Examples:
   reconvene get jobs
-  reconvene job cancel train-3f9a2b71c04d     its deployment is told; applying it again begins anew")]
+  reconvene job cancel train-3f9a2b71c04d     its deployment fails, if nobody has paused it; `rollout retry` begins anew")]
 pub(crate) struct JobArgs {
     #[command(subcommand)]
     verb: JobVerb,

@@ -32,7 +32,7 @@ enum Action {
     /// Go on where it was paused
     #[command(after_help = "Example:\n  reconvene rollout resume fashion")]
     Resume(Target),
-    /// Tell the next wave, whatever the one before has shown: its gate, or `approval` in the manifest, holds it up
+    /// Tell the next wave once this one's `bake` is over, whatever it has shown: its gate, or `approval` in the manifest, holds it up
     #[command(after_help = "Example:\n  reconvene rollout approve fashion")]
     Approve(Target),
     /// Tell no more devices for good; each keeps what it serves

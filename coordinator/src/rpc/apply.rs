@@ -26,9 +26,12 @@ impl OperatorRpc {
         &self,
         text: String,
         over: Option<Generation>,
-        (by, action): (String, &str),
+        (by, wish): (String, Wish),
     ) -> Result<v1::ApplyResponse, Status> {
-        let (manifest, standing) = self.judged(&text, over).await?;
+        let (manifest, standing) = self.judged(&text, over, wish).await?;
+        if let Standing::Over(record) = &standing {
+            return Ok(response(record, "unchanged", over_note(record)));
+        }
         let name = manifest.metadata.name.clone();
         let over = standing.over(over);
         let (blobs, applied_text) = (self.core.blobs.clone(), text.clone());
@@ -53,11 +56,11 @@ impl OperatorRpc {
             self.core.board.clear(&name);
         }
         // Also where nothing changed: the entry of an earlier call may have been lost with the power.
-        let event = Event::new(by, action, format!("deployment/{name}"));
+        let event = Event::new(by, wish.name(), format!("deployment/{name}"));
         let event = note::applied(event, before.as_ref(), applied.record(), result);
         note::note(&self.core, event).await?;
         self.core.poke.poke();
-        Ok(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() })
+        Ok(response(applied.record(), result, pause_note(applied.record())))
     }
 
     /// What applying it would come to now.
@@ -66,15 +69,19 @@ impl OperatorRpc {
         text: &str,
         over: Option<Generation>,
     ) -> Result<v1::ApplyResponse, Status> {
-        let (manifest, standing) = self.judged(text, over).await?;
-        let (generation, result) = match standing {
-            Standing::New => (Generation(0), "created"),
-            Standing::Changes(generation) => (generation, "configured"),
-            Standing::Again(generation) => (generation, "configured"),
-            Standing::Applied(generation) => (generation, "unchanged"),
-        };
-        let name = manifest.metadata.name;
-        Ok(v1::ApplyResponse { name, generation: generation.0, result: result.to_owned() })
+        let (manifest, standing) = self.judged(text, over, Wish::Apply).await?;
+        Ok(match standing {
+            Standing::New => v1::ApplyResponse {
+                name: manifest.metadata.name,
+                generation: 0,
+                result: "created".to_owned(),
+                note: String::new(),
+            },
+            Standing::Changes(record) => response(&record, "configured", pause_note(&record)),
+            Standing::Again(record) => response(&record, "configured", String::new()),
+            Standing::Applied(record) => response(&record, "unchanged", pause_note(&record)),
+            Standing::Over(record) => response(&record, "unchanged", over_note(&record)),
+        })
     }
 
     /// What the text means, once it is found that it can be applied, and what it would be beside what there is. What is applied
@@ -83,6 +90,7 @@ impl OperatorRpc {
         &self,
         text: &str,
         over: Option<Generation>,
+        wish: Wish,
     ) -> Result<(DeploymentManifest, Standing), Status> {
         let meant = DeploymentManifest::read(text).map_err(status::manifest)?;
         let wanted = meant.metadata.name.clone();
@@ -92,14 +100,17 @@ impl OperatorRpc {
             // A file that is applied twice names the generation that it was made of before it was applied.
             Some(record) if is_meant(&record, &meant) => {
                 let is_over = matches!(record.phase, DeploymentPhase::Failed { .. });
-                if !is_over {
-                    return Ok((record.manifest, Standing::Applied(record.generation)));
+                let (manifest, record) = (record.manifest.clone(), Box::new(record));
+                match wish {
+                    _ if !is_over => return Ok((manifest, Standing::Applied(record))),
+                    // Who applies what is in a repository, again and again, has not looked at why it failed.
+                    Wish::Apply => return Ok((manifest, Standing::Over(record))),
+                    Wish::Retry => Standing::Again(record),
                 }
-                Standing::Again(record.generation)
             }
             stored => {
                 check_current(&meant.metadata.name, stored.as_ref(), over).map_err(status::store)?;
-                stored.map_or(Standing::New, |record| Standing::Changes(record.generation))
+                stored.map_or(Standing::New, |record| Standing::Changes(Box::new(record)))
             }
         };
         Ok((self.acceptable(text).await?, standing))
@@ -177,16 +188,36 @@ impl OperatorRpc {
     }
 }
 
+/// What an operator sends a manifest for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// That it is in force.
+    Apply,
+    /// That it begins again, for it failed.
+    Retry,
+}
+
+impl Wish {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Apply => "apply",
+            Self::Retry => "retry",
+        }
+    }
+}
+
 /// What a manifest would be beside what there is.
 enum Standing {
     /// None has its name.
     New,
-    /// It would replace this generation.
-    Changes(Generation),
-    /// It is this generation, which failed: it would be tried again.
-    Again(Generation),
-    /// It is this generation.
-    Applied(Generation),
+    /// It would replace this one.
+    Changes(Box<DeploymentRecord>),
+    /// It is this one, which failed: it is begun again.
+    Again(Box<DeploymentRecord>),
+    /// It is this one, which failed: it stays so.
+    Over(Box<DeploymentRecord>),
+    /// It is this one.
+    Applied(Box<DeploymentRecord>),
 }
 
 impl Standing {
@@ -195,8 +226,26 @@ impl Standing {
         match self {
             Self::New | Self::Changes(_) => given,
             // Nobody's change is lost, whichever it was made of.
-            Self::Again(generation) | Self::Applied(generation) => given.and(Some(*generation)),
+            Self::Again(record) | Self::Over(record) | Self::Applied(record) => {
+                given.and(Some(record.generation))
+            }
         }
+    }
+}
+
+fn response(record: &DeploymentRecord, result: &str, note: String) -> v1::ApplyResponse {
+    let (name, generation) = (record.name.clone(), record.generation.0);
+    v1::ApplyResponse { name, generation, result: result.to_owned(), note }
+}
+
+fn over_note(record: &DeploymentRecord) -> String {
+    format!("it has failed: {}; `reconvene rollout retry {}` begins it again", record.message, record.name)
+}
+
+fn pause_note(record: &DeploymentRecord) -> String {
+    match record.stays_paused() {
+        true => format!("it is paused; `reconvene rollout resume {}` goes on", record.name),
+        false => String::new(),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::apply::requeue_failed;
+use super::apply::{Wish, requeue_failed};
 use super::{
     access, add, authority, backup, delete, elsewhere, guard, import, job, note, status, token, view,
 };
@@ -206,7 +206,7 @@ impl OperatorService for OperatorRpc {
         let (this, by) = (self.clone(), guard::caller(&request));
         let v1::ApplyRequest { manifest, generation } = request.into_inner();
         let over = generation.map(Generation);
-        self.to_the_end(async move { this.apply_text(manifest, over, (by, "apply")).await }).await
+        self.to_the_end(async move { this.apply_text(manifest, over, (by, Wish::Apply)).await }).await
     }
 
     async fn check(&self, request: Request<v1::ApplyRequest>) -> Reply<v1::ApplyResponse> {
@@ -369,7 +369,7 @@ impl OperatorRpc {
         let (generation, result) = match control {
             Control::Unchanged => (generation, "unchanged"),
             Control::Apply(manifest) => (
-                Generation(self.apply_text(manifest, None, (by.clone(), "retry")).await?.generation),
+                Generation(self.apply_text(manifest, None, (by.clone(), Wish::Retry)).await?.generation),
                 "retried",
             ),
             Control::Undo => {

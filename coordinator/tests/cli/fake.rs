@@ -264,7 +264,7 @@ impl OperatorService for Service {
             DeploymentManifest::read(&known.manifest).is_ok_and(|manifest| manifest == meant)
         };
         let result = if known.filter(is_same).is_some() { "unchanged" } else { "configured" }.to_owned();
-        Ok(Response::new(v1::ApplyResponse { name, generation: 1, result }))
+        Ok(Response::new(v1::ApplyResponse { name, generation: 1, result, note: String::new() }))
     }
 
     async fn apply(&self, r: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
@@ -273,7 +273,8 @@ impl OperatorService for Service {
         applied.push(manifest);
         let generation = applied.len() as u64;
         let result = if generation == 1 { "created" } else { "configured" }.to_owned();
-        Ok(Response::new(v1::ApplyResponse { name: "fashion-mnist".to_owned(), generation, result }))
+        let (name, note) = ("fashion-mnist".to_owned(), String::new());
+        Ok(Response::new(v1::ApplyResponse { name, generation, result, note }))
     }
 
     async fn import_model(

@@ -95,6 +95,46 @@ async fn what_is_checked_is_said_of_it_when_it_is_applied() {
 }
 
 #[tokio::test]
+async fn what_an_operator_has_paused_or_ended_stays_so_whatever_is_applied() {
+    let (host, images) = (Host::start().await, tempfile::tempdir().unwrap());
+    let mut operator = Operator(OperatorServiceClient::new(host.channel().await));
+    for file in ["train.bin", "test.bin"] {
+        fs::write(images.path().join(file), [&[7, 7][..], &[1; 3072]].concat()).unwrap();
+    }
+    let (one, other) = (manifest(images.path(), ""), manifest(images.path(), "  training: { epochs: 2 }\n"));
+    operator.apply(&one, None).await.unwrap();
+    let control = async |verb: &str| {
+        let request = v1::ControlRolloutRequest { name: "d".to_owned(), verb: verb.to_owned() };
+        operator.0.clone().control_rollout(request).await.unwrap().into_inner().generation
+    };
+    let apply = async |manifest: &str| {
+        let request = || v1::ApplyRequest { manifest: manifest.to_owned(), generation: None };
+        let checked = operator.0.clone().check(request()).await.unwrap().into_inner();
+        let applied = operator.0.clone().apply(request()).await.unwrap().into_inner();
+        assert_eq!((&checked.result, &checked.note), (&applied.result, &applied.note));
+        (applied.result, applied.generation, applied.note)
+    };
+    let outcome = |result: &str, generation, note: &str| (result.to_owned(), generation, note.to_owned());
+    control("pause").await;
+    let paused = "it is paused; `reconvene rollout resume d` goes on";
+    assert_eq!(apply(&other).await, outcome("configured", 2, paused));
+    assert_eq!(apply(&other).await, outcome("unchanged", 2, paused));
+    assert_eq!(control("resume").await, 2);
+    assert_eq!(apply(&other).await, outcome("unchanged", 2, ""));
+
+    control("pause").await;
+    control("abort").await;
+    let (result, generation, note) = apply(&other).await;
+    assert_eq!((result.as_str(), generation), ("unchanged", 2));
+    assert!(note.starts_with("it has failed: ") && note.contains("`reconvene rollout retry d`"), "{note}");
+    assert_eq!(control("retry").await, 3);
+    assert_eq!(apply(&other).await, outcome("unchanged", 3, ""), "whoever tries again goes on");
+    control("abort").await;
+    assert_eq!(apply(&one).await, outcome("configured", 4, ""), "another manifest may mend it");
+    host.stopped().await;
+}
+
+#[tokio::test]
 async fn a_plan_of_what_is_not_known_asks_nobody_to_score_it() {
     let (host, images) = (Host::start().await, tempfile::tempdir().unwrap());
     let mut operator = Operator(OperatorServiceClient::new(host.channel().await));

@@ -43,7 +43,7 @@ impl SledStore {
                             undone: None,
                             undo_due: false,
                             approved: 0,
-                            paused: false,
+                            paused: stored.as_ref().is_some_and(DeploymentRecord::stays_paused),
                             was_complete: false,
                             proven: Default::default(),
                             generation: stored.map_or(floor, |record| record.generation.max(floor)).next(),
