@@ -107,6 +107,37 @@ async fn a_restart_skips_no_wave_while_nobody_is_back_yet() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lab_goes_first_then_so_many_then_the_rest() {
+    let scene = Scene::start().await;
+    let means = |device: &str| {
+        let mut means = SimulatedMeans::new(device);
+        if device == "sim-2" {
+            means.labels.insert("site".to_owned(), "lab".to_owned());
+        }
+        means
+    };
+    let _devices = DEVICES.map(|device| SimulatedDevice::start(means(device), scene.coordinator.address()));
+    scene.known(DEVICES.len()).await;
+    let mut manifest = scene.manifest(Vec::new());
+    let lab = Wave::Selector("site=lab".parse().unwrap());
+    (manifest.spec.rollout.waves, manifest.spec.rollout.approval) = (vec![lab, Wave::Count(2)], true);
+    let generation = scene.apply(&manifest).await;
+    let first =
+        until(&scene, "the lab's wave", |now| now.message.starts_with("wave 1 of 3: 2 not told")).await;
+    let told = |of: &v1::Deployment| {
+        let told = of.devices.iter().filter(|outcome| outcome.wave > 0);
+        told.map(|outcome| (outcome.device_id.clone(), outcome.wave)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&first), [("sim-2".to_owned(), 1)]);
+    assert_eq!(control(&scene, "approve").await, format!("approved {generation}"));
+    let second =
+        until(&scene, "a second one", |now| now.message.starts_with("wave 2 of 3: 1 not told")).await;
+    assert_eq!(told(&second).len(), 2, "{}", describe(&second));
+    assert_eq!(control(&scene, "approve").await, format!("approved {generation}"));
+    scene.settled(generation).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deployment_keeps_its_devices_until_it_is_deleted() {
     let scene = Scene::start().await;
     let _devices = DEVICES

@@ -239,7 +239,11 @@ fn response(record: &DeploymentRecord, result: &str, note: String) -> v1::ApplyR
 }
 
 fn over_note(record: &DeploymentRecord) -> String {
-    format!("it has failed: {}; `reconvene rollout retry {}` begins it again", record.message, record.name)
+    let retry = format!("`reconvene rollout retry {}`", record.name);
+    match record.message.contains(&retry) {
+        true => format!("it has failed: {}", record.message),
+        false => format!("it has failed: {}; {retry} begins it again", record.message),
+    }
 }
 
 fn pause_note(record: &DeploymentRecord) -> String {
