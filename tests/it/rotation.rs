@@ -55,6 +55,14 @@ async fn an_exchange_with_time_between_its_steps_drops_no_session() {
     assert_eq!(fleet.admin(&["authority", "activate"]).trim(), "authority/2 active");
     authority(&fleet, ["2", "active", "1"]).await;
     assert_eq!(agent.log().unwrap().matches("no session; trying again").count(), 0);
+    // Who would be locked out by it gets an answer that says so, and nothing is retired.
+    let refused = fleet.run(&fleet.path("admin"), &["authority", "retire"]);
+    let told = complaint(&refused);
+    assert!(
+        told.contains("certificate is of authority 1") && told.contains("reconvene operator renew"),
+        "{told}"
+    );
+    authority(&fleet, ["1", "superseded", "0"]).await;
     fleet.admin(&["operator", "renew"]);
     assert_eq!(fleet.admin(&["authority", "retire"]).trim(), "authority/1 retired");
     fleet.status("gw-1", "Online").await;

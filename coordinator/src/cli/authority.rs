@@ -15,7 +15,7 @@ The exchange, from one authority to the next:
   reconvene authority activate   it issues from now on; what the one before issued is still taken
   reconvene operator renew       each operator gets a certificate of the new one
   reconvene authority list       how many devices have a certificate of which
-  reconvene authority retire     what the one before issued is refused
+  reconvene authority retire     what the one before issued is refused; by an admin who has renewed
 
 A device is renewed after half of its certificate's life (12 h); wait so long between the steps, and no session is
 dropped. One that was away through up to six exchanges finds its way back by itself.")]

@@ -17,6 +17,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 
 use super::authority::{Authority, AuthorityError};
+use super::caller::Issuer;
 use super::succession::{Member, Step, StepError, Succession};
 use crate::durable;
 
@@ -107,7 +108,7 @@ impl Authorities {
 
     /// The authority that signed a client's certificate itself, with none between them: of one that another signed in its name nothing
     /// is known.
-    pub fn issuer(&self, certificate: &CertificateDer<'_>) -> Option<u32> {
+    pub fn issuer(&self, certificate: &CertificateDer<'_>) -> Issuer {
         let now = self.now();
         let signed = |member: &&Member| {
             let mut roots = RootCertStore::empty();
@@ -123,7 +124,7 @@ impl Authorities {
             .iter()
             .rev()
             .find(|member| signed(member).is_some())
-            .map(|member| member.number)
+            .map_or(Issuer::Unknown, |member| Issuer::Authority(member.number))
     }
 
     /// Ends once what the authority of that number issued is refused; where none is named, at the next retirement of any.
@@ -141,17 +142,17 @@ impl Authorities {
         }
     }
 
-    /// Takes a step. Blocks.
+    /// Takes a step, for one whose certificate `own` issued. Blocks.
     ///
     /// # Errors
-    /// When it is not its turn, or the files cannot be used; then nothing has changed.
-    pub fn take(&self, step: Step, now_unix_ms: u64) -> Result<Arc<Present>, RotationError> {
+    /// When it is not its turn or would lock him out, or the files cannot be used; then nothing has changed.
+    pub fn take(&self, step: Step, own: Issuer, now_unix_ms: u64) -> Result<Arc<Present>, RotationError> {
         let _turn = self.step.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.now();
         let succession = match step {
             Step::Prepare => self.prepare(&now, now_unix_ms)?,
             Step::Activate => now.succession.activate(now_unix_ms)?,
-            Step::Retire => now.succession.retire(now_unix_ms)?,
+            Step::Retire => now.succession.retire(own, now_unix_ms)?,
         };
         let active = active(&self.folder, &succession)?;
         let path = self.folder.join(LIST);

@@ -1,4 +1,4 @@
-//! A connection, as the calls see it that come on it: whose it is, and whether it is still there.
+//! A connection, as the calls see it that come on it: whose it is, what it showed, and whether it is still there.
 
 use std::sync::{Arc, Weak};
 
@@ -11,6 +11,19 @@ pub struct Caller {
     pub peer: Peer,
     /// The connection.
     pub line: Line,
+    /// Whose certificate an operator showed on it.
+    pub issuer: Issuer,
+}
+
+/// Which of the fleet's authorities issued the certificate that an operator's connection showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Issuer {
+    /// It showed none: it is on the coordinator's host, or no operator's.
+    Nobody,
+    /// The one of that number.
+    Authority(u32),
+    /// It is not known which: another has signed in its name.
+    Unknown,
 }
 
 /// One connection, for whoever only wants to know whether it is there. Keeps nothing open.

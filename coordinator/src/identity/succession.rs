@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::caller::Issuer;
+
 /// Predecessors whose trust leads to the present authority. rustls follows six certificates between one that is shown and
 /// one that is trusted.
 pub const REACH: usize = 6;
@@ -92,6 +94,18 @@ pub enum StepError {
     /// There is one authority, and it issues.
     #[error("no authority is superseded; first: reconvene authority prepare, then activate")]
     NothingSuperseded,
+    /// Who asks would have no certificate that counts.
+    #[error(
+        "your own certificate is of authority {0}, and would be refused from then on; nothing was changed; first: reconvene operator \
+         renew, as every operator who has one of it"
+    )]
+    Own(u32),
+    /// Who asks may have no certificate that counts.
+    #[error(
+        "which authority your own certificate is of is not known, and it would be refused from then on; nothing was changed; first: \
+         reconvene operator renew"
+    )]
+    OwnUnknown,
 }
 
 impl Succession {
@@ -181,17 +195,23 @@ impl Succession {
         }))
     }
 
-    /// What the superseded ones have issued is refused from now on.
+    /// What the superseded ones have issued is refused from now on. Who asks is not locked out by it: `own` issued the certificate
+    /// that he showed.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn retire(&self, now_unix_ms: u64) -> Result<Self, StepError> {
+    /// When there is none, or `own` is one of them.
+    pub fn retire(&self, own: Issuer, now_unix_ms: u64) -> Result<Self, StepError> {
         self.find(Phase::Superseded).ok_or(StepError::NothingSuperseded)?;
-        Ok(self.turned(now_unix_ms, |phase| match phase {
+        let next = self.turned(now_unix_ms, |phase| match phase {
             Phase::Superseded | Phase::Retired => Phase::Retired,
             Phase::Prepared => Phase::Prepared,
             Phase::Active => Phase::Active,
-        }))
+        });
+        match own {
+            Issuer::Authority(number) if next.is_retired(number) => Err(StepError::Own(number)),
+            Issuer::Unknown => Err(StepError::OwnUnknown),
+            Issuer::Authority(_) | Issuer::Nobody => Ok(next),
+        }
     }
 
     fn turned(&self, now_unix_ms: u64, into: impl Fn(Phase) -> Phase) -> Self {
@@ -307,7 +327,7 @@ mod tests {
                 let step = match event {
                     Event::Prepare => now.prepare(format!("{number}\n"), format!("{number} by {}", number - 1), at),
                     Event::Activate => now.activate(at),
-                    Event::Retire => now.retire(at),
+                    Event::Retire => now.retire(Issuer::Nobody, at),
                     Event::Renew(device) => {
                         prop_assume!(devices[device].reaches(&now));
                         devices[device] = Device::renewed(&now);
@@ -334,7 +354,7 @@ mod tests {
     fn steps_come_in_their_order() {
         let one = Succession::of("1\n".to_owned(), 0);
         assert_eq!(one.activate(1), Err(StepError::NothingPrepared));
-        assert_eq!(one.retire(1), Err(StepError::NothingSuperseded));
+        assert_eq!(one.retire(Issuer::Nobody, 1), Err(StepError::NothingSuperseded));
         let two = one.prepare("2\n".to_owned(), "2 by 1".to_owned(), 1).unwrap();
         assert_eq!(two.may_prepare(), Err(StepError::Prepared(2)));
         assert_eq!(
@@ -345,7 +365,10 @@ mod tests {
         let two = two.activate(2).unwrap();
         assert_eq!(two.taken().collect::<Vec<_>>(), ["1\n", "2\n"]);
         assert_eq!(two.crosses().collect::<Vec<_>>(), ["2 by 1"]);
-        let two = two.retire(3).unwrap();
+        assert_eq!(two.retire(Issuer::Authority(1), 3), Err(StepError::Own(1)), "who asks would be out");
+        assert_eq!(two.retire(Issuer::Unknown, 3), Err(StepError::OwnUnknown));
+        assert_eq!(two.retire(Issuer::Nobody, 3), two.retire(Issuer::Authority(2), 3));
+        let two = two.retire(Issuer::Authority(2), 3).unwrap();
         assert_eq!(two.taken().collect::<Vec<_>>(), ["2\n"]);
         let phases: Vec<_> = two.members().iter().map(|m| (m.phase.name(), m.since_unix_ms)).collect();
         assert_eq!(phases, [("retired", 3), ("active", 2)]);

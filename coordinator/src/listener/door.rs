@@ -13,7 +13,7 @@ use tonic::transport::server::Connected;
 use super::Encryption;
 use crate::identity::Peer;
 use crate::identity::admissions::Admissions;
-use crate::identity::caller::{Caller, Open};
+use crate::identity::caller::{Caller, Issuer, Open};
 use crate::identity::turnstile::{Pass, Turnstile};
 use crate::refusals::Refusals;
 
@@ -42,7 +42,8 @@ impl Door {
         shown: Option<&CertificateDer<'_>>,
     ) -> Connection {
         let pass = self.turnstile.enter(&peer);
-        let (ends, evicted) = (self.ends(&peer, shown), pass.evicted());
+        let issuer = self.issuer(&peer, shown);
+        let (ends, evicted) = (self.ends(&peer, issuer), pass.evicted());
         let ends = async move {
             tokio::select! {
                 () = ends => {}
@@ -52,6 +53,7 @@ impl Door {
         Connection {
             io: Box::new(io),
             peer,
+            issuer,
             open: Open::default(),
             ends: Box::pin(ends),
             has_ended: false,
@@ -59,16 +61,28 @@ impl Door {
         }
     }
 
+    /// Which authority's certificate it is that an operator has shown.
+    fn issuer(&self, peer: &Peer, shown: Option<&CertificateDer<'_>>) -> Issuer {
+        match (peer, shown, &self.encryption) {
+            (Peer::Operator { .. }, Some(shown), Some(encryption)) => encryption.authorities.issuer(shown),
+            _ => Issuer::Nobody,
+        }
+    }
+
     /// What ends a connection of `peer`, other than newer ones of its own.
-    fn ends(&self, peer: &Peer, shown: Option<&CertificateDer<'_>>) -> End {
+    fn ends(&self, peer: &Peer, issuer: Issuer) -> End {
         match peer {
             Peer::Unknown => Box::pin(tokio::time::sleep(STRANGER)),
             Peer::Operator { name, .. } => {
                 let revoked = self.admissions.revocation(name.clone());
-                let retired = shown.zip(self.encryption.as_ref()).map(|(shown, encryption)| {
-                    let authorities = &encryption.authorities;
-                    authorities.retirement(authorities.issuer(shown))
-                });
+                let of = match issuer {
+                    Issuer::Nobody => None,
+                    Issuer::Authority(number) => Some(Some(number)),
+                    Issuer::Unknown => Some(None),
+                };
+                let encryption = self.encryption.as_ref();
+                let retired =
+                    of.zip(encryption).map(|(of, encryption)| encryption.authorities.retirement(of));
                 Box::pin(async move {
                     match retired {
                         None => revoked.await,
@@ -96,6 +110,7 @@ type End = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub struct Connection {
     io: Box<dyn Duplex>,
     peer: Peer,
+    issuer: Issuer,
     open: Open,
     /// When it ends, whatever is said.
     ends: End,
@@ -115,7 +130,7 @@ impl Connected for Connection {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        Caller { peer: self.peer.clone(), line: self.open.line() }
+        Caller { peer: self.peer.clone(), line: self.open.line(), issuer: self.issuer }
     }
 }
 

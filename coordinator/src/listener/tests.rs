@@ -10,6 +10,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_stream::StreamExt as _;
+use tonic::transport::server::Connected as _;
 
 use super::*;
 
@@ -23,6 +24,7 @@ fn who_comes_without_encryption_is_told_apart() {
 use crate::identity::Role;
 use crate::identity::admissions::Admissions;
 use crate::identity::authority::KeyRequest;
+use crate::identity::caller::Issuer;
 use crate::identity::succession::Step;
 use crate::identity::turnstile::Turnstile;
 use crate::refusals::Refusals;
@@ -152,16 +154,41 @@ async fn an_operators_connection_ends_when_he_is_revoked_or_his_authority_is_ret
     assert!(!is_open(&mut alice).await);
     assert!(is_open(&mut bob).await);
     for step in [Step::Prepare, Step::Activate] {
-        host.authorities.take(step, 1).unwrap();
+        host.authorities.take(step, Issuer::Nobody, 1).unwrap();
         assert!(is_open(&mut bob).await, "{step:?}");
     }
-    host.authorities.take(Step::Retire, 2).unwrap();
+    host.authorities.take(Step::Retire, Issuer::Nobody, 2).unwrap();
     assert!(!is_open(&mut bob).await);
     assert!(
         is_open(&mut host.operator("bob").await).await,
         "he comes again with a certificate of the new one"
     );
     assert!(is_open(&mut device).await, "it is known by its key");
+}
+
+#[tokio::test]
+async fn a_call_tells_which_authority_its_operators_certificate_is_of() {
+    let (folder, foreign) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let authorities = Arc::new(Authorities::open(folder.path()).unwrap());
+    let door = Door {
+        encryption: Some(Arc::new(Encryption::new(authorities.clone(), vec!["fleet".to_owned()]).unwrap())),
+        admissions: Admissions::default(),
+        turnstile: Turnstile::default(),
+        refusals: Refusals::default(),
+    };
+    let issuer = |of: Option<&Authorities>| {
+        let made = of.map(|of| of.now().active.operator(&"alice".parse().unwrap(), Role::Admin).unwrap());
+        let der = made.map(|made| CertificateDer::from_pem_slice(made.certificate.as_bytes()).unwrap());
+        let peer = Peer::Operator { name: "alice".parse().unwrap(), role: Role::Admin, key: None };
+        door.let_in(tokio::io::duplex(16).0, peer, der.as_ref()).connect_info().issuer
+    };
+    assert_eq!(issuer(Some(&authorities)), Issuer::Authority(1));
+    for step in [Step::Prepare, Step::Activate] {
+        authorities.take(step, Issuer::Nobody, 1).unwrap();
+    }
+    assert_eq!(issuer(Some(&authorities)), Issuer::Authority(2));
+    assert_eq!(issuer(Some(&Authorities::open(foreign.path()).unwrap())), Issuer::Unknown);
+    assert_eq!(issuer(None), Issuer::Nobody, "he is on the host");
 }
 
 #[tokio::test]

@@ -163,7 +163,7 @@ async fn send(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::caller::{Caller, Line};
+    use crate::identity::caller::{Caller, Issuer, Line};
     use crate::identity::{Peer, Role};
 
     /// Of several chunks.
@@ -187,7 +187,7 @@ mod tests {
 
     async fn begin(rpc: &ArtifactRpc, digest: Digest, peer: Peer) -> Result<ChunkStream, Status> {
         let mut request = Request::new(v1::DownloadRequest { digest: digest.to_string(), offset: 5 });
-        request.extensions_mut().insert(Caller { peer, line: Line::default() });
+        request.extensions_mut().insert(Caller { peer, line: Line::default(), issuer: Issuer::Nobody });
         rpc.download(request).await.map(Response::into_inner)
     }
 

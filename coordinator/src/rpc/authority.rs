@@ -16,6 +16,7 @@ use crate::core::Core;
 use crate::identity::Peer;
 use crate::identity::authorities::{Authorities, RotationError};
 use crate::identity::authority::KeyRequest;
+use crate::identity::caller::Issuer;
 use crate::identity::issued::Issued;
 use crate::identity::succession::{Member, Step};
 
@@ -34,15 +35,15 @@ pub(super) async fn list(core: &Core, name: &str) -> Result<v1::AuthorityList, S
     Ok(v1::AuthorityList { authorities: all.filter(|it| name.is_empty() || it.name == name).collect() })
 }
 
-/// Takes one step.
+/// Takes one step, for one whose certificate `own` issued. What would end his connection before its answer is refused.
 pub(super) async fn control(
     core: Core,
-    by: String,
+    (by, own): (String, Issuer),
     v1::ControlAuthorityRequest { verb }: v1::ControlAuthorityRequest,
 ) -> Result<v1::Authority, Status> {
     let authorities = authorities(&core)?;
     let step: Step = verb.parse().map_err(Status::invalid_argument)?;
-    let taken = core.tasks.spawn_blocking(move || authorities.take(step, unix_ms())).await;
+    let taken = core.tasks.spawn_blocking(move || authorities.take(step, own, unix_ms())).await;
     let taken =
         taken.map_err(|_| status::internal("the step hit a defect; the log says where".to_owned()))?;
     let now = taken.map_err(|error| match error {

@@ -4,7 +4,7 @@ use proto::DeviceId;
 use tonic::{Request, Status};
 
 use crate::identity::admissions::Admissions;
-use crate::identity::caller::{Caller, Line};
+use crate::identity::caller::{Caller, Issuer, Line};
 use crate::identity::{Peer, Role};
 
 /// Who is at the other end; on a connection that says nothing, nobody.
@@ -15,6 +15,11 @@ pub(super) fn peer<T>(request: &Request<T>) -> Peer {
 /// The connection that a request came on.
 pub(super) fn line<T>(request: &Request<T>) -> Line {
     request.extensions().get::<Caller>().map(|caller| caller.line.clone()).unwrap_or_default()
+}
+
+/// Which authority's certificate an operator showed.
+pub(super) fn issuer<T>(request: &Request<T>) -> Issuer {
+    request.extensions().get::<Caller>().map_or(Issuer::Nobody, |caller| caller.issuer)
 }
 
 /// Whether a device calls that is not kept out.

@@ -268,7 +268,8 @@ impl OperatorService for OperatorRpc {
     }
 
     async fn control_authority(&self, request: Request<v1::ControlAuthorityRequest>) -> Reply<v1::Authority> {
-        self.as_admin(request, authority::control).await
+        let own = guard::issuer(&request);
+        self.as_admin(request, |core, by, request| authority::control(core, (by, own), request)).await
     }
 
     async fn control_rollout(

@@ -48,9 +48,9 @@ fn a_device_that_was_away_for_90_days_and_two_rotations_believes_its_coordinator
     let known_then = fleet.now().succession.told();
     let today = UNIX_EPOCH.elapsed().unwrap().as_secs();
     for day in [30, 60] {
-        fleet.take(Step::Prepare, today + day * DAY).unwrap();
-        fleet.take(Step::Activate, today + (day + 1) * DAY).unwrap();
-        fleet.take(Step::Retire, today + (day + 2) * DAY).unwrap();
+        fleet.take(Step::Prepare, Issuer::Nobody, today + day * DAY).unwrap();
+        fleet.take(Step::Activate, Issuer::Nobody, today + (day + 1) * DAY).unwrap();
+        fleet.take(Step::Retire, Issuer::Nobody, today + (day + 2) * DAY).unwrap();
     }
     for fleet in [&fleet, &opened(folder.path())] {
         let now = fleet.now();
@@ -72,8 +72,8 @@ fn the_way_back_is_as_long_as_it_is_said_to_be() {
     let fleet = opened(folder.path());
     let mut known = vec![fleet.now().succession.told()];
     for _ in 0..REACH + 1 {
-        fleet.take(Step::Prepare, 0).unwrap();
-        fleet.take(Step::Activate, 0).unwrap();
+        fleet.take(Step::Prepare, Issuer::Nobody, 0).unwrap();
+        fleet.take(Step::Activate, Issuer::Nobody, 0).unwrap();
         known.push(fleet.now().succession.told());
     }
     let today = UNIX_EPOCH.elapsed().unwrap().as_secs();
@@ -86,14 +86,14 @@ fn the_way_back_is_as_long_as_it_is_said_to_be() {
 fn keys_that_sign_no_more_are_gone_and_the_others_are_nobodys_else() {
     let folder = tempfile::tempdir().unwrap();
     let fleet = opened(folder.path());
-    fleet.take(Step::Prepare, 1).unwrap();
-    assert!(fleet.take(Step::Prepare, 2).is_err());
+    fleet.take(Step::Prepare, Issuer::Nobody, 1).unwrap();
+    assert!(fleet.take(Step::Prepare, Issuer::Nobody, 2).is_err());
     let (old, new) = (key_path(folder.path(), 1), key_path(folder.path(), 2));
     for path in [&old, &new] {
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
     }
     let kept = fs::read(&old).unwrap();
-    fleet.take(Step::Activate, 3).unwrap();
+    fleet.take(Step::Activate, Issuer::Nobody, 3).unwrap();
     assert!(!old.exists() && new.exists());
     // A crash between the step and the removal.
     fs::write(&old, kept).unwrap();
@@ -123,8 +123,8 @@ fn damaged_authorities_are_not_replaced() {
     fs::remove_file(path.join(FIRST)).unwrap();
     assert_eq!(opened(path).now().active.key(), String::from_utf8(key).unwrap());
 
-    opened(path).take(Step::Prepare, 1).unwrap();
-    opened(path).take(Step::Activate, 2).unwrap();
+    opened(path).take(Step::Prepare, Issuer::Nobody, 1).unwrap();
+    opened(path).take(Step::Activate, Issuer::Nobody, 2).unwrap();
     let list = fs::read_to_string(path.join(LIST)).unwrap();
     fs::write(path.join(LIST), &list[..list.len() / 2]).unwrap();
     assert!(complaint(path).contains("authorities.json is damaged"));
@@ -149,12 +149,12 @@ fn who_issued_a_certificate_is_who_signed_it() {
         CertificateDer::from_pem_slice(made.certificate.as_bytes()).unwrap()
     };
     let first = fleet.now();
-    assert_eq!(fleet.issuer(&of(&first.active)), Some(1));
-    fleet.take(Step::Prepare, 1).unwrap();
-    fleet.take(Step::Activate, 1).unwrap();
+    assert_eq!(fleet.issuer(&of(&first.active)), Issuer::Authority(1));
+    fleet.take(Step::Prepare, Issuer::Nobody, 1).unwrap();
+    fleet.take(Step::Activate, Issuer::Nobody, 1).unwrap();
     let second = fleet.now();
-    assert_eq!(fleet.issuer(&of(&first.active)), Some(1), "and is so after it was superseded");
-    assert_eq!(fleet.issuer(&of(&second.active)), Some(2));
+    assert_eq!(fleet.issuer(&of(&first.active)), Issuer::Authority(1), "and is so after it was superseded");
+    assert_eq!(fleet.issuer(&of(&second.active)), Issuer::Authority(2));
     // One that calls itself the second, as whoever stole the first one's key could have it certified.
-    assert_eq!(fleet.issuer(&of(&Authority::generate(2).unwrap())), None);
+    assert_eq!(fleet.issuer(&of(&Authority::generate(2).unwrap())), Issuer::Unknown);
 }
