@@ -39,6 +39,7 @@ use crate::jobs::queue::{self, Queue};
 use crate::jobs::workers::Workers;
 use crate::listener::{self, Door, Encryption};
 use crate::local::{self, LocalListener};
+use crate::overrun::Overruns;
 use crate::probes::{ProbeError, ProbeSet};
 use crate::refusals::Refusals;
 use crate::rollout::driver::{Driver, Poke, Subjects};
@@ -304,6 +305,7 @@ impl App {
             admissions: admissions.clone(),
             refusals: Refusals::default(),
             fresh: Fresh::default(),
+            overruns: Overruns::default(),
             signer,
             checkpoints,
             has_program: config.trainer.is_some(),

@@ -18,6 +18,7 @@ use crate::identity::authorities::Authorities;
 use crate::jobs::log::JobLogs;
 use crate::jobs::queue::Queue;
 use crate::jobs::workers::Workers;
+use crate::overrun::Overruns;
 use crate::probes::ProbeSet;
 use crate::refusals::Refusals;
 use crate::rollout::driver::{Poke, Subjects};
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) refusals: Refusals,
     /// Whose telemetry is new.
     pub(crate) fresh: Fresh,
+    /// Who is over a latency ceiling.
+    pub(crate) overruns: Overruns,
     /// Signs assignments.
     pub(crate) signer: Arc<SigningKey>,
     /// Where trainings stand.

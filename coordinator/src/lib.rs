@@ -40,6 +40,7 @@ mod chance;
 mod clock;
 mod core;
 mod fresh;
+mod overrun;
 mod rpc;
 
 pub use app::{App, AppError};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::calibration::MIN_REQUESTS;
 use crate::chance::most;
 use crate::histogram::LatencyTally;
+use crate::manifest::{DeploymentSpec, TrainerKind};
 
 /// A ceiling that a device's own times break.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,15 @@ impl Breach {
         let Self { quantile, measured_ms, ceiling_ms, requests } = self;
         let share = (measured_ms / ceiling_ms - 1.0) * 100.0;
         format!("{quantile} {measured_ms:.3} ms of {requests} requests, {share:.0} % over {ceiling_ms:.3} ms")
+    }
+}
+
+/// How often a device of such a deployment is fitted again.
+pub fn most_refits(spec: &DeploymentSpec) -> usize {
+    match spec.training.trainer {
+        // A person trains each network: none is asked for unasked.
+        TrainerKind::External => 0,
+        TrainerKind::Builtin | TrainerKind::Command => spec.rollout.refits as usize,
     }
 }
 

@@ -106,7 +106,20 @@ async fn a_manifest_may_forbid_it() {
     let generation = scene.apply(&manifest).await;
     let before = scene.settled(generation).await;
     looked_at_again(&scene).await;
-    assert_eq!(before, scene.settled(generation).await);
+    let after = scene.settled(generation).await;
+    let given = |deployment: &v1::Deployment| {
+        let each = deployment.devices.iter().map(|outcome| (outcome.state.clone(), outcome.digest.clone()));
+        each.collect::<Vec<_>>()
+    };
+    assert_eq!(given(&before), given(&after));
+    // What is not mended is said.
+    assert_eq!(after.over_ceiling as usize, DEVICES.len(), "{after:?}");
+    for v1::DeviceOutcome { reason, .. } in &after.devices {
+        assert!(
+            reason.contains("over its ceiling: p95") && reason.contains("rollout.refits is 0"),
+            "{reason}"
+        );
+    }
     let late = served(&scene).await.into_values().filter(|(_, p95, _)| *p95 > ceiling()).count();
     assert_eq!(late, DEVICES.len());
     drop(devices);

@@ -115,10 +115,15 @@ pub(crate) fn budget(outcome: &v1::DeviceOutcome) -> String {
     }
 }
 
-/// `4 matched, 2 active, 1 without a fit, 1 failed`.
+/// `4 matched, 2 active, 1 without a fit, 1 failed`, and `1 over its ceiling` where there is one.
 pub(crate) fn counts(deployment: &v1::Deployment) -> String {
-    let v1::Deployment { matched, active, no_fit, failed, .. } = deployment;
-    format!("{matched} matched, {active} active, {no_fit} without a fit, {failed} failed")
+    let v1::Deployment { matched, active, no_fit, failed, over_ceiling, .. } = deployment;
+    let counts = format!("{matched} matched, {active} active, {no_fit} without a fit, {failed} failed");
+    match over_ceiling {
+        0 => counts,
+        1 => counts + ", 1 over its ceiling",
+        more => format!("{counts}, {more} over their ceilings"),
+    }
 }
 
 /// Whether an ended deployment did what was asked of it.
@@ -168,6 +173,14 @@ mod tests {
         assert!(matches!(verdict(&ended("Complete", 3, 1, 1)), Err(CliError::Failed(_))));
         assert!(matches!(verdict(&ended("Failed", 3, 0, 0)), Err(CliError::Failed(_))));
         assert!(verdict(&ended("Complete", 0, 0, 0)).is_ok());
+    }
+
+    #[test]
+    fn devices_over_their_ceilings_are_counted_where_there_are_some() {
+        let with = |over_ceiling| counts(&v1::Deployment { over_ceiling, ..ended("Complete", 3, 0, 0) });
+        assert_eq!(with(0), "3 matched, 0 active, 0 without a fit, 0 failed");
+        assert!(with(1).ends_with("0 failed, 1 over its ceiling"));
+        assert!(with(2).ends_with("0 failed, 2 over their ceilings"));
     }
 
     #[test]

@@ -149,6 +149,7 @@ impl Driver {
             }
         }
         memory.tallies.keep(&holders);
+        self.core.overruns.keep(|device| holders.contains_key(device));
         self.drop_unwanted(&snapshot.jobs, |key| wanted.contains(key)).await?;
         Ok(wake_unix_ms)
     }

@@ -23,7 +23,7 @@ use crate::core::Core;
 use crate::identity::Role;
 use crate::rollout::control::{Control, Verb};
 use crate::rollout::driver::holders;
-use crate::store::{DeploymentPhase, DeploymentRecord, DeviceRecord, StoreError, Work};
+use crate::store::{DeploymentPhase, DeploymentRecord, DeviceRecord, OutcomeRecord, StoreError, Work};
 
 #[derive(Clone)]
 pub(crate) struct OperatorRpc {
@@ -458,7 +458,8 @@ impl OperatorRpc {
     async fn view(&self, record: DeploymentRecord) -> Result<v1::Deployment, StoreError> {
         let artifacts = self.core.store.call(|store| store.artifacts()).await?;
         let is_banned = |device: &DeviceId| self.core.admissions.is_banned(device);
-        Ok(view::deployment(&record, &artifacts, (&self.core.fleet, is_banned)))
+        let over = |device: &DeviceId, outcome: &OutcomeRecord| self.core.overruns.of(device, outcome);
+        Ok(view::deployment(&record, &artifacts, (&self.core.fleet, is_banned, over)))
     }
 
     /// Sends the state at once, then after every change, until the generation has ended or the watcher has gone.

@@ -24,7 +24,7 @@ use tower::ServiceExt as _;
 
 mod apply;
 mod jobs;
-mod told;
+pub(super) mod told;
 mod workers;
 
 use super::status::blocking;

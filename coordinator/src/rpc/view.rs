@@ -17,7 +17,9 @@ use crate::derive::Subject;
 use crate::fitting::{Fitting, Verdict};
 use crate::fleet::{Fleet, Presence};
 use crate::histogram::{LatencyTally, Summary};
+use crate::manifest::{DeploymentSpec, TrainerKind};
 use crate::probes::ProbeSet;
+use crate::refit::{self, Breach};
 use crate::store::{
     ArtifactRecord, AssignmentRecord, DatasetRecord, DeploymentPhase, DeploymentRecord, DeviceRecord,
     LayerRecord, ModelRecord, Outcome, OutcomeRecord, TelemetryRecord,
@@ -192,7 +194,11 @@ fn cores(records: &[&TelemetryRecord]) -> Option<f64> {
 pub(super) fn deployment(
     record: &DeploymentRecord,
     artifacts: &[ArtifactRecord],
-    (fleet, is_banned): (&Fleet, impl Fn(&DeviceId) -> bool),
+    (fleet, is_banned, over): (
+        &Fleet,
+        impl Fn(&DeviceId) -> bool,
+        impl Fn(&DeviceId, &OutcomeRecord) -> Option<Breach>,
+    ),
 ) -> v1::Deployment {
     let count = |wanted: fn(&Outcome) -> bool| {
         record.outcomes.values().filter(|outcome| wanted(&outcome.state)).count() as u32
@@ -205,6 +211,20 @@ pub(super) fn deployment(
         Some(presence) => Whereabouts::Online(presence),
         None => Whereabouts::Away,
     };
+    let over = |id: &DeviceId, outcome: &OutcomeRecord| {
+        Some(Over { breach: over(id, outcome)?, next: helps(&record.manifest.spec) })
+    };
+    let mut over_ceiling = 0;
+    let mut devices = Vec::with_capacity(record.outcomes.len());
+    for (id, outcome) in &record.outcomes {
+        let over = over(id, outcome);
+        over_ceiling += u32::from(over.is_some() && !is_banned(id));
+        let mut view = outcome_of((id, outcome), artifacts, whereabouts(id), over.as_ref());
+        if is_failed(record) && is_untold(outcome) {
+            view.reason = "it is not told: the deployment has failed; it keeps what it serves".to_owned();
+        }
+        devices.push(view);
+    }
     v1::Deployment {
         name: record.name.clone(),
         generation: record.generation.0,
@@ -216,19 +236,9 @@ pub(super) fn deployment(
         active: record.outcomes.iter().filter(is_active).count() as u32,
         no_fit: count(|state| matches!(state, Outcome::NoFit { .. })),
         failed: count(|state| matches!(state, Outcome::Failed { .. })),
-        devices: record
-            .outcomes
-            .iter()
-            .map(|(id, outcome)| {
-                let mut view = outcome_of(id, outcome, artifacts, whereabouts(id));
-                if is_failed(record) && is_untold(outcome) {
-                    view.reason =
-                        "it is not told: the deployment has failed; it keeps what it serves".to_owned();
-                }
-                view
-            })
-            .collect(),
+        devices,
         manifest: record.text.clone(),
+        over_ceiling,
     }
 }
 
@@ -239,6 +249,28 @@ fn is_failed(record: &DeploymentRecord) -> bool {
 /// Whether it is to get something yet.
 fn is_untold(outcome: &OutcomeRecord) -> bool {
     matches!(outcome.state, Outcome::Waiting { .. } | Outcome::Deriving | Outcome::Fitted)
+}
+
+/// A ceiling that a device breaks with the model that it has, and gets no other for.
+struct Over {
+    breach: Breach,
+    /// What helps.
+    next: String,
+}
+
+/// What helps a device that is over its ceiling. A manifest that differs is fitted to it anew, by what it has measured.
+fn helps(spec: &DeploymentSpec) -> String {
+    match spec.training.trainer {
+        TrainerKind::External => {
+            "it is not fitted again, as its trainer is external: apply a higher ceiling".to_owned()
+        }
+        TrainerKind::Builtin | TrainerKind::Command => {
+            let most = refit::most_refits(spec);
+            format!(
+                "it is not fitted again, as rollout.refits is {most}: apply a higher ceiling, or more refits"
+            )
+        }
+    }
 }
 
 /// Where a device of a deployment is.
@@ -286,14 +318,14 @@ pub(super) fn is_ended(deployment: &v1::Deployment) -> bool {
 }
 
 fn outcome_of(
-    id: &DeviceId,
-    outcome: &OutcomeRecord,
+    (id, outcome): (&DeviceId, &OutcomeRecord),
     artifacts: &[ArtifactRecord],
     whereabouts: Whereabouts,
+    over: Option<&Over>,
 ) -> v1::DeviceOutcome {
     let artifact =
         outcome.digest.and_then(|digest| artifacts.iter().find(|artifact| artifact.digest == digest));
-    let (state, reason) = state(outcome, &whereabouts);
+    let (state, reason) = state(outcome, &whereabouts, over);
     let presence = match whereabouts {
         Whereabouts::Online(presence) => Some(presence),
         Whereabouts::Away | Whereabouts::Banned => None,
@@ -318,8 +350,8 @@ fn outcome_of(
     }
 }
 
-fn state(outcome: &OutcomeRecord, whereabouts: &Whereabouts) -> (&'static str, String) {
-    let (state, mut reason) = bare_state(outcome, whereabouts);
+fn state(outcome: &OutcomeRecord, whereabouts: &Whereabouts, over: Option<&Over>) -> (&'static str, String) {
+    let (state, mut reason) = bare_state(outcome, whereabouts, over);
     if let Some(last) = outcome.breaches.last() {
         let times = match outcome.breaches.len() {
             1 => "once".to_owned(),
@@ -339,10 +371,17 @@ fn state(outcome: &OutcomeRecord, whereabouts: &Whereabouts) -> (&'static str, S
         (Outcome::Fitted, Some(held)) => reason = format!("its model is ready; it is not told yet: {held}"),
         _ => {}
     }
+    if let Some(Over { next, .. }) = over {
+        reason += &format!("; {next}");
+    }
     (state, reason)
 }
 
-fn bare_state(outcome: &OutcomeRecord, whereabouts: &Whereabouts) -> (&'static str, String) {
+fn bare_state(
+    outcome: &OutcomeRecord,
+    whereabouts: &Whereabouts,
+    over: Option<&Over>,
+) -> (&'static str, String) {
     match &outcome.state {
         Outcome::Waiting { reason } => ("Waiting", reason.clone()),
         Outcome::Deriving => ("Deriving", "its model is being pruned and trained".to_owned()),
@@ -357,15 +396,19 @@ fn bare_state(outcome: &OutcomeRecord, whereabouts: &Whereabouts) -> (&'static s
             ("Assigned", reason.to_owned())
         }
         Outcome::Active { .. } => {
-            let network = match outcome.budget == Budget::default() {
-                true => "the whole network, without a budget,",
-                false => "the largest network within its budget",
+            let network = match over {
+                _ if outcome.budget == Budget::default() => "the whole network, without a budget,",
+                Some(_) => "a network that is over its ceiling",
+                None => "the largest network within its budget",
             };
-            let reason = match whereabouts {
+            let mut reason = match whereabouts {
                 Whereabouts::Online(_) => format!("it serves {}", network.trim_end_matches(',')),
                 Whereabouts::Away => format!("it is away; it served {network} when it was last heard of"),
                 Whereabouts::Banned => format!("it is banned; it served {network} when it was last heard of"),
             };
+            if let Some(Over { breach, .. }) = over {
+                reason += &format!(": {}", breach.text());
+            }
             ("Active", reason)
         }
         Outcome::Failed { reason } => ("Failed", reason.clone()),

@@ -128,6 +128,7 @@ pub(crate) fn deployment(phase: &str) -> v1::Deployment {
         devices: outcomes(),
         manifest: "apiVersion: reconvene/v1\nkind: Deployment\n".to_owned(),
         paused: false,
+        over_ceiling: 0,
     }
 }
 

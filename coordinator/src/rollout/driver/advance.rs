@@ -74,7 +74,8 @@ impl Driver {
         Ok(next)
     }
 
-    /// Has the devices fitted again whose new telemetry breaks their budget.
+    /// Has the devices fitted again whose new telemetry breaks their budget. Those that were fitted as often as may be are known as
+    /// over it.
     async fn find_breaches(
         &self,
         record: &mut DeploymentRecord,
@@ -82,24 +83,23 @@ impl Driver {
         tallies: &mut Tallies,
     ) -> Result<(), StoreError> {
         let spec = &record.manifest.spec;
-        let most = match spec.training.trainer {
-            // A person trains each network: none is asked for unasked.
-            TrainerKind::External => 0,
-            TrainerKind::Builtin | TrainerKind::Command => spec.rollout.refits as usize,
-        };
+        let most = refit::most_refits(spec);
         for (id, outcome) in &mut record.outcomes {
             let is_watched = matches!(outcome.state, Outcome::Active { .. })
                 && outcome.budget.bounds_latency()
                 && fresh.contains(id);
-            let is_grown = outcome.grown().is_some();
-            if !is_watched || (outcome.breaches.len() >= most && !is_grown) {
+            if !is_watched {
                 continue;
             }
             let Some(counted) = self.counted(id, outcome, tallies).await? else { continue };
             if let Some(reason) = regrow::too_large(spec.rollout.gate, outcome, &counted) {
                 tracing::warn!(deployment = record.name, device = %id, reason, "a larger network is taken back");
                 outcome.take_back(reason);
-            } else if let Some(breach) = refit::breach(&counted.tally, &outcome.budget) {
+                continue;
+            }
+            let breach = refit::breach(&counted.tally, &outcome.budget);
+            self.core.overruns.note(id, outcome, breach.clone());
+            if let Some(breach) = breach.filter(|_| outcome.breaches.len() < most) {
                 tracing::warn!(deployment = record.name, device = %id, breach = breach.text(), "fitted again");
                 outcome.refit(breach);
             }

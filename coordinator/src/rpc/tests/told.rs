@@ -4,6 +4,7 @@ use proto::v1::operator_service_client::OperatorServiceClient;
 
 use super::*;
 use crate::manifest::{DatasetFormat, DatasetSpec, DeploymentManifest};
+use crate::refit::Breach;
 use crate::rpc::delete::has_begun;
 use crate::rpc::view;
 use crate::store::sample::order;
@@ -12,7 +13,7 @@ use crate::store::{DeploymentPhase, DeviceRecord, HoldingRecord, Outcome, Outcom
 pub(super) const TEXT: &str = "apiVersion: reconvene/v1\nkind: Deployment\nmetadata: { name: d }\nspec:\n  network: resnet20\n  \
                     selector: { site: elsewhere }\n  dataset: { format: idx, path: /data }\n";
 
-pub(super) fn manifest() -> DeploymentManifest {
+pub(in crate::rpc) fn manifest() -> DeploymentManifest {
     let files = DatasetSpec { format: DatasetFormat::Idx, path: "/data".into(), test_share: None };
     DeploymentManifest::read(TEXT).unwrap().with_dataset(files)
 }
@@ -163,6 +164,55 @@ async fn a_device_that_is_banned_counts_as_such_and_names_who_waits_for_it() {
     let request = v1::ControlDeviceRequest { name: "gw-1".to_owned(), verb: "unban".to_owned() };
     operator.control_device(request).await.unwrap();
     said(&mut operator, "2 active").await;
+    host.stopped().await;
+}
+
+#[tokio::test]
+async fn a_device_over_its_ceiling_that_is_not_fitted_again_says_so() {
+    let host = Host::start_with(|store| {
+        let mut manifest = manifest();
+        manifest.spec.selector = Default::default();
+        store.apply_deployment(&manifest, TEXT, None, 1).unwrap();
+        let late = Breach { quantile: "p95".to_owned(), measured_ms: 3.0, ceiling_ms: 1.6, requests: 500 };
+        let mut active = OutcomeRecord {
+            state: Outcome::Active { since_unix_ms: 1 },
+            digest: Some(Digest::of(b"model")),
+            assignment: Some(Generation(1)),
+            wave: Some(0),
+            breaches: vec![late.clone(), late],
+            ..OutcomeRecord::waiting("")
+        };
+        active.budget.latency_p95_ms = Some(1.6);
+        let change = &mut |record: &mut crate::store::DeploymentRecord| {
+            record.outcomes = [1, 2].map(|device| (gw(device), active.clone())).into();
+            (record.phase, record.was_complete) = (DeploymentPhase::Complete, true);
+        };
+        for device in [1, 2] {
+            holds(store, device, Some(b"model"));
+        }
+        store.update_deployment("d", Generation(1), change).unwrap();
+    })
+    .await;
+    for (device, microseconds) in [(1, 2000), (2, 1000)] {
+        let mut talk = host.say(&[hello(&gw(device))]).await.unwrap();
+        talk.send(telemetry(1, encoded([microseconds; 500]))).await;
+        talk.acknowledged().await;
+    }
+    let mut operator = OperatorServiceClient::new(host.channel().await);
+    let found = loop {
+        let found = said(&mut operator, "2 active").await;
+        if found.over_ceiling > 0 {
+            break found;
+        }
+    };
+    assert_eq!((found.active, found.over_ceiling), (2, 1));
+    let [late, within] = [0, 1].map(|at| found.devices[at].reason.as_str());
+    assert!(late.contains("a network that is over its ceiling") && late.contains(": p95 2.0"), "{late}");
+    assert!(late.ends_with("as rollout.refits is 2: apply a higher ceiling, or more refits"), "{late}");
+    assert!(
+        within.contains("the largest network within its budget") && !within.contains("apply"),
+        "{within}"
+    );
     host.stopped().await;
 }
 

@@ -26,7 +26,7 @@ fn grown(outcome: &OutcomeRecord, macs: (u64, u64)) -> OutcomeRecord {
 #[test]
 fn what_a_device_without_a_budget_has_is_called_whole() {
     let mut outcome = active(b"model");
-    let reason = |outcome: &OutcomeRecord, whereabouts: Whereabouts| state(outcome, &whereabouts).1;
+    let reason = |outcome: &OutcomeRecord, whereabouts: Whereabouts| state(outcome, &whereabouts, None).1;
     let whole = reason(&outcome, Whereabouts::Away);
     assert_eq!(whole, "it is away; it served the whole network, without a budget, when it was last heard of");
     outcome.budget.params = Some(10);
@@ -34,8 +34,34 @@ fn what_a_device_without_a_budget_has_is_called_whole() {
 }
 
 #[test]
+fn a_device_over_its_ceiling_is_not_called_within_its_budget() {
+    let mut outcome = active(b"model");
+    outcome.budget.latency_p95_ms = Some(1.6);
+    let breach =
+        |measured_ms| Breach { quantile: "p95".to_owned(), measured_ms, ceiling_ms: 1.6, requests: 500 };
+    outcome.breaches = vec![breach(4.0), breach(3.0)];
+    let mut spec = crate::rpc::tests::told::manifest().spec;
+    let said = |spec: &DeploymentSpec, whereabouts: Whereabouts| {
+        state(&outcome, &whereabouts, Some(&Over { breach: breach(2.0), next: helps(spec) })).1
+    };
+    let text = said(&spec, Whereabouts::Away);
+    assert_eq!(
+        text,
+        "it is away; it served a network that is over its ceiling when it was last heard of: p95 2.000 ms of 500 requests, 25 % over \
+         1.600 ms; fitted again 2 times, for p95 3.000 ms of 500 requests, 88 % over 1.600 ms; it is not fitted again, as rollout.refits \
+         is 2: apply a higher ceiling, or more refits"
+    );
+    spec.training.trainer = TrainerKind::External;
+    let text = said(&spec, Whereabouts::Banned);
+    assert!(
+        text.ends_with("; it is not fitted again, as its trainer is external: apply a higher ceiling"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_device_is_called_grown_as_long_as_it_is() {
-    let reason = |outcome: &OutcomeRecord| state(outcome, &Whereabouts::Away).1;
+    let reason = |outcome: &OutcomeRecord| state(outcome, &Whereabouts::Away, None).1;
     let first = grown(&active(b"model"), (100, 150));
     assert!(reason(&first).contains("; grown by +50 % multiply-accumulates, for p95 1.000 ms"));
 
