@@ -56,7 +56,10 @@ fn explain(
         for outcome in deployment.devices.iter().filter(|outcome| outcome.device_id == device.id) {
             is_given = true;
             text += &format!("\n\n{}", given(device, deployment, outcome));
-            let measured = |summary: &&v1::TelemetrySummary| summary.digest == outcome.digest;
+            // What it measured with what it does not serve says nothing of what it has.
+            let measured = |summary: &&v1::TelemetrySummary| {
+                summary.digest == outcome.digest && summary.digest == device.active_digest
+            };
             let newest = telemetry.iter().filter(measured).max_by_key(|summary| summary.generation);
             if let Some(summary) = newest.filter(|summary| summary.count > 0) {
                 text += &format!("\n  {}", measured_sentence(outcome, summary));
@@ -145,27 +148,10 @@ fn given(device: &v1::Device, deployment: &v1::Deployment, outcome: &v1::DeviceO
             " The deployment is paused: it tells no device anything until `reconvene rollout resume {name}`."
         );
     }
-    if matches!(outcome.state.as_str(), "NoFit" | "Failed") {
-        head += &match device.active_digest.as_str() {
-            "" => " It serves nothing.".to_owned(),
-            model => {
-                format!(" It goes on serving model {} (generation {}).", short(model), device.generation)
-            }
-        };
-    }
-    let Some(planned) = outcome.planned else { return head };
-    let accuracy =
-        outcome.test_accuracy.map(|share| format!(", right for {} of its test images", percent(share)));
-    let model = format!(
-        "Its model {} has {} parameters, {} MACs, {}{}.",
-        short(&outcome.digest),
-        count(planned.params),
-        macs(planned.macs),
-        bytes(planned.bytes),
-        accuracy.unwrap_or_default()
-    );
-    // The model is the one that it has. Which ceiling no model meets is said above, and this one's time is not predicted.
-    if outcome.state == "NoFit" {
+    let model = models(device, deployment, outcome);
+    let Some(planned) = outcome.planned else { return format!("{head}\n  {model}") };
+    // What it is to get is not known yet, or there is none: the ceilings are no matter of what it has.
+    if matches!(outcome.state.as_str(), "Waiting" | "Deriving" | "NoFit") {
         return format!("{head}\n  {model}");
     }
     let mut uses = uses(outcome, &planned);
@@ -178,6 +164,42 @@ fn given(device: &v1::Device, deployment: &v1::Deployment, outcome: &v1::DeviceO
         }
     };
     format!("{head}\n  {model}\n  {ceilings}")
+}
+
+/// What it serves, by its own word, and what it gets instead where that is another model.
+fn models(device: &v1::Device, deployment: &v1::Deployment, outcome: &v1::DeviceOutcome) -> String {
+    let v1::Device { active_digest, generation, .. } = device;
+    let state = outcome.state.as_str();
+    let serves = match (active_digest.as_str(), state) {
+        ("", _) => "It serves nothing".to_owned(),
+        (model, "NoFit" | "Failed") => {
+            format!("It goes on serving model {} (generation {generation})", short(model))
+        }
+        (model, _) => format!("It serves model {} (generation {generation})", short(model)),
+    };
+    let Some(planned) = outcome.planned else { return serves + "." };
+    let accuracy =
+        outcome.test_accuracy.map(|share| format!(", right for {} of its test images", percent(share)));
+    let figures = format!(
+        "{} parameters, {} MACs, {}{}",
+        count(planned.params),
+        macs(planned.macs),
+        bytes(planned.bytes),
+        accuracy.unwrap_or_default()
+    );
+    if outcome.digest == *active_digest {
+        return format!("{serves}: {figures}.");
+    }
+    let gets = match state {
+        "Assigned" => "It gets",
+        "Fitted" if deployment.phase == "Failed" => "It would have got",
+        "Fitted" => "It would get",
+        "Failed" => "It was to get",
+        "Active" => "It was given",
+        // The one named is from before: what it is to get is not made, or there is none.
+        _ => return serves + ".",
+    };
+    format!("{serves}. {gets} model {}: {figures}.", short(&outcome.digest))
 }
 
 fn uses(outcome: &v1::DeviceOutcome, planned: &v1::Footprint) -> Vec<Use> {
@@ -211,7 +233,9 @@ fn measured_sentence(outcome: &v1::DeviceOutcome, summary: &v1::TelemetrySummary
         count(summary.count),
         count(summary.errors)
     );
-    if let Some(predicted) = outcome.predicted_p95_ms.filter(|&predicted| predicted > 0.0) {
+    // While another is made, that one's time is what is predicted.
+    let predicted = outcome.predicted_p95_ms.filter(|_| outcome.state != "Deriving");
+    if let Some(predicted) = predicted.filter(|&predicted| predicted > 0.0) {
         let off = (summary.p95_ms / predicted - 1.0) * 100.0;
         let side = if off < 0.0 { "under" } else { "over" };
         text += &format!(": {:.0}% {side} what was predicted", off.abs());

@@ -166,11 +166,47 @@ fn a_device_that_gets_nothing_new_is_explained_by_what_it_serves() {
         (outcome.state, outcome.reason) = (state.to_owned(), "p95 0.80 ms cannot be met".to_owned());
         reconvene(&Fake::start(replies).url, &["explain", "device/cam-1"]).data()
     };
-    let serving = format!("It goes on serving model {} (generation 3).", &fleet::digest()[..12]);
+    let serving = format!("It goes on serving model {} (generation 3): 16,801 param", &fleet::digest()[..12]);
     let no_fit = said("NoFit");
     assert!(no_fit.contains(&serving) && !no_fit.contains("holds it back"), "{no_fit}");
     let failed = said("Failed");
     assert!(failed.contains(&serving), "{failed}");
+}
+
+#[test]
+fn what_a_device_serves_is_told_from_what_it_gets() {
+    let (serves, other) = (&fleet::digest()[..12], proto::Digest::of(b"other").to_string());
+    let said = |state: &str, phase: &str, serves_any: bool| {
+        let mut replies = fleet::replies();
+        replies.deployments[0].phase = phase.to_owned();
+        let outcome = &mut replies.deployments[0].devices[0];
+        (outcome.state, outcome.digest) = (state.to_owned(), other.clone());
+        if !serves_any {
+            replies.devices[0].active_digest.clear();
+        }
+        // It served that one once.
+        replies.telemetry[0].digest.clone_from(&other);
+        reconvene(&Fake::start(replies).url, &["explain", "device/cam-1"]).data()
+    };
+    let short = &other[..12];
+    for (state, phase, gets) in [
+        ("Fitted", "RollingOut", "It would get"),
+        ("Fitted", "Failed", "It would have got"),
+        ("Assigned", "RollingOut", "It gets"),
+        ("Active", "Complete", "It was given"),
+    ] {
+        let text = said(state, phase, true);
+        let line =
+            format!("\n  It serves model {serves} (generation 3). {gets} model {short}: 16,801 parameters, ");
+        assert!(text.contains(&line) && !text.contains("It measured"), "{text}");
+    }
+    let text = said("Failed", "Failed", true);
+    assert!(text.contains(&format!("(generation 3). It was to get model {short}: 16,801 ")), "{text}");
+    let text = said("Assigned", "RollingOut", false);
+    assert!(text.contains(&format!("\n  It serves nothing. It gets model {short}: ")), "{text}");
+    // What it had before is no matter while another is made.
+    let text = said("Deriving", "Deriving", true);
+    assert!(text.ends_with(&format!("\n  It serves model {serves} (generation 3).\n")), "{text}");
 }
 
 #[test]
