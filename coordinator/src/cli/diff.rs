@@ -1,5 +1,6 @@
 //! `reconvene diff` and `apply --dry-run`: what a manifest would change. Changes nothing.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ Examples:
   reconvene diff -f fashion.yaml
   git show main:fashion.yaml | reconvene diff -f -
 
-The first lines are the manifest's own differences, the table what each device would get instead of what it has.
+The first lines are the manifest's own differences, the table what each device would get instead of what it serves.
 What applying would be refused for, this is in the same words and with the same exit code: 4 if no device can meet its budget,
 65 if the manifest or its dataset is at fault, 1 if it was printed of a generation that was replaced since.")]
 pub(crate) struct DiffArgs {
@@ -62,6 +63,8 @@ async fn show(checked: &Document, context: &Context) -> Result<(), CliError> {
     let now = known.into_iter().find(|deployment| deployment.name == *name);
     let wanted = v1::PlanRequest { manifest: checked.text.clone(), strict: true };
     let plan = planned(checked, (wanted, TIMEOUT), &mut client, context).await?;
+    let (devices, artifacts) =
+        (context.list::<v1::Device>("").await?, context.list::<v1::Artifact>("").await?);
     let title = match &now {
         None => format!("deployment/{name} would be created"),
         Some(now) => {
@@ -76,7 +79,8 @@ async fn show(checked: &Document, context: &Context) -> Result<(), CliError> {
     let before = now.as_ref().map(applied).unwrap_or_default();
     let differences = TextDiff::from_lines(&before, &checked.text);
     let differences = differences.unified_diff().header("applied", "given").to_string();
-    let devices = table(now.as_ref().map_or(&[], |now| &now.devices), &plan.devices);
+    let applied = now.as_ref().map_or(&[][..], |now| &now.devices);
+    let devices = table((&devices, &artifacts), applied, &plan.devices);
     let devices = if devices.is_empty() {
         "no device matches".to_owned()
     } else {
@@ -88,8 +92,39 @@ async fn show(checked: &Document, context: &Context) -> Result<(), CliError> {
     context.terminal.data(&format!("{title}\n\n{differences}\n{devices}{why}"))
 }
 
-/// What each device has, and what it would get.
-fn table(now: &[v1::DeviceOutcome], then: &[v1::DeviceOutcome]) -> Table {
+/// What a device has, whatever was to be given to it.
+#[derive(Clone, Copy, Default)]
+struct Has<'a> {
+    /// What it is, where that is known.
+    model: Option<v1::Footprint>,
+    /// What the applied generation gave it, if that is what it serves.
+    given: Option<&'a v1::DeviceOutcome>,
+}
+
+/// What `device` serves, and whether that is what `now` gave it.
+fn has<'a>(
+    device: Option<&v1::Device>,
+    artifacts: &BTreeMap<&str, &v1::Artifact>,
+    now: Option<&'a v1::DeviceOutcome>,
+) -> Has<'a> {
+    let Some(digest) = device.map(|device| device.active_digest.as_str()).filter(|it| !it.is_empty()) else {
+        return Has::default();
+    };
+    // While another model is made, the one named is from before.
+    let is_given = |now: &&v1::DeviceOutcome| {
+        now.digest == digest && !matches!(now.state.as_str(), "Waiting" | "Deriving")
+    };
+    Has { model: artifacts.get(digest).and_then(|artifact| artifact.footprint), given: now.filter(is_given) }
+}
+
+/// What each device serves, and what it would get.
+fn table(
+    (fleet, artifacts): (&[v1::Device], &[v1::Artifact]),
+    now: &[v1::DeviceOutcome],
+    then: &[v1::DeviceOutcome],
+) -> Table {
+    let artifacts: BTreeMap<_, _> = artifacts.iter().map(|it| (it.digest.as_str(), it)).collect();
+    let fleet: BTreeMap<_, _> = fleet.iter().map(|device| (device.id.as_str(), device)).collect();
     let mut devices: BTreeMap<&str, (Option<&v1::DeviceOutcome>, Option<&v1::DeviceOutcome>)> =
         BTreeMap::new();
     for outcome in now {
@@ -100,32 +135,37 @@ fn table(now: &[v1::DeviceOutcome], then: &[v1::DeviceOutcome]) -> Table {
     }
     let mut table = Table::new(["DEVICE", "CHANGE", "PARAMS", "MACS", "SIZE", "EST-P95"]);
     for (device, (now, then)) in devices {
-        let planned = |outcome: Option<&v1::DeviceOutcome>| outcome.and_then(|outcome| outcome.planned);
-        let (had, gets) = (planned(now), planned(then));
+        let has = has(fleet.get(device).copied(), &artifacts, now);
+        let (had, gets) = (has.model, then.and_then(|outcome| outcome.planned));
         let p95 = |outcome: Option<&v1::DeviceOutcome>| outcome.and_then(|outcome| outcome.predicted_p95_ms);
         table.row([
             Entry::text(device),
-            Entry::text(change(now, then)),
+            Entry::text(change(now.and(Some(has)), then)),
             step(had.map(|f| count(f.params)), gets.map(|f| count(f.params))),
             step(had.map(|f| macs(f.macs)), gets.map(|f| macs(f.macs))),
             step(had.map(|f| bytes(f.bytes)), gets.map(|f| bytes(f.bytes))),
-            step(p95(now).map(ms), p95(then).map(ms)),
+            step(p95(has.given).map(ms), p95(then).map(ms)),
         ]);
     }
     table
 }
 
-/// What it means for the device.
-fn change(now: Option<&v1::DeviceOutcome>, then: Option<&v1::DeviceOutcome>) -> &'static str {
+/// What it means for the device. One that the deployment had nothing for before has nothing to be compared with.
+fn change(has: Option<Has>, then: Option<&v1::DeviceOutcome>) -> &'static str {
     let Some(then) = then else { return "matches no more" };
-    match (then.state.as_str(), now.and_then(|now| now.planned), then.planned) {
+    let Has { model, given } = has.unwrap_or_default();
+    let size = |model: v1::Footprint| (model.params, model.macs, model.bytes);
+    match (then.state.as_str(), model, then.planned) {
         ("NoFit", ..) => "no fit",
         ("Waiting", ..) => "waits",
-        (_, None, Some(_)) => "new model",
-        (_, Some(had), Some(gets)) if gets.params < had.params => "smaller",
-        (_, Some(had), Some(gets)) if gets.params > had.params => "larger",
-        (_, Some(_), Some(_)) => "same size",
         (_, _, None) => "unknown",
+        (_, None, Some(_)) => "new model",
+        (_, Some(had), Some(gets)) => match size(gets).cmp(&size(had)) {
+            Ordering::Less => "smaller",
+            Ordering::Greater => "larger",
+            Ordering::Equal if given.is_some() => "same size",
+            Ordering::Equal => "new model",
+        },
     }
 }
 

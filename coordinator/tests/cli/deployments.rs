@@ -284,7 +284,7 @@ fn a_manifest_is_compared_with_what_is_applied() {
     let with_applied = |manifest: String| {
         let mut replies = fleet::replies();
         replies.deployments[0].manifest = manifest;
-        replies.deployments[0].devices[0].planned.as_mut().unwrap().params = 1000;
+        replies.artifacts[0].footprint.as_mut().unwrap().params = 1000;
         Fake::start(replies)
     };
     let fake = with_applied(MANIFEST.replace("epochs: 10", "epochs: 20").replace("[25, 100]", "[100]"));
@@ -298,6 +298,36 @@ fn a_manifest_is_compared_with_what_is_applied() {
     );
     let same = reconvene(&fake.url, &["diff", "-f", given]).data();
     assert!(same.starts_with("deployment/fashion-mnist is as it is applied"), "{same}");
+}
+
+#[test]
+fn what_a_device_would_get_is_compared_with_what_it_serves() {
+    let other = proto::Digest::of(b"other").to_string();
+    let line = |serves: Option<u64>, is_given: bool, state: &str| {
+        let mut replies = fleet::replies();
+        match serves {
+            Some(params) => replies.artifacts[0].footprint.as_mut().unwrap().params = params,
+            None => replies.devices[0].active_digest.clear(),
+        }
+        let outcome = &mut replies.deployments[0].devices[0];
+        outcome.state = state.to_owned();
+        if !is_given {
+            outcome.digest.clone_from(&other);
+        }
+        let diff = reconvene_reading(MANIFEST, &Fake::start(replies).url, &["diff", "-f", "-"]).data();
+        let line = diff.lines().find(|line| line.starts_with("cam-1")).unwrap();
+        line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+    };
+    // What was planned for it before is what it would get in each of these.
+    assert_eq!(line(Some(16_801), true, "Active"), "same size 16,801 2.53M 68.5Ki 0.400ms");
+    let replaced = line(Some(40_000), false, "Fitted");
+    assert_eq!(replaced, "smaller 40,000 -> 16,801 2.53M 68.5Ki 0.400ms", "it was never told");
+    assert_eq!(line(Some(9_000), false, "Assigned"), "larger 9,000 -> 16,801 2.53M 68.5Ki 0.400ms");
+    for (is_given, state) in [(false, "Fitted"), (true, "Deriving")] {
+        let replaced = line(Some(16_801), is_given, state);
+        assert_eq!(replaced, "new model 16,801 2.53M 68.5Ki 0.400ms", "another of that size");
+    }
+    assert_eq!(line(None, false, "Assigned"), "new model 16,801 2.53M 68.5Ki 0.400ms");
 }
 
 #[test]
