@@ -1,5 +1,5 @@
 //! Which devices are over a latency ceiling with the model that they serve, as the driver found it last. Kept in memory: after a
-//! start it is known again with a device's next telemetry.
+//! start those that were fitted again are looked at once, the others with their next telemetry.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -74,6 +74,8 @@ struct Memory {
     judgements: judge::Judgements,
     tallies: tallies::Tallies,
     regrowth: regrow::Regrowth,
+    /// Whether each device was looked at since the start that had broken its budget before.
+    has_looked: bool,
 }
 
 /// All that one round decides by, read at once.
@@ -148,6 +150,7 @@ impl Driver {
                 }
             }
         }
+        memory.has_looked = true;
         memory.tallies.keep(&holders);
         self.core.overruns.keep(|device| holders.contains_key(device));
         self.drop_unwanted(&snapshot.jobs, |key| wanted.contains(key)).await?;

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::DeviceId;
 use pruner_core::plan::PrunePlan;
 
-use super::tallies::Tallies;
 use super::work::is_put_off;
 use super::{Driver, Holders, Memory, Snapshot, regrow};
 use crate::causes::chain;
@@ -60,7 +59,7 @@ impl Driver {
             next.note_answers(snapshot); // of those that were told before
             return Ok(next);
         }
-        self.find_breaches(&mut next.record, fresh, &mut memory.tallies).await?;
+        self.find_breaches(&mut next.record, fresh, memory).await?;
         let unfitted = next.match_devices(snapshot, holders, &self.core.probes);
         self.fit_devices(&mut next, snapshot, unfitted).await?;
         self.grow_devices(&mut next, snapshot, fresh, memory).await?;
@@ -80,14 +79,14 @@ impl Driver {
         &self,
         record: &mut DeploymentRecord,
         fresh: &BTreeSet<DeviceId>,
-        tallies: &mut Tallies,
+        Memory { tallies, has_looked, .. }: &mut Memory,
     ) -> Result<(), StoreError> {
         let spec = &record.manifest.spec;
         let most = refit::most_refits(spec);
         for (id, outcome) in &mut record.outcomes {
             let is_watched = matches!(outcome.state, Outcome::Active { .. })
                 && outcome.budget.bounds_latency()
-                && fresh.contains(id);
+                && (fresh.contains(id) || (!*has_looked && !outcome.breaches.is_empty()));
             if !is_watched {
                 continue;
             }
@@ -97,11 +96,12 @@ impl Driver {
                 outcome.take_back(reason);
                 continue;
             }
-            let breach = refit::breach(&counted.tally, &outcome.budget);
-            self.core.overruns.note(id, outcome, breach.clone());
-            if let Some(breach) = breach.filter(|_| outcome.breaches.len() < most) {
-                tracing::warn!(deployment = record.name, device = %id, breach = breach.text(), "fitted again");
-                outcome.refit(breach);
+            match refit::breach(&counted.tally, &outcome.budget) {
+                Some(breach) if outcome.breaches.len() < most => {
+                    tracing::warn!(deployment = record.name, device = %id, breach = breach.text(), "fitted again");
+                    outcome.refit(breach);
+                }
+                breach => self.core.overruns.note(id, outcome, breach),
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use crate::refit::Breach;
 use crate::rpc::delete::has_begun;
 use crate::rpc::view;
 use crate::store::sample::order;
-use crate::store::{DeploymentPhase, DeviceRecord, HoldingRecord, Outcome, OutcomeRecord};
+use crate::store::{DeploymentPhase, DeviceRecord, HoldingRecord, Outcome, OutcomeRecord, TelemetryRecord};
 
 pub(super) const TEXT: &str = "apiVersion: reconvene/v1\nkind: Deployment\nmetadata: { name: d }\nspec:\n  network: resnet20\n  \
                     selector: { site: elsewhere }\n  dataset: { format: idx, path: /data }\n";
@@ -184,13 +184,19 @@ async fn a_device_over_its_ceiling_that_is_not_fitted_again_says_so() {
         };
         active.budget.latency_p95_ms = Some(1.6);
         let change = &mut |record: &mut crate::store::DeploymentRecord| {
-            record.outcomes = [1, 2].map(|device| (gw(device), active.clone())).into();
+            record.outcomes = [1, 2, 3].map(|device| (gw(device), active.clone())).into();
             (record.phase, record.was_complete) = (DeploymentPhase::Complete, true);
         };
-        for device in [1, 2] {
+        for device in [1, 2, 3] {
             holds(store, device, Some(b"model"));
         }
         store.update_deployment("d", Generation(1), change).unwrap();
+        // It was over its ceiling before the start, and is away since.
+        let AgentMessage::Telemetry(position, interval) = telemetry(1, encoded([3000; 500])) else {
+            panic!()
+        };
+        let record = TelemetryRecord { device: gw(3), position, interval, received_unix_ms: 1 };
+        store.insert_telemetry(&record).unwrap();
     })
     .await;
     for (device, microseconds) in [(1, 2000), (2, 1000)] {
@@ -200,19 +206,20 @@ async fn a_device_over_its_ceiling_that_is_not_fitted_again_says_so() {
     }
     let mut operator = OperatorServiceClient::new(host.channel().await);
     let found = loop {
-        let found = said(&mut operator, "2 active").await;
-        if found.over_ceiling > 0 {
+        let found = said(&mut operator, "3 active").await;
+        if found.over_ceiling == 2 {
             break found;
         }
     };
-    assert_eq!((found.active, found.over_ceiling), (2, 1));
-    let [late, within] = [0, 1].map(|at| found.devices[at].reason.as_str());
+    assert_eq!(found.active, 3);
+    let [late, within, away] = [0, 1, 2].map(|at| found.devices[at].reason.as_str());
     assert!(late.contains("a network that is over its ceiling") && late.contains(": p95 2.0"), "{late}");
     assert!(late.ends_with("as rollout.refits is 2: apply a higher ceiling, or more refits"), "{late}");
     assert!(
         within.contains("the largest network within its budget") && !within.contains("apply"),
         "{within}"
     );
+    assert!(away.contains("a network that is over its ceiling when it was last heard of: p95 "), "{away}");
     host.stopped().await;
 }
 
