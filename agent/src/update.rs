@@ -1,9 +1,11 @@
 //! Carries an assignment through: fetch, check, install, switch, say so. Owns the slots while the agent runs; what
 //! comes next is decided by `reconcile`, and what serves goes on serving until the new model has passed its test.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::Digest;
 use proto::session::{Assignment, Phase, Progress};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -318,6 +320,8 @@ impl Updater {
     ) -> Result<Ending, UpdateError> {
         self.state.prepare()?;
         if let Source::Coordinator = source {
+            // What was superseded would else take the room that the next one needs.
+            unless(self.clear_staging(Some(assignment.model.artifact.digest)), "the disk holds it meanwhile");
             let is_newer = |wanted: &Option<Assignment>| {
                 wanted.as_ref().is_some_and(|wanted| wanted.generation > assignment.generation)
             };
@@ -412,7 +416,7 @@ impl Updater {
         self.term = term;
         self.testbed.runner.swap(ServedModel::new(installed, engine));
         self.watch = is_watched.then(|| Watch::new(of, rules));
-        if let Err(error) = self.clear_staging() {
+        if let Err(error) = self.clear_staging(None) {
             // The model serves and is on the disk: leftovers do not make that a failure.
             tracing::warn!(error = crate::causes::describe(&error), "superseded downloads are left behind");
         }
@@ -469,11 +473,15 @@ impl Updater {
         Ok(())
     }
 
-    /// Downloads of assignments that were superseded are of no use any more.
-    fn clear_staging(&self) -> Result<(), FileError> {
+    /// Downloads of assignments that were superseded are of no use any more; what there is of `wanted` is.
+    fn clear_staging(&self, wanted: Option<Digest>) -> Result<(), FileError> {
         let folder = self.state.staging();
+        let wanted = wanted.map(|digest| digest.to_string());
         for entry in std::fs::read_dir(&folder).map_err(FileError::of("read", &folder))? {
-            state::remove(&entry.map_err(FileError::of("read", &folder))?.path())?;
+            let path = entry.map_err(FileError::of("read", &folder))?.path();
+            if wanted.is_none() || path.file_stem().and_then(OsStr::to_str) != wanted.as_deref() {
+                state::remove(&path)?;
+            }
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tonic::transport::Endpoint;
 
+use crate::device::Device;
 use crate::fake::{Fake, File};
 use crate::model::Model;
 
@@ -95,4 +96,45 @@ async fn a_killed_agent_goes_on_from_its_last_whole_piece() {
     let _agent = Process::start(&config);
     crate::poll::until("it asks once more", || fake.offsets(artifact.digest).len() == expected.len()).await;
     assert_eq!(fake.offsets(artifact.digest), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_superseded_download_gives_its_room_to_the_next_one() {
+    let fake = Fake::start().await;
+    let hangs = |seed, cut| {
+        let bytes = noise(1_000_000, seed);
+        let artifact = artifact(&bytes);
+        let file = File { cuts: [cut, cut + 1].into(), hangs: true, ..File::whole(&bytes) };
+        fake.serve_file(artifact.digest, file);
+        let mut assignment = Model::of_seed(1).assignment(seed);
+        assignment.model.artifact = artifact;
+        assignment
+    };
+    let (first, second) = (hangs(1, 400_000), hangs(2, 600_000));
+    let dir = tempfile::tempdir().unwrap();
+    let staged = || {
+        let names = std::fs::read_dir(dir.path().join("staging")).unwrap();
+        let mut names: Vec<_> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    for assignment in [&first, &second] {
+        let digest = assignment.model.artifact.digest;
+        fake.assign(assignment.clone()).await;
+        crate::poll::until("the download hangs", || fake.offsets(digest).len() == 1).await;
+        let own = [format!("{digest}.part"), format!("{digest}.pieces")];
+        assert_eq!(staged(), own, "nothing lies there but what is on its way");
+    }
+    let digest = second.model.artifact.digest;
+    let part = dir.path().join("staging").join(format!("{digest}.part"));
+    let is_on_disk = || std::fs::metadata(&part).is_ok_and(|found| found.len() >= 2 * PIECE_BYTES);
+    crate::poll::until("pieces are on the disk", is_on_disk).await;
+    device.stop().await;
+    // What is still wanted is kept.
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    crate::poll::until("it goes on", || fake.offsets(digest).len() == 2).await;
+    assert_eq!(fake.offsets(digest), [0, 2 * PIECE_BYTES]);
+    device.stop().await;
 }
