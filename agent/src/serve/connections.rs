@@ -1,7 +1,7 @@
 //! The connections of the local API: how many there may be, how long one may be silent, and how they end. Owns the limits on
 //! sockets, so that the agent has descriptors left for its own work; knows nothing of the protocol.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ struct Activity {
     requests: TaskTracker,
     /// Of them, those whose client has not sent all.
     receiving: AtomicUsize,
+    /// Whether one has been answered: whoever only sends halves of requests has none.
+    has_answered: AtomicBool,
     started: Instant,
     /// When its last request ended, in milliseconds since the start.
     quiet_since: AtomicU64,
@@ -75,6 +77,7 @@ impl Activity {
         let activity = Self {
             requests: TaskTracker::new(),
             receiving: AtomicUsize::new(0),
+            has_answered: AtomicBool::new(false),
             started,
             quiet_since: AtomicU64::new(0),
             evicted: CancellationToken::new(),
@@ -95,6 +98,13 @@ impl Activity {
 
     fn quiet_since(&self) -> Instant {
         self.started + Duration::from_millis(self.quiet_since.load(Ordering::Relaxed))
+    }
+
+    /// Who is let go of first: those that never had an answer, then those that ask nothing, the others last; among equals
+    /// whoever has been quiet for longest.
+    fn worth(&self) -> (bool, bool, Instant) {
+        let has_answered = self.has_answered.load(Ordering::Relaxed);
+        (has_answered, has_answered && !self.requests.is_empty(), self.quiet_since())
     }
 
     /// Whether it is the client's turn in all that goes on.
@@ -203,19 +213,16 @@ impl Connections {
         }
     }
 
-    /// Where there is none left, whoever has been waited for longest loses it: of those that ask nothing first, and only then of
-    /// those with a request that the client has yet to go on with, as a stream between two messages.
+    /// Where there is none left, one that waits for its client makes room: of those that have had no answer yet first, whatever
+    /// they have sent of a request, then of those that ask nothing, and only then of those with a request that the client has
+    /// yet to go on with, as a stream between two messages.
     fn place(&self) -> Option<Place> {
         let mut open = self.lock();
         if open.len() >= self.most {
             let waited_for = open.iter().enumerate().filter(|(_, activity)| activity.waits_for_client());
-            let (longest, _) = waited_for
-                .min_by_key(|(_, activity)| (!activity.requests.is_empty(), activity.quiet_since()))?;
-            open.swap_remove(longest).evicted.cancel();
-            tracing::debug!(
-                most = self.most,
-                "the connection that was silent longest makes room for another"
-            );
+            let (least, _) = waited_for.min_by_key(|(_, activity)| activity.worth())?;
+            open.swap_remove(least).evicted.cancel();
+            tracing::debug!(most = self.most, "a connection that waits for its client makes room for another");
         }
         let activity = Arc::new(Activity::new(self.started));
         open.push(activity.clone());
@@ -251,9 +258,10 @@ async fn converse(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rout
     let counted = service_fn(move |mut request: Request<_>| {
         let ongoing = Arc::new(own.begin());
         request.extensions_mut().insert(ongoing.clone());
-        let answer = router.clone().oneshot(request);
+        let (own, answer) = (own.clone(), router.clone().oneshot(request));
         async move {
             let answer = answer.await;
+            own.has_answered.store(true, Ordering::Relaxed);
             drop(ongoing);
             answer
         }

@@ -1,18 +1,30 @@
 //! Who is closed when, on a clock that stands still until everybody waits.
 
 use axum::Extension;
+use axum::body::Body;
 use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio_stream::{StreamExt as _, pending};
 
 use super::*;
 
 fn router() -> Router {
     let slow = async || sleep(4 * PATIENCE).await;
-    let stream = async |Extension(ongoing): Extension<Arc<Ongoing>>| {
+    let body = async |Extension(ongoing): Extension<Arc<Ongoing>>| {
         let _rest = ongoing.receiving();
         sleep(4 * PATIENCE).await;
     };
-    Router::new().route("/", get(async || "here")).route("/slow", post(slow)).route("/stream", post(stream))
+    // Its answer begins at once.
+    let stream = async |Extension(ongoing): Extension<Arc<Ongoing>>| {
+        let rest = ongoing.receiving();
+        let messages = pending::<&[u8]>().timeout(4 * PATIENCE);
+        Body::from_stream(messages.map(move |message| {
+            let _held = (&ongoing, &rest);
+            message
+        }))
+    };
+    let quick = Router::new().route("/", get(async || "here")).route("/slow", post(slow));
+    quick.route("/body", post(body)).route("/stream", post(stream))
 }
 
 fn connect(connections: &Connections) -> DuplexStream {
@@ -85,6 +97,29 @@ async fn the_client_that_was_silent_longest_makes_room() {
     // The others have their time.
     assert!(rest(third).await.1 >= PATIENCE);
     assert!(rest(first).await.0.ends_with("here"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_never_had_an_answer_goes_before_a_client_that_has() {
+    let connections = Connections::with_most(3, CancellationToken::new());
+    let mut client = connect(&connections);
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    sleep(PATIENCE / 8).await;
+    let mut halves = Vec::new();
+    for half in ["GET / HT", "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"] {
+        let mut other = connect(&connections);
+        other.write_all(half.as_bytes()).await.unwrap();
+        sleep(PATIENCE / 8).await;
+        halves.push(other);
+    }
+    let mut others = Vec::new();
+    for half in halves {
+        others.push(connect(&connections));
+        assert_eq!(rest(half).await.1, Duration::ZERO);
+    }
+    let (said, elapsed) = rest(client).await;
+    assert!(said.ends_with("here"), "{said}");
+    assert!(elapsed >= PATIENCE / 2, "it is closed for its silence alone: {elapsed:?}");
 }
 
 #[tokio::test(start_paused = true)]
