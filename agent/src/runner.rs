@@ -40,6 +40,11 @@ const UNDER_WAY: usize = 1024;
 /// A request waits this long for a place in the queue, and then as long for its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A number of an image at most, if the model is to answer for what becomes of it. Pixels are within some tens once they are
+/// normalised, and within 255 or 65,535 where somebody forgot to; the sums of a sound model over such numbers stay far below
+/// 3.4e38, where 32-bit numbers end.
+const ORDINARY: f32 = 1e6;
+
 /// A model that serves, with the assignment it came by.
 pub struct ServedModel {
     /// The assignment's.
@@ -76,6 +81,17 @@ pub enum InferError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The image is none that a model could answer to.
+    #[error(
+        "the model has no finite answer to this: number {index} of data is {number:e}; send numbers between -{ORDINARY:e} and \
+         {ORDINARY:e}"
+    )]
+    Image {
+        /// Which number of the request's.
+        index: usize,
+        /// What it is.
+        number: f32,
+    },
     /// Too many requests wait, or the device is too slow.
     #[error("the device is busy: no answer within {} s", PATIENCE.as_secs())]
     Busy,
@@ -92,7 +108,7 @@ enum Job {
     Stop,
 }
 
-type Reply = oneshot::Sender<Result<Vec<f32>, EngineError>>;
+type Reply = oneshot::Sender<Result<Vec<f32>, InferError>>;
 
 /// A request, and how far it has come.
 struct Request {
@@ -116,8 +132,11 @@ impl Request {
     }
 
     /// Hands out what became of it.
-    fn end(&mut self, error: Option<EngineError>) {
-        self.count(error.is_none());
+    fn end(&mut self, error: Option<InferError>) {
+        // As with all that is refused for what it asks, it says nothing of the model.
+        if !matches!(error, Some(InferError::Image { .. })) {
+            self.count(error.is_none());
+        }
         let outputs = std::mem::take(&mut self.outputs);
         // Whoever asked may have given up meanwhile; then nobody reads it.
         drop(self.reply.take().map(|reply| reply.send(error.map_or(Ok(outputs), Err))));
@@ -192,7 +211,7 @@ impl Runner {
             return Err(refused);
         }
         match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(Ok(result)) => Ok(result?),
+            Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(InferError::Stopping),
             Err(_) => Err(InferError::Busy),
         }
@@ -318,6 +337,11 @@ impl Bench {
         request.served.computed += elapsed;
         match result {
             Ok(outputs) => request.outputs.extend(outputs),
+            Err(InferError::Image { index, number }) => {
+                let before = (request.served.runs as usize - 1) * request.model.engine.numel();
+                request.end(Some(InferError::Image { index: before + index, number }));
+                return false;
+            }
             Err(error) => {
                 request.end(Some(error));
                 return false;
@@ -331,26 +355,38 @@ impl Bench {
     }
 
     /// One image, in its turn.
-    fn run_one(&self, model: &ServedModel, image: &[f32]) -> (Result<Vec<f32>, EngineError>, Duration) {
+    fn run_one(&self, model: &ServedModel, image: &[f32]) -> (Result<Vec<f32>, InferError>, Duration) {
         let exclusive = lock(&self.turn);
         let started = Instant::now();
-        let result = model.engine.run(image).and_then(finite);
+        let result = model.engine.run(image);
         let elapsed = started.elapsed();
         drop(exclusive);
+        let result = result.map_err(InferError::Engine).and_then(|outputs| finite(image, outputs));
         self.images.fetch_add(1, Ordering::Relaxed);
+        let outcome = match &result {
+            Ok(_) => Outcome::Answered(elapsed),
+            Err(InferError::Image { .. }) => return (result, elapsed),
+            Err(_) => Outcome::Failed,
+        };
         model.statistics.observe(elapsed, result.is_ok());
-        let outcome = if result.is_ok() { Outcome::Answered(elapsed) } else { Outcome::Failed };
         record(&mut lock(&self.tallies), &model.installed, outcome);
         (result, elapsed)
     }
 }
 
-/// The outputs, if they are numbers.
-fn finite(outputs: Vec<f32>) -> Result<Vec<f32>, EngineError> {
-    match outputs.iter().copied().enumerate().find(|(_, number)| !number.is_finite()) {
-        Some((index, number)) => Err(EngineError::NotFinite { index, number }),
-        None => Ok(outputs),
-    }
+/// The outputs, if they are numbers. Where they are not, that is the image's fault if it holds what no image does.
+fn finite(image: &[f32], outputs: Vec<f32>) -> Result<Vec<f32>, InferError> {
+    let Some((index, number)) = find(&outputs, |number| !number.is_finite()) else { return Ok(outputs) };
+    // A NaN is not between them either.
+    Err(match find(image, |number| !(-ORDINARY..=ORDINARY).contains(&number)) {
+        Some((index, number)) => InferError::Image { index, number },
+        None => EngineError::NotFinite { index, number }.into(),
+    })
+}
+
+/// The first number that `is_it`, and where it is.
+fn find(numbers: &[f32], is_it: impl Fn(f32) -> bool) -> Option<(usize, f32)> {
+    numbers.iter().copied().enumerate().find(|&(_, number)| is_it(number))
 }
 
 /// Says that the thread is alive; whoever asked may have given up.
@@ -382,5 +418,23 @@ impl Tally {
         // Grows as values come: a device that answers within a second keeps a small one.
         let histogram = Histogram::new(3).expect("three significant digits are allowed");
         Self { histogram, errors: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_to_blame_for_an_answer_that_is_no_number() {
+        assert_eq!(finite(&[3e38], vec![1.0]).unwrap(), [1.0], "whatever the image, an answer is one");
+        for outputs in [vec![0.0, f32::INFINITY], vec![0.0, f32::NAN]] {
+            let of_model = finite(&[-ORDINARY, 255.0, ORDINARY], outputs.clone()).unwrap_err();
+            assert!(matches!(of_model, InferError::Engine(EngineError::NotFinite { index: 1, .. })));
+            for number in [-3.4e38, 1.1e6, f32::NAN, f32::NEG_INFINITY] {
+                let of_image = finite(&[1.0, 2.0, number], outputs.clone()).unwrap_err();
+                assert!(matches!(of_image, InferError::Image { index: 2, .. }), "{of_image}");
+            }
+        }
     }
 }

@@ -324,6 +324,7 @@ impl From<InferError> for Refusal {
         let text = error.to_string();
         match error {
             InferError::Engine(_) => Self::Internal(text),
+            InferError::Image { .. } => Self::Invalid(text),
             InferError::Busy | InferError::Stopping => Self::Unavailable(text),
         }
     }

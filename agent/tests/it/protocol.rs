@@ -278,18 +278,23 @@ async fn what_has_no_answer_is_refused_in_words() {
     let (device, _fake) = serving(&model, dir.path()).await;
     // Finite, and too large for what the model does with it.
     let numbers = vec![3e38_f32; 784];
-    let tensor = json!({ "name": "input", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": numbers });
+    let images = [vec![0.5; 784], numbers.clone()].concat();
+    let tensor = json!({ "name": "input", "shape": [2, 1, 28, 28], "datatype": "FP32", "data": images });
     let (status, body) = device.post("/v2/models/fashion/infer", json!({ "inputs": [tensor] })).await;
-    assert_eq!(status, 500, "{body}");
-    assert!(body["error"].as_str().unwrap().contains("no finite answer"), "{body}");
+    assert_eq!(status, 400, "{body}");
+    assert_eq!(
+        body["error"].as_str().unwrap(),
+        "the model has no finite answer to this: number 784 of data is 3e38; send numbers between -1e6 and 1e6"
+    );
     let channel = Endpoint::from_shared(format!("http://{}", device.api)).unwrap().connect().await.unwrap();
     let asked = ModelInferRequest { raw_input_contents: vec![raw(&numbers).into()], ..request(&model) };
     let status = GrpcInferenceServiceClient::new(channel).model_infer(asked).await.unwrap_err();
-    assert_eq!(status.code(), Code::Internal, "{status:?}");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert!(status.message().contains("no finite answer"), "{status:?}");
+    // Neither is the model's failure.
     let metrics = device.metrics().await;
     let failed = metrics.lines().find(|line| line.contains("requests_failed_total{"));
-    assert!(failed.is_some_and(|line| line.ends_with(" 2")), "{failed:?}");
+    assert!(failed.is_some_and(|line| line.ends_with(" 0")), "{failed:?}");
     // Which model is meant is looked at before what is asked of it.
     for (path, body, expected, named) in [
         ("/v2/models/other/infer", json!({}), 404, "it serves 'fashion'"),
