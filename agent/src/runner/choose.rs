@@ -80,7 +80,24 @@ impl Comparison {
 
     /// Whether it is of this model and holds under the present conditions.
     pub fn holds(&self, digest: Digest, engines: &Engines) -> bool {
-        self.digest == digest && self.conditions == Conditions::now(engines)
+        self.is_of(digest) && self.conditions == Conditions::now(engines)
+    }
+
+    /// Whether it is of this model, whatever the conditions.
+    pub fn is_of(&self, digest: Digest) -> bool {
+        self.digest == digest
+    }
+
+    /// Whether its model was measured no slower than that of `other`; `None` where that was under other conditions, or either was
+    /// not measured at all.
+    pub fn is_no_slower_than(&self, other: &Self) -> Option<bool> {
+        let (own, theirs) = self.best().zip(other.best())?;
+        (self.conditions == other.conditions).then_some(own.p50_ms <= theirs.p50_ms)
+    }
+
+    /// Takes a choice out that does not run the model any more.
+    pub fn leave_out(&mut self, choice: Choice) {
+        self.contenders.retain(|contender| contender.choice != choice);
     }
 
     /// The one on disk, whatever it holds for.
@@ -176,6 +193,21 @@ mod tests {
         for (times, (engine, threads)) in cases {
             assert_eq!(best(&times), Some(Choice { engine, threads }), "{times:?}");
         }
+    }
+
+    #[test]
+    fn two_models_compare_where_they_were_measured_under_the_same_conditions() {
+        let [slow, fast] = [2.0, 1.0].map(|ms| comparison(&[(EngineKind::Rten, 1, ms)]));
+        assert_eq!([slow.is_no_slower_than(&fast), fast.is_no_slower_than(&slow)], [Some(false), Some(true)]);
+        assert_eq!(slow.is_no_slower_than(&slow), Some(true));
+        assert_eq!(slow.is_no_slower_than(&comparison(&[])), None);
+        // Neither was measured on the device as it is now, but both on the same one.
+        let before = |known: &Comparison| Comparison {
+            conditions: Conditions::now(&Engines::rten(4)),
+            ..known.clone()
+        };
+        assert_eq!(before(&slow).is_no_slower_than(&fast), None);
+        assert_eq!(before(&slow).is_no_slower_than(&before(&fast)), Some(false));
     }
 
     #[test]

@@ -215,16 +215,19 @@ impl Updater {
         Ok(())
     }
 
-    /// Whether the model in `slot` was measured no slower than the active one; where either was not measured under the present
-    /// conditions, it may be.
+    /// Whether the model in `slot` was measured no slower than the active one, under the same conditions, whichever these were: a
+    /// device that is slower now is so for both. Where they were not, it may be.
     fn is_no_slower(&self, slot: Slot) -> bool {
-        let p50 = |slot| {
-            let (path, digest) = (self.slots.comparison(slot), self.slots.installed(slot)?.digest());
-            let comparison = Comparison::load(&path, digest, &self.testbed.engines).ok().flatten()?;
-            comparison.best().map(|best| best.p50_ms)
+        let of = |slot| {
+            let digest = self.slots.installed(slot)?.digest();
+            let on_disk = Comparison::read(&self.slots.comparison(slot)).ok().flatten();
+            let known = [self.unsaved.clone(), on_disk].into_iter().flatten();
+            Some(known.filter(move |known| known.is_of(digest)))
         };
-        let active = self.slots.active_slot().and_then(p50);
-        p50(slot).zip(active).is_none_or(|(previous, active)| previous <= active)
+        let (previous, active) = (of(slot), self.slots.active_slot().and_then(of));
+        let Some((mut previous, active)) = previous.zip(active) else { return true };
+        let active: Vec<Comparison> = active.collect();
+        previous.find_map(|own| active.iter().find_map(|it| own.is_no_slower_than(it))).unwrap_or(true)
     }
 }
 

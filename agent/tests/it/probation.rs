@@ -111,6 +111,10 @@ async fn the_first_model_and_a_faster_one_serve_on_however_late_they_are() {
         assert_eq!(ending(&mut fake, generation).await, Ok(()));
         if generation == 2 {
             slow_down(&dir.path().join("slots/a/comparison.json"));
+            // The device has been throttled since both were measured.
+            for slot in ["a", "b"] {
+                measured_elsewhere(&dir.path().join("slots").join(slot).join("comparison.json"));
+            }
         }
         tokio::select! {
             () = until("its probation has ended", || !dir.path().join("probation.json").exists()) => {}
@@ -331,5 +335,12 @@ fn slow_down(comparison: &std::path::Path) {
     for contender in json["contenders"].as_array_mut().unwrap() {
         contender["p50_ms"] = (contender["p50_ms"].as_f64().unwrap() * 10.0).into();
     }
+    std::fs::write(comparison, json.to_string()).unwrap();
+}
+
+/// Makes what was measured of a model be of a device that is not this one, as it is now.
+fn measured_elsewhere(comparison: &std::path::Path) {
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(comparison).unwrap()).unwrap();
+    json["conditions"]["device"]["logical_cores"] = 4096.into();
     std::fs::write(comparison, json.to_string()).unwrap();
 }
