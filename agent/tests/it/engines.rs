@@ -98,6 +98,21 @@ async fn a_device_without_the_library_serves_all_the_same() {
     device.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn engines_are_compared_though_it_cannot_be_noted() {
+    let model = Model::of_seed(1);
+    let mut fake = Fake::start().await;
+    fake.serve_file(model.digest(), File::whole(&model.bytes));
+    let dir = tempfile::tempdir().unwrap();
+    // As a disk that has become full: the note cannot be written.
+    std::fs::create_dir(dir.path().join("comparing.new")).unwrap();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    fake.assign(model.assignment(1)).await;
+    assert_eq!(crate::session::ending(&mut fake, 1).await, Ok(()));
+    assert!(compared(dir.path()).keys().eq(["rten"]));
+    device.stop().await;
+}
+
 #[tokio::test]
 async fn a_single_image_does_not_wait_for_a_batch() {
     let (runner, served, tracker) = alone();
