@@ -25,6 +25,7 @@ mod engine;
 mod given_up;
 mod last_resort;
 mod probation;
+mod reconsider;
 pub mod rehearsal;
 mod restore;
 pub(crate) mod trial;
@@ -419,56 +420,6 @@ impl Updater {
         if let Err(error) = self.clear_staging(None) {
             // The model serves and is on the disk: leftovers do not make that a failure.
             tracing::warn!(error = crate::causes::describe(&error), "superseded downloads are left behind");
-        }
-        Ok(())
-    }
-
-    /// The comparison of engines on a model: the one on disk, or else a new one.
-    async fn compare(&self, installed: &Installed, bytes: &[u8]) -> Result<Comparison, MeasureError> {
-        if let Some(known) = engine::known(&self.slots, installed.digest(), &self.testbed.engines) {
-            return Ok(known);
-        }
-        let (trials, manifest) = (Trials::of_comparisons(&self.state), &installed.model);
-        let compared = self.testbed.compare(&trials, held(installed), bytes.to_vec(), manifest).await?;
-        if let Some(best) = compared.best() {
-            let (choice, contenders) = (best.choice, &compared.contenders);
-            tracing::info!(digest = %installed.digest(), %choice, ?contenders, "engines compared");
-        }
-        Ok(compared)
-    }
-
-    /// Keeps the comparison of the model in `slot`; in memory where the disk does not take it.
-    fn keep(&mut self, comparison: Comparison, slot: Slot) {
-        let saved = comparison.save(&self.slots.comparison(slot));
-        let saved = unless(saved, "engines are compared again after the next start");
-        self.unsaved = if saved.is_some() { None } else { Some(comparison) };
-    }
-
-    /// Compares the engines on the active model where no comparison holds: the device, or what may run on it, is another
-    /// one than when the model was installed.
-    async fn reconsider(&mut self) -> Result<(), UpdateError> {
-        let (Some(active), Some(slot)) = (self.testbed.runner.active(), self.slots.active_slot()) else {
-            return Ok(());
-        };
-        let installed = active.installed.clone();
-        let holds = |known: &Comparison| known.holds(installed.digest(), &self.testbed.engines);
-        if self.unsaved.as_ref().is_some_and(holds) {
-            return Ok(());
-        }
-        if engine::known(&self.slots, installed.digest(), &self.testbed.engines).is_some() {
-            return Ok(());
-        }
-        let Some(bytes) = self.slots.model_bytes(slot)? else { return Ok(()) };
-        let comparison = self.compare(&installed, &bytes).await?;
-        let best = comparison.best().map(|best| best.choice);
-        self.keep(comparison, slot);
-        let Some(best) = best else { return Ok(()) };
-        if best != active.engine.choice() {
-            let engine = self.testbed.check_in(best, bytes, &installed.model).await?;
-            self.testbed.runner.swap(ServedModel::new(installed, engine));
-            if let Some(watch) = &mut self.watch {
-                watch.counts_anew();
-            }
         }
         Ok(())
     }

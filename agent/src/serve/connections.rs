@@ -222,7 +222,10 @@ impl Connections {
             let waited_for = open.iter().enumerate().filter(|(_, activity)| activity.waits_for_client());
             let (least, _) = waited_for.min_by_key(|(_, activity)| activity.worth())?;
             open.swap_remove(least).evicted.cancel();
-            tracing::debug!(most = self.most, "a connection that waits for its client makes room for another");
+            tracing::debug!(
+                most = self.most,
+                "a connection that waits for its client makes room for another"
+            );
         }
         let activity = Arc::new(Activity::new(self.started));
         open.push(activity.clone());

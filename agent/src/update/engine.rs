@@ -41,6 +41,8 @@ pub struct Testbed {
 pub(super) enum MeasureError {
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error("the agent died {FOREIGN_LIMIT} times while it ran this model in {0}")]
+    Deadly(EngineKind),
 }
 
 /// The comparison of engines on the model `digest` that either slot holds, if it holds under the present conditions.

@@ -4,13 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use agent::runner::engine::Choice;
 use agent::runner::engines::{Engines, LibraryConfig};
 use agent::runner::{Runner, ServedModel};
-use agent::slot::Installed;
+use agent::slot::{Installed, Slots};
+use agent::state::StateDir;
+use agent::update::{self, Restored, Testbed, Updater};
 use proto::Generation;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::transport::Endpoint;
 
 use crate::device::Device;
 use crate::fake::{Fake, File};
@@ -111,6 +117,67 @@ async fn engines_are_compared_though_it_cannot_be_noted() {
     assert_eq!(crate::session::ending(&mut fake, 1).await, Ok(()));
     assert!(compared(dir.path()).keys().eq(["rten"]));
     device.stop().await;
+}
+
+/// An updater on what is installed in `state`, without an agent around it, until `has_done` what is waited for. The model
+/// serves with two threads until then.
+async fn reconsider(state: &Path, has_done: impl Fn(Choice) -> bool) {
+    let (state, tracker) = (StateDir::open(state).unwrap(), TaskTracker::new());
+    let (mut slots, runner) = (Slots::read(&state), Runner::start(&tracker));
+    let engines = Arc::new(Engines::rten(2));
+    let testbed = Testbed { engines: engines.clone(), runner, tracker: tracker.clone(), program: None };
+    let Restored { model, given_up, .. } = update::restore(&state, &mut slots, &testbed).await;
+    let installed = model.unwrap().installed;
+    let bytes = slots.model_bytes(slots.active_slot().unwrap()).unwrap().unwrap();
+    let runner = testbed.runner.clone();
+    runner.swap(ServedModel::new(installed, engines.load(bytes, engines.usual()).unwrap()));
+    let (stop, channel) =
+        (CancellationToken::new(), Endpoint::from_static("http://127.0.0.1:1").connect_lazy());
+    let (progress, assignments) = (watch::channel(None).0, watch::channel(None).1);
+    let updater = Updater::new(state, slots, testbed, channel, progress, given_up);
+    let task = tracker.spawn(updater.run(assignments, stop.clone()));
+    let serves = || has_done(runner.active().unwrap().engine.choice());
+    crate::poll::until("engines are reconsidered", serves).await;
+    stop.cancel();
+    task.await.unwrap();
+    runner.stop().await;
+    tracker.close();
+    tracker.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_is_what_the_comparison_found_best() {
+    let model = Model::of_seed(1);
+    let fake = Fake::start().await;
+    fake.serve_file(model.digest(), File::whole(&model.bytes));
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    fake.assign(model.assignment(1)).await;
+    device.ready().await;
+    device.stop().await;
+    let path = dir.path().join("slots/a/comparison.json");
+    let record = || -> Value { serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap() };
+    let threads = |it: &Value| it["choice"]["threads"].as_u64().unwrap();
+    let choices = |record: &Value| record["conditions"]["choices"].as_array().unwrap().len();
+    reconsider(dir.path(), |_| choices(&record()) == 2).await;
+
+    // It holds, and another choice is the best by it.
+    let mut altered = record();
+    for contender in altered["contenders"].as_array_mut().unwrap() {
+        contender["p50_ms"] = (threads(contender) as f64).into();
+    }
+    std::fs::write(&path, altered.to_string()).unwrap();
+    reconsider(dir.path(), |choice| choice.threads == 1).await;
+    assert_eq!(record(), altered, "nothing was measured anew");
+
+    // The best is not there any more: the next one serves, and the record says so.
+    let mut gone = altered["contenders"][0].clone();
+    gone["choice"]["engine"] = "onnxruntime".into();
+    gone["p50_ms"] = 0.001.into();
+    let mut with_gone = altered.clone();
+    with_gone["contenders"].as_array_mut().unwrap().push(gone);
+    std::fs::write(&path, with_gone.to_string()).unwrap();
+    reconsider(dir.path(), |choice| choice.threads == 1 && record() == altered).await;
 }
 
 #[tokio::test]
