@@ -67,8 +67,8 @@ pub struct App {
     trust: Trust,
     program: Option<PathBuf>,
     last_resort_after: Duration,
-    /// `None` where the disk does not even take a lock.
-    lock: Option<File>,
+    /// None where the disk does not even take a lock.
+    locks: Vec<File>,
 }
 
 impl App {
@@ -77,15 +77,7 @@ impl App {
         let path = config.state_dir.clone();
         let refuse = |source| AppError::State { path: path.clone(), source };
         let state = StateDir::open(&path).map_err(refuse)?;
-        let lock_path = path.join("lock");
-        let lock = state::open_to_lock(&lock_path).ok();
-        let is_taken = |lock: &File| {
-            let asked = rustix::fs::flock(lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-            asked.is_err()
-        };
-        if lock.as_ref().is_some_and(is_taken) {
-            return Err(AppError::InUse { path });
-        }
+        let Some(locks) = state::lock::take(&path) else { return Err(AppError::InUse { path }) };
         let refused = state.prepare().err().map(|error| describe(&error));
         if let Some(error) = refused.or_else(|| state.refuses()) {
             tracing::error!(
@@ -103,7 +95,7 @@ impl App {
             Spool::in_memory(&state.spool(), spool::LIMIT)
         });
         let (program, last_resort_after) = (None, update::LAST_RESORT);
-        Ok(Self { config, state, slots, spool, trust, program, last_resort_after, lock })
+        Ok(Self { config, state, slots, spool, trust, program, last_resort_after, locks })
     }
 
     /// Has a new model run first in a process of its own, which is this program, the agent's.
@@ -119,7 +111,7 @@ impl App {
     /// Serves on `listeners` and follows the coordinator until `shutdown`; then ends what has begun, within a grace
     /// period.
     pub async fn run(self, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { config, state, mut slots, spool, trust, program, last_resort_after, lock } = self;
+        let Self { config, state, mut slots, spool, trust, program, last_resort_after, locks } = self;
         let (tasks, inference) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
         let runner = Runner::start(&inference);
@@ -192,7 +184,7 @@ impl App {
                 "the address of an agent that has stopped is left behind"
             );
         }
-        drop(lock);
+        drop(locks);
         match ended {
             None | Some(Ok(Ok(()))) => Ok(()),
             Some(Ok(Err(error))) => Err(AppError::Serve(error)),

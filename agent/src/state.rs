@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::ByteSize;
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 
 use crate::causes::describe;
 
+pub mod lock;
 mod writes;
 
 /// Of a key, a pointer, a record. The longest that the agent writes by itself, its profile or the times of its probes, has some
@@ -130,19 +132,11 @@ pub fn unless_damaged<T>(read: Result<Option<T>, FileError>) -> Result<Option<T>
     })
 }
 
-/// Opens what the agent locks, whatever it is, and makes it where it can.
-pub fn open_to_lock(path: &Path) -> io::Result<File> {
-    // A pipe would else be waited for until somebody reads from it.
-    let without_waiting = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let open = |options: &mut fs::OpenOptions| options.custom_flags(without_waiting).open(path);
-    let made = open(fs::OpenOptions::new().create(true).truncate(false).write(true));
-    made.or_else(|_| open(fs::OpenOptions::new().read(true)))
-}
-
 fn read_bounded(path: &Path, limit: ByteSize) -> io::Result<Vec<u8>> {
     // A pipe would else be waited for until somebody writes into it.
     let without_waiting = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let mut file = fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
+    let mut file =
+        fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path).map_err(no_file)?;
     let length = length_of(&file.metadata()?)?;
     let mut bytes = Vec::new();
     // It may grow meanwhile, and some file systems do not know lengths.
@@ -153,9 +147,19 @@ fn read_bounded(path: &Path, limit: ByteSize) -> io::Result<Vec<u8>> {
     Err(io::Error::new(io::ErrorKind::FileTooLarge, problem))
 }
 
+/// Why something was not opened: a socket, or a link that leads back to itself, can never be.
+fn no_file(error: io::Error) -> io::Error {
+    let problem = match Errno::from_io_error(&error) {
+        Some(Errno::NXIO) => "it is no regular file",
+        Some(Errno::LOOP) => "it is a link that leads back to itself",
+        Some(_) | None => return error,
+    };
+    io::Error::new(io::ErrorKind::InvalidData, problem)
+}
+
 /// Bytes of a file; `None` where it does not exist.
 pub fn length(path: &Path) -> Result<Option<u64>, FileError> {
-    let found = fs::metadata(path).and_then(|found| length_of(&found));
+    let found = fs::metadata(path).map_err(no_file).and_then(|found| length_of(&found));
     unless_missing(path, found).map_err(FileError::of("read", path))
 }
 
@@ -330,6 +334,23 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_or_a_circle_of_links_is_damaged_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, circle) = (dir.path().join("socket.json"), dir.path().join("circle.json"));
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        std::os::unix::fs::symlink("circle.json", &circle).unwrap();
+        for (path, what) in
+            [(socket, "it is no regular file"), (circle, "it is a link that leads back to itself")]
+        {
+            let error = read_json::<u64>(&path).unwrap_err();
+            assert_eq!((error.source.to_string().as_str(), error.is_damage()), (what, true));
+            assert!(length(&path).unwrap_err().is_damage());
+            replace(&path, b"7").unwrap();
+            assert_eq!(read_json::<u64>(&path).unwrap(), Some(7));
+        }
+    }
+
+    #[test]
     fn a_link_that_leads_nowhere_is_damaged_and_not_missing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("record.json");
@@ -355,11 +376,6 @@ mod tests {
         for folder in [state.staging(), state.probes()].iter().chain(&state.slot_folders()) {
             assert!(folder.is_dir(), "{}", folder.display());
         }
-        // Another agent's lock is found, whatever it is.
-        let pipe = dir.path().join("lock");
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        rustix::fs::flock(open_to_lock(&pipe).unwrap(), rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .unwrap();
     }
 
     #[test]

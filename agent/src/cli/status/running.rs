@@ -53,11 +53,15 @@ pub(in crate::cli) fn find(
 /// Whether an agent has the state directory at `root` for itself, answering or not. The lock is looked for in the kernel's list: to
 /// try it would be to hold it, and an agent that starts at that moment would find it taken.
 pub(in crate::cli) fn holds(root: &Path) -> bool {
-    let Ok(lock) = root.join("lock").metadata() else { return false };
-    let (major, minor) = (rustix::fs::major(lock.dev()), rustix::fs::minor(lock.dev()));
-    let name = format!("{major:02x}:{minor:02x}:{}", lock.ino());
+    let name = |path: &Path| {
+        let lock = path.metadata().ok()?;
+        let (major, minor) = (rustix::fs::major(lock.dev()), rustix::fs::minor(lock.dev()));
+        Some(format!("{major:02x}:{minor:02x}:{}", lock.ino()))
+    };
     let Ok(locks) = std::fs::read_to_string("/proc/locks") else { return false };
-    locks.lines().any(|line| is_lock_of(line, &name))
+    // Where the disk took no file, the folder alone is locked.
+    let mut names = [root.to_owned(), root.join("lock")].into_iter().filter_map(|path| name(&path));
+    names.any(|name| locks.lines().any(|line| is_lock_of(line, &name)))
 }
 
 /// Whether a line of `/proc/locks`, such as `1: FLOCK  ADVISORY  WRITE 708 fe:00:1003 0 EOF`, is of the file `name`.
