@@ -86,7 +86,7 @@ impl App {
             );
         }
         let trust = Trust::open(&config.coordinator_keys, &state).unwrap_or_else(|error| {
-            tracing::error!(error = describe(&error), "{}", trust::LOST);
+            tracing::error!(error = describe(&error), "{}", trust::remedy(&error, &state));
             Trust::nobody()
         });
         let slots = Slots::read(&state);

@@ -13,6 +13,18 @@ use crate::state::{self, FileError, StateDir};
 pub const LOST: &str = "no assignment is followed, for whose keys are trusted is lost: name them in coordinator_keys, or remove \
                         trusted-keys.json, and the next coordinator is trusted at first sight";
 
+/// What is to be done where `error` kept the keys on the disk from being read. Keys that somebody else may read are not lost:
+/// to remove them would be to trust whoever comes first.
+pub fn remedy(error: &FileError, state: &StateDir) -> String {
+    if error.is_refusal() {
+        return format!(
+            "no assignment is followed until the trusted keys can be read: {}",
+            state.closed_to_reader(&error.path)
+        );
+    }
+    LOST.to_owned()
+}
+
 /// Why an assignment is not followed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrustError {
@@ -113,6 +125,19 @@ mod tests {
         let mut configured = Trust::open(&[second], &state).unwrap();
         configured.hear(&[first]);
         assert_eq!(configured.keys, [second], "what is configured has its way");
+    }
+
+    #[test]
+    fn keys_that_another_user_has_are_not_to_be_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let of = |kind: std::io::ErrorKind| FileError::of("read", &state.trusted_keys())(kind.into());
+        let said = remedy(&of(std::io::ErrorKind::PermissionDenied), &state);
+        let (user, root) = (rustix::process::geteuid().as_raw(), dir.path().display());
+        let mends = format!("`chown -R {user} {root}` and `chmod -R u+rwX {root}` let it");
+        assert!(said.contains("may not read") && said.ends_with(&mends), "{said}");
+        assert!(!said.contains("remove"), "{said}");
+        assert_eq!(remedy(&of(std::io::ErrorKind::InvalidData), &state), LOST);
     }
 
     #[test]

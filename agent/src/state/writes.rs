@@ -1,5 +1,5 @@
 //! Whether the state directory takes writes, told without one: `status` belongs to other users, too, and a disk that is written
-//! whenever somebody asks wears. Owns the reasons, each with what mends it.
+//! whenever somebody asks wears. Owns the reasons, also why a file may not be read, each with what mends it.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -62,9 +62,18 @@ impl StateDir {
     }
 
     fn of_another(&self, folder: &Path, user: u32) -> String {
-        let (folder, root) = (folder.display(), self.root.display());
+        self.closed("write", folder, user)
+    }
+
+    /// Why this process may not read `path`, which another user's agent has left, and what lets it.
+    pub fn closed_to_reader(&self, path: &Path) -> String {
+        self.closed("read", path, geteuid().as_raw())
+    }
+
+    fn closed(&self, verb: &str, path: &Path, user: u32) -> String {
+        let (path, root) = (path.display(), self.root.display());
         format!(
-            "user {user} may not write {folder}; `chown -R {user} {root}` and `chmod -R u+rwX {root}` let it"
+            "user {user} may not {verb} {path}; `chown -R {user} {root}` and `chmod -R u+rwX {root}` let it"
         )
     }
 }
