@@ -54,7 +54,7 @@ pub enum Verb {
     /// Show what this device measures of itself
     #[command(after_help = "Example:\n  reconvene-agent profile -o json | jq .instruction_sets")]
     Profile {
-        /// The configuration file; names the threads, and where the times of probes are kept
+        /// The configuration file of an agent, whose last profile is shown if it has published one
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// How to print it

@@ -422,6 +422,27 @@ fn the_profile_needs_nothing_and_parses() {
 }
 
 #[test]
+fn the_profile_of_an_agent_is_the_one_that_it_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "");
+    let profile = || {
+        let output = output(&["profile", "--config", &config, "-o", "json"]);
+        assert!(output.status.success());
+        let profile: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (profile, String::from_utf8(output.stderr).unwrap())
+    };
+    let (mut published, said) = profile();
+    assert!(said.contains("the agent has published no profile yet; this is what this process may"), "{said}");
+    assert_eq!(published["revision"], 0);
+    published["revision"] = 7.into();
+    published["cpu_quota_cores"] = 0.125.into();
+    std::fs::create_dir(dir.path().join("state")).unwrap();
+    let record = serde_json::json!({ "revision": 7, "profile": published });
+    std::fs::write(dir.path().join("state/profile.json"), record.to_string()).unwrap();
+    assert_eq!(profile(), (published, String::new()));
+}
+
+#[test]
 fn the_shipped_config_is_the_default() {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config/agent.toml");
     let output = agent(&["profile", "--config", shipped, "-o", "json"])

@@ -1,11 +1,13 @@
-//! `profile`: what this device measures of itself, with the times of probes that are known already.
+//! `profile`: what this device measures of itself, with the times of probes that are known already. Where an agent has told its
+//! coordinator, that is shown: a shell has another quota, and other cores, than a service.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use proto::{ByteSize, EngineTiming, HardwareProfile};
 
 use super::{CliError, Format, table};
-use crate::config;
+use crate::config::{self, Config};
 use crate::probe::published::Published;
 use crate::probe::{self, timings::Timings};
 use crate::runner::engine::EngineKind;
@@ -22,16 +24,33 @@ pub fn answer(config: Option<&Path>, format: Format) -> Result<String, CliError>
         Some(path) => {
             let config = config::load(path)?;
             let engines = config.engine.engines();
-            let timings = Timings::load(&StateDir::existing(&config.state_dir), &engines)?;
-            let profile = probe::profile(&engines, Some(&config.state_dir), timings.all().to_vec());
-            let revision = Published::load(&StateDir::existing(&config.state_dir))?.revision;
-            (HardwareProfile { revision, ..profile }, engines)
+            let profile = profile(&config, &engines)?;
+            (profile, engines)
         }
     };
     Ok(match format {
         Format::Json => serde_json::to_string_pretty(&profile).expect("a profile is plain data"),
         Format::Table => as_table(&profile, &engines),
     })
+}
+
+/// The one that the agent published last, or else one of this process.
+fn profile(config: &Config, engines: &Engines) -> Result<HardwareProfile, CliError> {
+    let state = StateDir::existing(&config.state_dir);
+    let published = Published::load(&state)?;
+    let revision = published.revision;
+    if let Some(profile) = published.profile() {
+        return Ok(profile);
+    }
+    let timings = Timings::load(&state, engines)?;
+    // Whoever cannot hear it still gets the answer.
+    drop(writeln!(
+        std::io::stderr(),
+        "reconvene-agent: the agent has published no profile yet; this is what this process may have, which need not be what the \
+         agent may"
+    ));
+    let profile = probe::profile(engines, Some(&config.state_dir), timings.all().to_vec());
+    Ok(HardwareProfile { revision, ..profile })
 }
 
 fn as_table(profile: &HardwareProfile, engines: &Engines) -> String {

@@ -19,6 +19,11 @@ impl Published {
         Ok(state::unless_damaged(state::read_json(&state.profile()))?.unwrap_or_default())
     }
 
+    /// What the agent found on the device when it looked last; `None` before the first.
+    pub fn profile(self) -> Option<HardwareProfile> {
+        self.profile
+    }
+
     /// `profile` with its revision: the same as the last one's, or the next, which is then on disk.
     pub(super) fn publish(state: &StateDir, profile: HardwareProfile) -> Result<HardwareProfile, FileError> {
         let last = Self::load(state)?;
