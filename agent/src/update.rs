@@ -123,6 +123,8 @@ pub struct Updater {
     term: Option<Term>,
     /// The last comparison of engines, where the disk did not take it: it holds as long as the agent runs.
     unsaved: Option<Comparison>,
+    /// Comparisons that were replaced: the model before may have been measured under their conditions.
+    replaced: Vec<Comparison>,
     last_resort: LastResort,
     /// When engines are reconsidered.
     recheck: Instant,
@@ -164,6 +166,7 @@ impl Updater {
             watch,
             term,
             unsaved,
+            replaced: Vec::new(),
             last_resort,
             recheck,
         };

@@ -10,6 +10,9 @@ use crate::runner::choose::Comparison;
 use crate::runner::engine::{Choice, Engine, EngineKind};
 use crate::slot::{Installed, Slot};
 
+/// So many comparisons that were replaced are remembered.
+const KEPT: usize = 4;
+
 impl Updater {
     /// The comparison of engines on a model: the one on disk, or else a new one.
     pub(super) async fn compare(
@@ -31,6 +34,9 @@ impl Updater {
 
     /// Keeps the comparison of the model in `slot`; in memory where the disk does not take it.
     pub(super) fn keep(&mut self, comparison: Comparison, slot: Slot) {
+        let before = Comparison::read(&self.slots.comparison(slot)).ok().flatten();
+        self.replaced.extend(before.filter(|before| *before != comparison));
+        self.replaced.drain(..self.replaced.len().saturating_sub(KEPT));
         let saved = comparison.save(&self.slots.comparison(slot));
         let saved = unless(saved, "engines are compared again after the next start");
         self.unsaved = if saved.is_some() { None } else { Some(comparison) };

@@ -221,7 +221,9 @@ impl Updater {
         let of = |slot| {
             let digest = self.slots.installed(slot)?.digest();
             let on_disk = Comparison::read(&self.slots.comparison(slot)).ok().flatten();
-            let known = [self.unsaved.clone(), on_disk].into_iter().flatten();
+            let known = self.unsaved.clone().into_iter().chain(on_disk);
+            // The newest first.
+            let known = known.chain(self.replaced.iter().rev().cloned());
             Some(known.filter(move |known| known.is_of(digest)))
         };
         let (previous, active) = (of(slot), self.slots.active_slot().and_then(of));

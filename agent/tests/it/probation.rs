@@ -131,6 +131,37 @@ async fn the_first_model_and_a_faster_one_serve_on_however_late_they_are() {
     device.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_throttled_device_measured_before_tells_which_model_is_slower() {
+    let (first, second) = (Model::of_seed(1), Model::of_seed(2));
+    let mut fake = Fake::start().await;
+    for model in [&first, &second] {
+        fake.serve_file(model.digest(), File::whole(&model.bytes));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let comparison = |slot: &str| dir.path().join("slots").join(slot).join("comparison.json");
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    for (generation, model) in [(1, &first), (2, &second)] {
+        fake.assign(watched(model.assignment(generation), Some(1e-6), 600_000)).await;
+        assert_eq!(ending(&mut fake, generation).await, Ok(()));
+    }
+    device.stop().await;
+    slow_down(&comparison("a"));
+    for slot in ["a", "b"] {
+        measured_elsewhere(&comparison(slot));
+    }
+    // The one that serves is measured anew, the one before it is not.
+    let device = Device::start(dir.path().to_owned(), fake.address).await;
+    let is_anew = || !std::fs::read_to_string(comparison("b")).unwrap().contains(":4096");
+    until("engines are compared anew", is_anew).await;
+    tokio::select! {
+        () = until("its probation has ended", || !dir.path().join("probation.json").exists()) => {}
+        () = load(&device, &first) => unreachable!("it asks without end"),
+    }
+    answers_as(&device, &second, 1).await;
+    device.stop().await;
+}
+
 /// What so many deaths in a row leave behind.
 fn die(state: &std::path::Path, file: &str, of: &Assignment, deaths: u32) {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
