@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 
-use crate::state::FileError;
+use crate::state::{self, FileError};
 
 /// The growing file.
 pub(super) struct Part {
@@ -35,6 +35,10 @@ pub(super) enum PartError {
 impl Part {
     /// Opens or creates the part at `path` of a file of `size` bytes: what is on disk is read, and kept as far as it is right.
     pub(super) async fn open(path: &Path, size: ByteSize, pieces: Pieces) -> Result<Self, FileError> {
+        // A pipe would be read for ever, and a socket never opened.
+        if state::length(path).is_err_and(|error| error.is_damage()) {
+            state::remove(path)?;
+        }
         let mut options = OpenOptions::new();
         options.create(true).read(true).write(true).truncate(false);
         let file = options.open(path).await.map_err(FileError::of("open", path))?;

@@ -33,6 +33,21 @@ async fn whole_pieces_count_and_survive_a_crash() {
 }
 
 #[tokio::test]
+async fn what_is_no_file_gives_way() {
+    let (dir, whole) = (tempfile::tempdir().unwrap(), bytes(100));
+    let path = |name: &str| dir.path().join(name);
+    drop(std::os::unix::net::UnixListener::bind(path("socket")).unwrap());
+    std::os::unix::fs::symlink("circle", path("circle")).unwrap();
+    let (cwd, fifo) = (rustix::fs::CWD, rustix::fs::FileType::Fifo);
+    rustix::fs::mknodat(cwd, path("pipe"), fifo, 0o600.into(), 0).unwrap();
+    for name in ["socket", "circle", "pipe"] {
+        let mut part = open(&path(name), &whole).await;
+        part.push(&whole).await.unwrap();
+        assert_eq!(std::fs::read(path(name)).unwrap(), whole, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_crash_left_is_kept_as_far_as_it_is_right() {
     let (dir, whole) = (tempfile::tempdir().unwrap(), bytes(3 * PIECE + 100));
     let path = dir.path().join("part");
