@@ -431,13 +431,14 @@ impl Updater {
     fn clear_staging(&self, wanted: Option<Digest>) -> Result<(), FileError> {
         let folder = self.state.staging();
         let wanted = wanted.map(|digest| digest.to_string());
+        let mut cleared = Ok(());
         for entry in std::fs::read_dir(&folder).map_err(FileError::of("read", &folder))? {
             let path = entry.map_err(FileError::of("read", &folder))?.path();
             if wanted.is_none() || path.file_stem().and_then(OsStr::to_str) != wanted.as_deref() {
-                state::remove(&path)?;
+                cleared = cleared.and(state::remove(&path));
             }
         }
-        Ok(())
+        cleared
     }
 
     fn report(&self, desired: Desired, phase: Phase) {

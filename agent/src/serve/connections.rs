@@ -25,6 +25,12 @@ const MOST: usize = 256;
 /// A connection without a request for so long is closed: its client may have sent nothing, or half a head.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A client that is served has had an answer by then.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
+
+/// A client that asks nothing for so long is not busy.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// For the last answer to leave, and for the client to read that there will be no more.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -100,11 +106,18 @@ impl Activity {
         self.started + Duration::from_millis(self.quiet_since.load(Ordering::Relaxed))
     }
 
-    /// Who is let go of first: those that never had an answer, then those that ask nothing, the others last; among equals
-    /// whoever has been quiet for longest.
-    fn worth(&self) -> (bool, bool, Instant) {
-        let has_answered = self.has_answered.load(Ordering::Relaxed);
-        (has_answered, has_answered && !self.requests.is_empty(), self.quiet_since())
+    /// Who is let go of first: those that have not had an answer for a while, then those that have asked nothing for long, those
+    /// that have just come, those that asked a moment ago, the others last; among equals whoever has been quiet for longest.
+    fn worth(&self) -> (u8, Instant) {
+        let (since, quiet) = (self.quiet_since(), self.quiet_since().elapsed());
+        let rank = match (self.has_answered.load(Ordering::Relaxed), self.requests.is_empty()) {
+            (false, _) if quiet >= FIRST_ANSWER => 0,
+            (true, true) if quiet >= IDLE => 1,
+            (false, _) => 2,
+            (true, true) => 3,
+            (true, false) => 4,
+        };
+        (rank, since)
     }
 
     /// Whether it is the client's turn in all that goes on.
@@ -213,9 +226,8 @@ impl Connections {
         }
     }
 
-    /// Where there is none left, one that waits for its client makes room: of those that have had no answer yet first, whatever
-    /// they have sent of a request, then of those that ask nothing, and only then of those with a request that the client has
-    /// yet to go on with, as a stream between two messages.
+    /// Where there is none left, one that waits for its client makes room, as [`Activity::worth`] orders them; last of all one
+    /// with a request that the client has yet to go on with, as a stream between two messages.
     fn place(&self) -> Option<Place> {
         let mut open = self.lock();
         if open.len() >= self.most {

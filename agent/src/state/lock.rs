@@ -25,8 +25,11 @@ pub fn take(root: &Path) -> Option<Vec<File>> {
         }
     }
     if let Ok(file) = open(&root.join("lock")) {
-        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-        locks.push(file);
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => locks.push(file),
+            Err(Errno::WOULDBLOCK) => return None,
+            Err(_) => {}
+        }
     }
     Some(locks)
 }

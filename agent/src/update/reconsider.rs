@@ -73,6 +73,10 @@ impl Updater {
                     }
                     break;
                 }
+                Err(UpdateError::File(error)) => {
+                    tracing::warn!(%choice, error = describe(&error), "the fastest engine is not loaded now");
+                    break;
+                }
                 Err(error) => {
                     // It would else be tried every minute, for as long as the comparison holds.
                     tracing::warn!(%choice, error = describe(&error), "the fastest engine is left out");

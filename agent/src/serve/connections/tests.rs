@@ -123,6 +123,28 @@ async fn who_has_never_had_an_answer_goes_before_a_client_that_has() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_that_have_just_come_do_not_close_each_other() {
+    let connections = Connections::with_most(3, CancellationToken::new());
+    let mut clients = Vec::new();
+    for wait in [IDLE, IDLE, FIRST_ANSWER] {
+        let mut client = connect(&connections);
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        clients.push(client);
+        sleep(wait).await;
+    }
+    let newcomers = [connect(&connections), connect(&connections), connect(&connections)];
+    let busy = clients.pop().unwrap();
+    for idle in clients {
+        assert_eq!(rest(idle).await.1, Duration::ZERO);
+    }
+    // Nor does one of them close a client that asked a moment ago.
+    let [first, second, third] = newcomers;
+    assert_eq!(rest(first).await.1, Duration::ZERO);
+    assert!(rest(busy).await.1 >= PATIENCE - 2 * FIRST_ANSWER);
+    drop((second, third));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_between_two_messages_is_let_go_of_last() {
     let connections = Connections::with_most(2, CancellationToken::new());
     let mut stream = connect(&connections);
