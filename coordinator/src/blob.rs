@@ -81,7 +81,9 @@ pub enum BlobError {
         digest: Digest,
     },
     /// It is not what was stored.
-    #[error("the stored file {path} is damaged: {problem}; apply its deployment again to derive it anew")]
+    #[error(
+        "the stored file {path} is damaged: {problem}; `reconvene rollout retry` of a deployment that failed by it derives it anew"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -59,6 +59,9 @@ async fn a_rollout_is_paused_resumed_undone_aborted_and_retried() {
     assert_ne!(served(&old), served(&new));
     assert_eq!(control(&scene, "undo").await, "undone 3");
     assert_eq!(served(&scene.settled(3).await), served(&old));
+    assert_eq!(scene.apply(&manifest).await, second, "it stays undone though a repository still has it");
+    let deployment = scene.operator.deployment(DEPLOYMENT).await.unwrap().unwrap();
+    assert_eq!((deployment.generation, deployment.phase.as_str()), (3, "Complete"));
 
     manifest.spec.training.seed = 3;
     scene.apply(&manifest).await;

@@ -111,7 +111,7 @@ pub(crate) async fn backup(args: &BackupArgs, context: &Context) -> Result<(), C
     };
     for digest in &manifest.missing {
         context.terminal.say(&format!(
-            "warning: the file of {digest} is gone or damaged, and not in the backup; applying its deployment again makes it anew"
+            "warning: the file of {digest} is gone or damaged, and not in the backup; `reconvene rollout retry` of a deployment that fails by it makes it anew"
         ));
     }
     if manifest.has_keys {

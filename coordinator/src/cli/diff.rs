@@ -51,13 +51,14 @@ async fn show(checked: &Document, context: &Context) -> Result<(), CliError> {
     let mut client = context.server.connect().await?;
     // The judge is the one that applying it has.
     let v1::ApplyResponse { generation, result, note, .. } = check(checked, &mut client, context).await?;
-    if !note.is_empty() {
-        context.terminal.say(&format!("deployment/{name}: {note}"));
-    }
     if result == "unchanged" {
+        let why = if note.is_empty() { note } else { format!("; {note}") };
         return context
             .terminal
-            .data(&format!("deployment/{name} is as it is applied (generation {generation})"));
+            .data(&format!("deployment/{name} is as it is applied (generation {generation}){why}"));
+    }
+    if !note.is_empty() {
+        context.terminal.say(&format!("deployment/{name}: {note}"));
     }
     let known = context.list::<v1::Deployment>(name).await?;
     let now = known.into_iter().find(|deployment| deployment.name == *name);

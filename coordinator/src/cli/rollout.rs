@@ -38,7 +38,7 @@ enum Action {
     /// Tell no more devices for good; each keeps what it serves
     #[command(after_help = "Example:\n  reconvene rollout abort fashion")]
     Abort(Target),
-    /// Begin again one that failed or was aborted
+    /// Begin again one that failed, was aborted or undone
     #[command(after_help = "Example:\n  reconvene rollout retry fashion")]
     Retry(Target),
     /// Give each device what it had by the manifest that was complete before, all at once; nothing is fitted again

@@ -167,7 +167,10 @@ fn waves(waves: &[Wave]) -> Problem {
             *selector != Selector::default() && !waves[..index].iter().any(covers)
         }
     };
-    let is_sound = is_rising(percents.collect())
+    // Nobody is left after all of them.
+    let whole = waves.iter().position(|wave| *wave == Wave::Percent(100));
+    let is_sound = whole.is_none_or(|whole| whole + 1 == waves.len())
+        && is_rising(percents.collect())
         && is_rising(counts.collect())
         && waves.iter().enumerate().all(is_possible);
     refuse_if(!is_sound, "spec.rollout.waves", || {

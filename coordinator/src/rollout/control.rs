@@ -15,7 +15,7 @@ pub enum Verb {
     Approve,
     /// Tell no more devices for good.
     Abort,
-    /// Begin again what failed.
+    /// Begin again what failed, or was undone.
     Retry,
     /// Back to the manifest before.
     Undo,
@@ -94,7 +94,10 @@ impl Verb {
             Self::Retry if record.was_complete && record.outcomes.values().any(OutcomeRecord::is_failed) => {
                 Ok(Control::Again)
             }
-            Self::Retry => Err(format!("deployment '{name}' has not failed")),
+            Self::Retry => match &record.undone {
+                Some(undone) if !undone.text.is_empty() => Ok(Control::Apply(undone.text.clone())),
+                Some(_) | None => Err(format!("deployment '{name}' has not failed")),
+            },
             Self::Undo if record.way_back().is_some() => Ok(Control::Undo),
             Self::Undo => Err(format!("deployment '{name}' has no other manifest that was complete before")),
         }
@@ -119,7 +122,7 @@ mod tests {
 
     use super::*;
     use crate::manifest::DeploymentManifest;
-    use crate::store::{Before, Outcome};
+    use crate::store::{Before, Outcome, Undone};
 
     const TEXT: &str = "
 apiVersion: reconvene/v1
@@ -200,6 +203,19 @@ spec:
                 Err(why) => assert!(!goes_back && why.contains("no other manifest"), "{why}"),
             }
         }
+    }
+
+    #[test]
+    fn what_was_undone_is_tried_again_on_an_operators_word() {
+        let mut record = record(DeploymentPhase::Complete, false);
+        let undone = |text: &str| {
+            Some(Undone { generation: Generation(1), reason: "late".to_owned(), text: text.to_owned() })
+        };
+        record.undone = undone("the later one");
+        assert_eq!(Verb::Retry.on(&record), Ok(Control::Apply("the later one".to_owned())));
+        // An older coordinator did not write which it was.
+        record.undone = undone("");
+        assert!(Verb::Retry.on(&record).unwrap_err().contains("has not failed"));
     }
 
     #[test]

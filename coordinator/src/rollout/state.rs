@@ -116,8 +116,11 @@ impl Start {
     ) -> Presence {
         let may_be_back = (self.at_unix_ms..self.at_unix_ms.saturating_add(self.return_ms))
             .contains(&now_unix_ms)
-            && outcome
-                .is_some_and(|outcome| matches!(outcome.state, Outcome::Fitted | Outcome::Assigned { .. }));
+            && outcome.is_some_and(|outcome| match outcome.state {
+                Outcome::Waiting { .. } | Outcome::Deriving => true,
+                Outcome::Fitted | Outcome::Assigned { .. } => true,
+                Outcome::NoFit { .. } | Outcome::Active { .. } | Outcome::Failed { .. } => false,
+            });
         match connected_unix_ms {
             Some(since_unix_ms) => Presence::Online { since_unix_ms },
             None if may_be_back => {
@@ -320,7 +323,9 @@ mod tests {
             OutcomeRecord { state: Outcome::Active { since_unix_ms: 5 }, ..OutcomeRecord::waiting("") };
         let since = |since_unix_ms| Presence::Online { since_unix_ms };
         let returning = Presence::Returning { since_unix_ms: 1000, for_ms: 30 };
+        let waiting = OutcomeRecord::waiting("no profile yet");
         let table = [
+            (None, Some(&waiting), 1000, returning),
             (None, Some(&told), 1000, returning),
             (None, Some(&told), 1029, returning),
             (None, Some(&told), 1030, Presence::Offline),

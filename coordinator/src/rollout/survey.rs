@@ -36,7 +36,7 @@ pub(super) struct Survey<'a> {
     /// Serve the model, with the time when that has been long enough for the next wave.
     baking: Vec<(&'a DeviceId, u64)>,
     deriving: Vec<&'a DeviceId>,
-    /// In no wave yet, and not ready to be told, but soon.
+    /// There, in no wave yet, and not ready to be told, but soon.
     pub(super) unready: Vec<&'a DeviceId>,
     lost: Vec<(&'a DeviceId, &'a str)>,
     banned: Vec<&'a DeviceId>,
@@ -73,7 +73,8 @@ impl<'a> Survey<'a> {
                 // It was told, broke its budget and is fitted again: its wave has not shown that more may be told.
                 match member.outcome.wave {
                     Some(_) => self.await_answer(member),
-                    None => self.unready.push(id),
+                    None if member.presence.is_online() => self.unready.push(id),
+                    None => {}
                 }
             }
             Standing::Ready => match member.outcome.wave {
@@ -196,6 +197,14 @@ impl<'a> Survey<'a> {
         })
     }
 
+    /// Those that `wave` is for and that are not ready, if others are.
+    fn first(&self, rollout: &Rollout<'_>, wave: u32) -> Option<String> {
+        let is_first = |device: &&DeviceId| rollout.is_selection(wave) && rollout.is_for(wave, device);
+        let first: Vec<_> = self.unready.iter().copied().filter(is_first).collect();
+        let is_passed = rollout.late.is_some() || first.is_empty() || self.untold_count() == 0;
+        (!is_passed).then(|| names(first.into_iter()))
+    }
+
     /// What the rollout waits for once `assign` was told; `None` if for nothing.
     pub(super) fn pending(
         &self,
@@ -219,6 +228,11 @@ impl<'a> Survey<'a> {
                 );
             }
             return Some(text);
+        }
+        if let Some(first) = self.first(rollout, wave) {
+            return Some(format!(
+                "{here}: waiting for {first} to have a model, for its selector puts them first"
+            ));
         }
         let has_next_wave = rollout.late.is_none() && self.untold_count() > 0;
         if let Some(until) = self.baking.iter().map(|&(_, until)| until).max()

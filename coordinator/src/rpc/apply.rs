@@ -30,7 +30,9 @@ impl OperatorRpc {
     ) -> Result<v1::ApplyResponse, Status> {
         let (manifest, standing) = self.judged(&text, over, wish).await?;
         if let Standing::Over(record) = &standing {
-            return Ok(response(record, "unchanged", over_note(record)));
+            let event = Event::new(by, wish.name(), format!("deployment/{}", record.name));
+            note::note(&self.core, note::applied(event, Some(record), record, "unchanged")).await?;
+            return Ok(stays_over(record));
         }
         let name = manifest.metadata.name.clone();
         let over = standing.over(over);
@@ -80,7 +82,7 @@ impl OperatorRpc {
             Standing::Changes(record) => response(&record, "configured", pause_note(&record)),
             Standing::Again(record) => response(&record, "configured", String::new()),
             Standing::Applied(record) => response(&record, "unchanged", pause_note(&record)),
-            Standing::Over(record) => response(&record, "unchanged", over_note(&record)),
+            Standing::Over(record) => stays_over(&record),
         })
     }
 
@@ -96,7 +98,15 @@ impl OperatorRpc {
         let wanted = meant.metadata.name.clone();
         let stored =
             self.core.store.call(move |store| store.deployment(&wanted)).await.map_err(status::store)?;
+        let is_undone = |record: &DeploymentRecord| {
+            let undone = record.undone.as_ref();
+            undone.is_some_and(|undone| reads_as(&undone.text, &meant))
+        };
         let standing = match stored {
+            // Nor does an undone one come back because it is still in the repository.
+            Some(record) if wish == Wish::Apply && is_undone(&record) && !is_meant(&record, &meant) => {
+                return Ok((record.manifest.clone(), Standing::Over(Box::new(record))));
+            }
             // A file that is applied twice names the generation that it was made of before it was applied.
             Some(record) if is_meant(&record, &meant) => {
                 let is_over = matches!(record.phase, DeploymentPhase::Failed { .. });
@@ -214,7 +224,7 @@ enum Standing {
     Changes(Box<DeploymentRecord>),
     /// It is this one, which failed: it is begun again.
     Again(Box<DeploymentRecord>),
-    /// It is this one, which failed: it stays so.
+    /// It is this one, which failed, or one that was undone: it stays so.
     Over(Box<DeploymentRecord>),
     /// It is this one.
     Applied(Box<DeploymentRecord>),
@@ -238,11 +248,27 @@ fn response(record: &DeploymentRecord, result: &str, note: String) -> v1::ApplyR
     v1::ApplyResponse { name, generation, result: result.to_owned(), note }
 }
 
+/// The generation that was meant, which is not in force: whoever waits for it hears so.
+fn stays_over(record: &DeploymentRecord) -> v1::ApplyResponse {
+    let generation = match (&record.phase, &record.undone) {
+        (DeploymentPhase::Failed { .. }, _) | (_, None) => record.generation,
+        (_, Some(undone)) => undone.generation,
+    };
+    v1::ApplyResponse { generation: generation.0, ..response(record, "unchanged", over_note(record)) }
+}
+
 fn over_note(record: &DeploymentRecord) -> String {
     let retry = format!("`reconvene rollout retry {}`", record.name);
-    match record.message.contains(&retry) {
-        true => format!("it has failed: {}", record.message),
-        false => format!("it has failed: {}; {retry} begins it again", record.message),
+    match (&record.phase, &record.undone) {
+        (DeploymentPhase::Failed { .. }, _) if record.message.contains(&retry) => {
+            format!("it has failed: {}", record.message)
+        }
+        (DeploymentPhase::Failed { .. }, _) | (_, None) => {
+            format!("it has failed: {}; {retry} begins it again", record.message)
+        }
+        (_, Some(undone)) => {
+            format!("generation {} was undone: {}; {retry} begins it again", undone.generation, undone.reason)
+        }
     }
 }
 
@@ -255,7 +281,11 @@ fn pause_note(record: &DeploymentRecord) -> String {
 
 /// Whether it is what the manifest means.
 fn is_meant(record: &DeploymentRecord, meant: &DeploymentManifest<DatasetRef>) -> bool {
-    DeploymentManifest::read(&record.text).is_ok_and(|applied| applied == *meant)
+    reads_as(&record.text, meant)
+}
+
+fn reads_as(text: &str, meant: &DeploymentManifest<DatasetRef>) -> bool {
+    DeploymentManifest::read(text).is_ok_and(|read| read == *meant)
 }
 
 /// Derivations of a deployment that failed, or of its devices that did, are tried again: what failed may have been mended.

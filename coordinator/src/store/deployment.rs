@@ -79,6 +79,9 @@ pub struct Undone {
     pub generation: Generation,
     /// Why, for an operator.
     pub reason: String,
+    /// Its manifest, as it was written. Empty in what an older coordinator wrote.
+    #[serde(default)]
+    pub text: String,
 }
 
 /// How far a deployment has come.
@@ -203,7 +206,7 @@ impl DeploymentRecord {
             was_complete: false,
             proven: BTreeSet::new(),
             before: self.before.clone(),
-            undone: Some(Undone { generation: self.generation, reason }),
+            undone: Some(Undone { generation: self.generation, reason, text: self.text.clone() }),
             undo_due: false,
             approved: 0,
         })

@@ -137,7 +137,7 @@ pub(super) fn failure(error: &DeriveError) -> Outcome {
         DeriveError::Trainer(TrainerError::Busy { .. }) => {
             Outcome::Released { reason, pause: LONGEST_PAUSE, failing: false }
         }
-        // Any other failure may be mended on the host, and the deployment applied again.
+        // Any other failure may be mended on the host, and the deployment begun again.
         DeriveError::Diverged | DeriveError::Trainer(TrainerError::Weights { .. }) => {
             Outcome::Failed { reason, spent: true }
         }

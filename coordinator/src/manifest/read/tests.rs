@@ -217,6 +217,7 @@ fn values_that_make_no_sense_are_refused() {
         "[50, 101]",
         "[-1]",
         "[1000]",
+        "[100, { count: 5 }]",
         "[{ count: 0 }]",
         "[{ count: 3 }, { count: 3 }]",
         "[{ selector: {} }]",

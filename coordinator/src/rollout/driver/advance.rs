@@ -385,7 +385,7 @@ fn phase(next: &Next, status: Status) -> (DeploymentPhase, String) {
         );
         return (DeploymentPhase::Pending, reason);
     }
-    if let Some(Undone { generation, reason: why }) = &next.record.undone {
+    if let Some(Undone { generation, reason: why, .. }) = &next.record.undone {
         let told = |how: &str| format!("generation {generation} is undone: {why}; {how}");
         return match status {
             Status::Failed { reason } => (DeploymentPhase::Failed { reason: told(&reason) }, told(&reason)),

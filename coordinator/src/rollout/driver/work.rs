@@ -137,7 +137,7 @@ impl Driver {
         }
         let lost = matches!(job.state, JobState::Done { .. });
         if lost {
-            // Its artifact is gone, and whoever applied the deployment again knows it.
+            // Its artifact is gone, and whoever began the deployment again knows it.
             return self.core.queue.change(job.name, |job| job.queue_anew(unix_ms())).await;
         }
         let Some(reason) = job.failure() else { return Ok(()) };

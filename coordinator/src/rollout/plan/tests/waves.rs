@@ -27,7 +27,7 @@ fn those_that_a_selector_matches_go_first_and_are_waited_for() {
     wake at 61000
     ");
     all_answer(&mut fleet);
-    insta::assert_snapshot!(fleet.tell(), @"waiting: waiting for the models of e");
+    insta::assert_snapshot!(fleet.tell(), @"waiting: wave 1 of 3: waiting for e to have a model, for its selector puts them first");
     fleet.set("e", Outcome::Fitted);
     insta::assert_snapshot!(fleet.tell(), @r"
     assign e in wave 0
