@@ -248,28 +248,16 @@ fn response(record: &DeploymentRecord, result: &str, note: String) -> v1::ApplyR
     v1::ApplyResponse { name, generation, result: result.to_owned(), note }
 }
 
-/// The generation that was meant, which is not in force: whoever waits for it hears so.
+/// That what was meant is not in force, and the verb that changes it. Whoever waits for its generation hears so, too.
 fn stays_over(record: &DeploymentRecord) -> v1::ApplyResponse {
-    let generation = match (&record.phase, &record.undone) {
-        (DeploymentPhase::Failed { .. }, _) | (_, None) => record.generation,
-        (_, Some(undone)) => undone.generation,
+    let is_failed = matches!(record.phase, DeploymentPhase::Failed { .. });
+    let (generation, why) = match record.undone.as_ref().filter(|_| !is_failed) {
+        Some(undone) => (undone.generation, format!("it was undone: {}", undone.reason)),
+        None => (record.generation, format!("it has failed: {}", record.message)),
     };
-    v1::ApplyResponse { generation: generation.0, ..response(record, "unchanged", over_note(record)) }
-}
-
-fn over_note(record: &DeploymentRecord) -> String {
     let retry = format!("`reconvene rollout retry {}`", record.name);
-    match (&record.phase, &record.undone) {
-        (DeploymentPhase::Failed { .. }, _) if record.message.contains(&retry) => {
-            format!("it has failed: {}", record.message)
-        }
-        (DeploymentPhase::Failed { .. }, _) | (_, None) => {
-            format!("it has failed: {}; {retry} begins it again", record.message)
-        }
-        (_, Some(undone)) => {
-            format!("generation {} was undone: {}; {retry} begins it again", undone.generation, undone.reason)
-        }
-    }
+    let note = if why.contains(&retry) { why } else { format!("{why}; {retry} begins it again") };
+    v1::ApplyResponse { generation: generation.0, ..response(record, "unchanged", note) }
 }
 
 fn pause_note(record: &DeploymentRecord) -> String {
